@@ -1,0 +1,81 @@
+"""What nbdfork prints of itself and of a plugin instead of serving."""
+
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator
+
+import nbdfork
+from nbdfork.cli import UsageError
+from nbdfork.options import TABLE, Options
+from nbdfork.plugin import load
+
+_SYNOPSIS = """\
+usage: nbdfork [OPTION ...] PLUGIN [[KEY=]VALUE ...]
+       nbdfork [OPTION ...] --help|--version|--dump-plugin PLUGIN
+       nbdfork --help|--version|--dump-config
+"""
+
+
+def show(options: Options) -> bool:
+    """Print what *options* ask for; return False if they ask to serve.
+
+    Raises `UsageError` or `ConfigError`.
+    """
+    found = None
+    if options.plugin is not None and not options.dump_config:
+        found = load.find(options.plugin)
+    if options.help:
+        print(usage() + (f"\n{load.help_text(found)}" if found else ""))
+    elif options.version:
+        print(f"nbdfork {nbdfork.__version__}")
+        if found:
+            print(f"{found.name} {found.version}")
+    elif options.dump_config:
+        _print_pairs(configuration())
+    elif found is None:
+        raise UsageError("no plugin is given")
+    elif options.dump_plugin:
+        _print_pairs(load.dump(found))
+    else:
+        return False
+    return True
+
+
+def usage() -> str:
+    """Return the text of `--help`."""
+    lines = [_SYNOPSIS, "Options:"]
+    for option in TABLE:
+        names = ", ".join(option.names) + (f" {option.metavar}" if option.metavar else "")
+        lines.append(
+            f"  {names}\n      {option.help}" if len(names) > 26 else f"  {names:<27}{option.help}"
+        )
+    lines.append(f"\nPlugins: {', '.join(load.available())}")
+    lines.append("See nbdfork(1) for the whole manual.\n")
+    return "\n".join(lines)
+
+
+def configuration() -> Iterator[tuple[str, str]]:
+    """Yield the key and value pairs of `--dump-config`: nbdkit's of 2016 first, in its order."""
+    paths = sysconfig.get_paths()
+    system = sys.prefix in ("/usr", "/usr/local")
+    yield "bindir", paths["scripts"]
+    yield "libdir", os.path.dirname(os.path.dirname(os.path.abspath(nbdfork.__file__)))
+    yield "mandir", os.path.join(paths["data"], "share", "man")
+    yield "name", "nbdfork"
+    yield "plugindir", load.plugin_directory()
+    yield "sbindir", paths["scripts"]
+    yield "sysconfdir", "/etc" if system else os.path.join(sys.prefix, "etc")
+    yield "version", nbdfork.__version__
+    major, minor, _ = nbdfork.__version__.split(".")
+    yield "version_major", major
+    yield "version_minor", minor
+    yield "exit_with_parent", "yes"
+    yield "host_cpu", os.uname().machine
+    yield "host_os", sys.platform
+    yield "python", sys.executable
+
+
+def _print_pairs(pairs: Iterator[tuple[str, str]]) -> None:
+    for key, value in pairs:
+        print(f"{key}={value}")

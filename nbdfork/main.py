@@ -1,0 +1,211 @@
+"""The life of the server, from argv to the exit status.
+
+The calls stand in the order in which things happen, and the order matters: what can fail for
+the user to see comes before the server detaches; what needs root comes before that is given
+up; the foreground hears "ready" last.  Here, too, every error becomes a message and a status.
+"""
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nbdfork import cli, info, logs, uri
+from nbdfork.options import Options
+from nbdfork.plugin import load
+from nbdfork.plugin.backend import Backend
+from nbdfork.plugin.errors import ConfigError
+from nbdfork.protocol.connection import Connection, Settings
+from nbdfork.server import daemon, linux, privileges, sockets, stdio, worker
+from nbdfork.server.captive import Captive
+from nbdfork.server.errors import StartupError
+from nbdfork.server.pool import PoolSize
+from nbdfork.server.sockets import Listeners
+from nbdfork.server.supervisor import STOP_SIGNALS, Supervisor
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """How the process found the world when it began."""
+
+    descriptors: set[int]
+    parent: int
+    activated: bool
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the `nbdfork` command and return its exit status."""
+    start = _Start(daemon.open_descriptors(), os.getppid(), sockets.is_activated(os.environ))
+    try:
+        options = cli.parse_arguments(sys.argv[1:] if argv is None else argv, start.activated)
+        if info.show(options):
+            return 0
+        serve = _serve_single if options.single else _serve
+        return serve(options, start)
+    except cli.UsageError as error:
+        return _fail(f"{error}\nUse 'nbdfork --help' or read nbdfork(1) for the usage.")
+    except (ConfigError, StartupError) as error:
+        return _fail(str(error))
+
+
+def _fail(message: str) -> int:
+    print(f"nbdfork: error: {message}", file=sys.stderr)
+    return 1
+
+
+def _serve(options: Options, start: _Start) -> int:
+    """Serve many clients with a pool of workers, in the background if so asked."""
+    _set_up_logs(options, options.log or "stderr")
+    identity = privileges.look_up(options.user, options.group)
+    backend = _backend(options)
+    listeners = _listen(options, start.activated)
+    try:
+        backend.get_ready()
+        where = _uri(options, listeners)
+        log.info("listening on %s: %s", listeners.describe(), where)
+        if options.print_uri:
+            print(where, flush=True)
+        launch = _detach(options, start)
+        try:
+            return _run(options, start, backend, listeners, identity, launch)
+        except StartupError as error:
+            launch.tell_failed(error)
+            return 1
+    finally:
+        listeners.close()
+        listeners.remove_private()
+
+
+def _run(
+    options: Options,
+    start: _Start,
+    backend: Backend,
+    listeners: Listeners,
+    identity: privileges.Identity | None,
+    launch: daemon.Foreground | daemon.Background,
+) -> int:
+    """Run the pool; return the exit status, which is the captive command's if there is one."""
+    if options.pidfile is not None:
+        daemon.write_pidfile(options.pidfile)
+    # The command keeps the privileges of its user; it can connect already, and will be served.
+    captive = Captive(options.run, _variables(options, listeners)) if options.run else None
+    if identity is not None:
+        listeners.give_private_to(identity.uid, identity.gid)
+        privileges.drop_to(identity)
+    if options.exit_with_parent and not linux.die_with_parent(STOP_SIGNALS[0], start.parent):
+        return 0
+    size = PoolSize(options.max_clients, options.spare_workers, options.clients_per_worker)
+    service = worker.Service(
+        backend.after_fork,
+        lambda client, on_export: Connection(client, backend, _settings(options), on_export),
+        options.keepalive,
+        options.clients_per_worker,
+    )
+    Supervisor(listeners, size, service, options.shutdown_limit, captive).run(launch.tell_ready)
+    return captive.status() if captive is not None else 0
+
+
+def _serve_single(options: Options, start: _Start) -> int:
+    """Serve the one client that is on stdin and stdout."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        raise StartupError("-s serves an NBD client on stdin and stdout, but this is a terminal")
+    client = stdio.take_over()
+    _set_up_logs(options, options.log or ("syslog" if stdio.is_null(2) else "stderr"))
+    identity = privileges.look_up(options.user, options.group)
+    backend = _backend(options)
+    backend.get_ready()
+    if options.pidfile is not None:
+        daemon.write_pidfile(options.pidfile)
+    if identity is not None:
+        privileges.drop_to(identity)
+    stopper = worker.Stopper()
+    stopper.install(STOP_SIGNALS)
+    if options.exit_with_parent and not linux.die_with_parent(STOP_SIGNALS[0], start.parent):
+        return 0
+    if isinstance(client, socket.socket):
+        sockets.prepare_client(client, options.keepalive)
+    backend.after_fork()
+    stopper.serve(Connection(client, backend, _settings(options), lambda name: None))
+    return 0
+
+
+# -- the steps ------------------------------------------------------------------------------
+
+
+def _set_up_logs(options: Options, destination: str) -> None:
+    try:
+        logs.set_up(destination, options.verbose)
+    except OSError as error:
+        raise StartupError(f"--log {destination}: {error.strerror}") from error
+
+
+def _backend(options: Options) -> Backend:
+    """Load and configure the plugin."""
+    found = load.find(options.plugin or "")
+    backend = Backend(found, read_only=options.readonly, export_name=options.exportname)
+    for owner, flag, value in options.debug:
+        if owner == "nbdfork":
+            _set_server_flag(flag, value)
+        else:
+            backend.set_debug_flag(owner, flag, value)
+    backend.configure(options.arguments)
+    return backend
+
+
+def _set_server_flag(flag: str, value: int) -> None:
+    try:
+        logs.set_debug_flag(flag, value)
+    except KeyError:
+        known = ", ".join(logs.DEBUG_FLAGS)
+        raise ConfigError(f"-D nbdfork.{flag}: no such debug flag; there is: {known}") from None
+
+
+def _listen(options: Options, activated: bool) -> Listeners:
+    if activated:
+        return sockets.listen_activated(os.environ)
+    if options.unix == "-":
+        return sockets.listen_private()
+    if options.unix is not None:
+        return sockets.listen_unix(options.unix)
+    family = socket.AF_UNSPEC
+    if options.ipv4_only:
+        family = socket.AF_INET
+    elif options.ipv6_only:
+        family = socket.AF_INET6
+    return sockets.listen_tcp(options.ipaddr, options.port, family)
+
+
+def _detach(options: Options, start: _Start) -> daemon.Foreground | daemon.Background:
+    if options.foreground:
+        return daemon.Foreground()
+    keep_stderr = options.verbose or options.log == "stderr"
+    launch = daemon.detach(start.descriptors, keep_stderr)
+    _set_up_logs(options, options.log or "syslog")
+    return launch
+
+
+def _settings(options: Options) -> Settings:
+    return Settings(options.newstyle, options.handshake_limit)
+
+
+def _uri(options: Options, listeners: Listeners) -> str:
+    return uri.nbd_uri(
+        listeners.host, listeners.port, listeners.unix_path, options.exportname or ""
+    )
+
+
+def _variables(options: Options, listeners: Listeners) -> dict[str, str]:
+    """Return the shell variables of the captive command."""
+    name = options.exportname or ""
+    where = (listeners.host, listeners.port, listeners.unix_path, name)
+    return {
+        "nbd": uri.for_command(options.run or "", *where),
+        "uri": uri.nbd_uri(*where),
+        "port": "" if listeners.port is None else str(listeners.port),
+        "unixsocket": listeners.unix_path or "",
+        "exportname": name,
+    }

@@ -1,0 +1,189 @@
+"""An export on an open file descriptor: a file, a block device, or shared memory (memfd).
+
+It uses only calls that take an offset, because the file position of a descriptor made before
+the fork is shared by all workers.  Linux calls that the standard library lacks are made here.
+"""
+
+import ctypes
+import errno
+import fcntl
+import logging
+import os
+import stat
+from collections.abc import Callable, Sequence
+
+from nbdfork.plugin.export import FAST_ZERO, FUA, MAY_TRIM, Export, Support
+
+log = logging.getLogger(__name__)
+
+# linux/falloc.h
+_KEEP_SIZE = 0x01
+_PUNCH_HOLE = 0x02
+_ZERO_RANGE = 0x10
+
+# linux/fs.h
+_BLKGETSIZE64 = 0x80081272
+_BLKDISCARD = 0x1277
+_BLKROTATIONAL = 0x127E
+_BLKZEROOUT = 0x127F
+
+_SECTOR = 512
+
+_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENODEV})
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def _fallocate(fd: int, mode: int, offset: int, count: int) -> None:
+    while _libc.fallocate(fd, mode, offset, count) != 0:
+        error = ctypes.get_errno()
+        if error != errno.EINTR:
+            raise OSError(error, f"fallocate: {os.strerror(error)}")
+
+
+def _ioctl_range(fd: int, request: int, offset: int, count: int) -> None:
+    fcntl.ioctl(fd, request, offset.to_bytes(8, "little") + count.to_bytes(8, "little"))
+
+
+class DescriptorExport(Export):
+    """Serve *fd*, which it owns from now on.
+
+    *trace* logs how each trim and zero was carried out.
+    """
+
+    def __init__(self, fd: int, *, writable: bool, trace: bool = False) -> None:
+        self._fd = fd
+        self._writable = writable
+        self._trace = trace
+        status = os.fstat(fd)
+        self._is_block = stat.S_ISBLK(status.st_mode)
+        self._size = self._device_size() if self._is_block else status.st_size
+        self._refused: set[str] = set()  # ways to zero that the file system turned down
+
+    def _device_size(self) -> int:
+        return int.from_bytes(fcntl.ioctl(self._fd, _BLKGETSIZE64, bytes(8)), "little")
+
+    # -- facts --------------------------------------------------------------------------
+
+    def get_size(self) -> int:
+        return self._size
+
+    def can_write(self) -> bool:
+        return self._writable
+
+    def can_fua(self) -> Support:
+        return Support.NATIVE
+
+    def can_fast_zero(self) -> bool:
+        return True
+
+    def can_multi_conn(self) -> bool:
+        # All clients share the kernel's page cache, and fdatasync writes out all of it.
+        return True
+
+    def is_rotational(self) -> bool:
+        if not self._is_block:
+            return False
+        answer = fcntl.ioctl(self._fd, _BLKROTATIONAL, bytes(2))
+        return int.from_bytes(answer, "little") != 0
+
+    # -- operations ---------------------------------------------------------------------
+
+    def pread(self, count: int, offset: int) -> bytes:
+        data = os.pread(self._fd, count, offset)
+        if len(data) == count:
+            return data
+        parts = [data]
+        while count := count - len(data):
+            offset += len(data)
+            data = os.pread(self._fd, count, offset)
+            if not data:
+                raise OSError(errno.EIO, "the file has become shorter than it was when opened")
+            parts.append(data)
+        return b"".join(parts)
+
+    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        # RWF_DSYNC makes this write durable, and only this one: fdatasync would wait for all.
+        mode = os.RWF_DSYNC if flags & FUA else 0
+        while data:
+            written = os.pwritev(self._fd, [data], offset, mode)
+            data = data[written:]
+            offset += written
+
+    def flush(self) -> None:
+        os.fdatasync(self._fd)
+
+    def trim(self, count: int, offset: int, flags: int) -> None:
+        if self._is_block:
+            method = self._discard
+        else:
+            method = self._punch_hole
+        self._attempt("trim", [method], count, offset)
+        if flags & FUA:
+            self.flush()
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        methods = [self._zero_range]
+        if not self._is_block:
+            methods.append(self._punch_and_allocate)
+        elif not flags & FAST_ZERO:
+            methods.append(self._zero_out)
+        if flags & MAY_TRIM:
+            methods.insert(0, self._punch_hole)
+        if not self._attempt("zero", methods, count, offset):
+            raise OSError(errno.EOPNOTSUPP, "no way to zero a range of this file but to write")
+        if flags & FUA:
+            self.flush()
+
+    def cache(self, count: int, offset: int) -> None:
+        os.posix_fadvise(self._fd, offset, count, os.POSIX_FADV_WILLNEED)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    # -- ways to trim and zero, best first ----------------------------------------------
+
+    def _attempt(
+        self, what: str, methods: Sequence[Callable[[int, int], None]], count: int, offset: int
+    ) -> bool:
+        """Try *methods* until one is supported; return False if none is."""
+        for method in methods:
+            name = method.__name__.strip("_")
+            if name in self._refused:
+                continue
+            try:
+                method(count, offset)
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise
+                self._refused.add(name)
+                continue
+            if self._trace:
+                log.debug("%s of %d bytes at %d: %s", what, count, offset, name)
+            return True
+        if self._trace:
+            log.debug("%s of %d bytes at %d: not supported", what, count, offset)
+        return False
+
+    def _punch_hole(self, count: int, offset: int) -> None:
+        _fallocate(self._fd, _PUNCH_HOLE | _KEEP_SIZE, offset, count)
+
+    def _zero_range(self, count: int, offset: int) -> None:
+        _fallocate(self._fd, _ZERO_RANGE | _KEEP_SIZE, offset, count)
+
+    def _punch_and_allocate(self, count: int, offset: int) -> None:
+        self._punch_hole(count, offset)
+        _fallocate(self._fd, _KEEP_SIZE, offset, count)
+
+    def _discard(self, count: int, offset: int) -> None:
+        """Discard the whole sectors of a range of a block device."""
+        start = -(-offset // _SECTOR) * _SECTOR
+        end = (offset + count) // _SECTOR * _SECTOR
+        if start < end:
+            _ioctl_range(self._fd, _BLKDISCARD, start, end - start)
+
+    def _zero_out(self, count: int, offset: int) -> None:
+        if (offset | count) % _SECTOR:
+            raise OSError(errno.EOPNOTSUPP, "not whole sectors")
+        _ioctl_range(self._fd, _BLKZEROOUT, offset, count)

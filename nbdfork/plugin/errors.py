@@ -1,0 +1,13 @@
+"""The errors of the plugin wing, by consequence.
+
+`ConfigError`: the process refuses to start.  `OSError`: one request, or one open, fails and
+the client gets its errno.  Anything else is a bug of the plugin: the client gets EIO.
+"""
+
+
+class ConfigError(Exception):
+    """The server cannot run as it was asked to; the message tells the user why, and the fix."""
+
+
+class Refused(OSError):
+    """The gate turned a request down before any plugin saw it: the client's mistake."""

@@ -1,0 +1,200 @@
+"""The one gate between a client and an export.
+
+At open it asks the export for its facts, once, and freezes them.  Afterwards every request
+passes through it: bounds, alignment and read-only are checked here and nowhere else, and what
+the export does not implement is emulated here.  It knows nothing of bytes on a socket.
+"""
+
+import errno
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from nbdfork.plugin.errors import Refused
+from nbdfork.plugin.export import FAST_ZERO, FUA, MAY_TRIM, Export, Support
+from nbdfork.plugin.parse import MAX_SIZE
+from nbdfork.types import Buffer
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_ZEROES = memoryview(bytes(1024 * 1024))
+_CACHE_PIECE = 1024 * 1024
+_NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP})
+
+
+class Gate:
+    """One client's export with its facts frozen.
+
+    Operations raise `Refused` for what the client may not ask for, and let through the
+    `OSError` of an export that failed.
+    """
+
+    def __init__(self, export: Export, read_only: bool) -> None:
+        """Ask *export* for its facts.
+
+        Raises OSError with EINVAL for facts that make no sense.
+        """
+        self._export = export
+        self.size = export.get_size()
+        self.block_size = export.block_size()
+        self._check_facts()
+        self.can_write = not read_only and export.can_write()
+        self.can_flush = export.can_flush()
+        self.fua = export.can_fua() if self.can_write else Support.NONE
+        self._fua_flag = FUA if self.fua is Support.NATIVE else 0
+        self.can_trim = self.can_write and export.can_trim()
+        self.can_fast_zero = self.can_write and export.can_fast_zero()
+        self.cache_support = export.can_cache()
+        self.can_multi_conn = export.can_multi_conn()
+        self.is_rotational = export.is_rotational()
+        self.description = export.description()
+        self._can_zero = self.can_write and export.can_zero()
+        self._misaligned = self.block_size.minimum - 1
+        bind = self._traced if log.isEnabledFor(logging.DEBUG) else self._untraced
+        self._pread = bind(export.pread)
+        self._pwrite = bind(export.pwrite)
+        self._flush = bind(export.flush)
+        self._trim = bind(export.trim)
+        self._zero = bind(export.zero)
+        self._cache = bind(export.cache)
+
+    def _check_facts(self) -> None:
+        if not 0 <= self.size <= MAX_SIZE:
+            raise OSError(errno.EINVAL, f"the plugin says its size is {self.size} bytes")
+        minimum, preferred, maximum = self.block_size
+        powers = all(n > 0 and n & (n - 1) == 0 for n in (minimum, preferred))
+        if not (powers and minimum <= 65536 and max(minimum, 512) <= preferred <= maximum):
+            raise OSError(errno.EINVAL, f"the plugin's block sizes are invalid: {self.block_size}")
+
+    # -- operations ---------------------------------------------------------------------
+
+    def pread(self, count: int, offset: int) -> Buffer:
+        """Return *count* bytes from *offset*."""
+        if offset + count > self.size or (offset | count) & self._misaligned:
+            self._refuse_range(count, offset, errno.EINVAL)
+        if not count:
+            return b""
+        data = self._pread(count, offset)
+        if len(data) != count:
+            raise OSError(errno.EIO, f"the plugin returned {len(data)} bytes for {count}")
+        return data
+
+    def pwrite(self, data: memoryview, offset: int, fua: bool) -> None:
+        """Write *data* at *offset*; with *fua*, to stable storage."""
+        self._check_write(len(data), offset, errno.ENOSPC)
+        if len(data):
+            self._pwrite(data, offset, self._fua_flag if fua else 0)
+            if fua:
+                self._finish_fua()
+
+    def flush(self) -> None:
+        """Bring all that was written to stable storage."""
+        if not self.can_flush:
+            raise Refused(errno.EINVAL, "this export cannot flush")
+        self._flush()
+
+    def trim(self, count: int, offset: int, fua: bool) -> None:
+        """Discard a range."""
+        self._check_write(count, offset, errno.EINVAL)
+        if not self.can_trim:
+            raise Refused(errno.EINVAL, "this export cannot trim")
+        if count:
+            self._trim(count, offset, self._fua_flag if fua else 0)
+            if fua:
+                self._finish_fua()
+
+    def zero(self, count: int, offset: int, may_trim: bool, fast: bool, fua: bool) -> None:
+        """Make a range read as zeroes.
+
+        With *fast*, raises OSError with EOPNOTSUPP if that is no faster than writing them.
+        """
+        self._check_write(count, offset, errno.ENOSPC)
+        if count and not self._zero_natively(count, offset, may_trim, fast, fua):
+            if fast:
+                raise Refused(errno.EOPNOTSUPP, "zeroing this range is no faster than writing")
+            self._write_zeroes(count, offset, self._fua_flag if fua else 0)
+        if fua:
+            self._finish_fua()
+
+    def cache(self, count: int, offset: int) -> None:
+        """Bring a range nearer."""
+        if offset + count > self.size or (offset | count) & self._misaligned:
+            self._refuse_range(count, offset, errno.EINVAL)
+        if self.cache_support is Support.NONE:
+            raise Refused(errno.EINVAL, "this export cannot cache")
+        if self.cache_support is Support.NATIVE:
+            self._cache(count, offset)
+            return
+        for start in range(offset, offset + count, _CACHE_PIECE):
+            self._pread(min(_CACHE_PIECE, offset + count - start), start)
+
+    def close(self) -> None:
+        """The client has gone.  Errors are logged: nobody is left to be told."""
+        try:
+            self._export.close()
+        except Exception:
+            log.exception("closing the export failed")
+
+    # -- checks and emulation -----------------------------------------------------------
+
+    def _check_write(self, count: int, offset: int, past_end: int) -> None:
+        if not self.can_write:
+            raise Refused(errno.EPERM, "this export is read-only")
+        if offset + count > self.size or (offset | count) & self._misaligned:
+            self._refuse_range(count, offset, past_end)
+
+    def _refuse_range(self, count: int, offset: int, past_end: int) -> None:
+        if offset + count > self.size:
+            raise Refused(
+                past_end, f"{count} bytes at {offset} are past the end of {self.size} bytes"
+            )
+        minimum = self.block_size.minimum
+        raise Refused(errno.EINVAL, f"{count} bytes at {offset} are not aligned to {minimum} bytes")
+
+    def _finish_fua(self) -> None:
+        if self.fua is not Support.NATIVE:
+            self._flush()
+
+    def _zero_natively(
+        self, count: int, offset: int, may_trim: bool, fast: bool, fua: bool
+    ) -> bool:
+        """Let the export zero the range; return False if it says it is not able to."""
+        if not self._can_zero:
+            return False
+        flags = (MAY_TRIM if may_trim else 0) | (FAST_ZERO if fast else 0)
+        try:
+            self._zero(count, offset, flags | (self._fua_flag if fua else 0))
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED:
+                raise
+            return False
+        return True
+
+    def _write_zeroes(self, count: int, offset: int, flags: int) -> None:
+        end = offset + count
+        while offset < end:
+            piece = _ZEROES[: end - offset]
+            self._pwrite(piece, offset, flags)
+            offset += len(piece)
+
+    # -- tracing ------------------------------------------------------------------------
+
+    @staticmethod
+    def _untraced(method: Callable[..., T]) -> Callable[..., T]:
+        return method
+
+    @staticmethod
+    def _traced(method: Callable[..., T]) -> Callable[..., T]:
+        name = method.__name__
+
+        def traced(*arguments: object) -> T:
+            shown = [
+                f"{len(argument)} bytes" if isinstance(argument, memoryview) else str(argument)
+                for argument in arguments
+            ]
+            log.debug("%s(%s)", name, ", ".join(shown))
+            return method(*arguments)
+
+        return traced

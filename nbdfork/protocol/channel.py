@@ -1,0 +1,217 @@
+"""The blocking byte stream of one client, received and sent in batches.
+
+One receive takes whatever the client has sent; replies are collected and leave together.
+The law that makes batching safe is kept here and nowhere else: *never block in a receive
+while holding unsent replies*.  This file knows no message of the protocol.
+"""
+
+import fcntl
+import socket
+import termios
+import time
+from collections.abc import Iterable
+from struct import unpack
+from typing import Protocol
+
+from nbdfork.protocol.errors import Disconnected
+from nbdfork.types import Buffer
+
+RECEIVE_SIZE = 256 * 1024
+"""Room for a batch of requests; also the largest payload that is handed on without a copy."""
+
+SEND_SIZE = 256 * 1024
+"""Replies leave when this many bytes are waiting, even if more requests could be parsed."""
+
+MAX_PARTS = 1024
+"""The kernel's IOV_MAX: the most buffers one sendmsg(2) takes."""
+
+DISCARD_SIZE = 64 * 1024
+"""Unwanted bytes are read and dropped in pieces of this size."""
+
+LINGER_SECONDS = 2.0
+"""How long a close waits for the client to take its last replies."""
+
+
+class Stream(Protocol):
+    """What a channel needs of a socket; see `socket.socket` for the meanings."""
+
+    def recv_into(self, buffer: memoryview, nbytes: int = 0, /) -> int: ...
+    def sendmsg(self, buffers: Iterable[Buffer], /) -> int: ...
+    def settimeout(self, value: float | None, /) -> None: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class Channel:
+    """A stream with a receive buffer and a queue of replies.
+
+    `buffer[start:end]` is what has been received and not yet consumed.  The request loop
+    reads these three directly, because a method call per request would be felt.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.buffer = bytearray(RECEIVE_SIZE)
+        self.start = 0
+        self.end = 0
+        self._view = memoryview(self.buffer)
+        self._stream = stream
+        self._parts: list[Buffer] = []
+        self._pending = 0
+        self._deadline: float | None = None
+        self._allowance: int | None = None  # bytes still to be received, once stopped
+
+    # -- receiving ----------------------------------------------------------------------
+
+    def receive(self, count: int) -> bool:
+        """Block until *count* bytes (at most `RECEIVE_SIZE`) are in the buffer.
+
+        Return False if the client left at a message boundary, that is with nothing of the
+        *count* bytes sent.  Raises `Disconnected` if it left after a part of them.
+        """
+        self.flush()
+        view = self._view
+        have = self.end - self.start
+        if have:
+            view[:have] = view[self.start : self.end]
+        self.start, self.end = 0, have
+        while self.end < count:
+            got = self._receive_into(view[self.end :])
+            if not got:
+                if not self.end:
+                    return False
+                raise Disconnected("the client left in the middle of a message")
+            self.end += got
+        return True
+
+    def take(self, count: int) -> memoryview:
+        """Consume exactly *count* bytes.
+
+        The view is good until the next receive: a payload that arrived with its request is
+        handed on where it lies.
+        """
+        start = self.start
+        if self.end - start < count:
+            if count > RECEIVE_SIZE:
+                return self._take_large(count)
+            if not self.receive(count):
+                raise Disconnected("the client left before the data it announced")
+            start = 0
+        self.start = start + count
+        return self._view[start : self.start]
+
+    def _take_large(self, count: int) -> memoryview:
+        self.flush()
+        large = memoryview(bytearray(count))
+        filled = self.end - self.start
+        large[:filled] = self._view[self.start : self.end]
+        self.start = self.end = 0
+        while filled < count:
+            got = self._receive_into(large[filled:])
+            if not got:
+                raise Disconnected("the client left in the middle of a payload")
+            filled += got
+        return large
+
+    def discard(self, count: int) -> None:
+        """Consume *count* bytes that nobody wants, without ever holding them all."""
+        while count:
+            count -= len(self.take(min(count, DISCARD_SIZE)))
+
+    def _receive_into(self, view: memoryview) -> int:
+        if self._allowance is not None:
+            if self._allowance <= 0:
+                return 0
+            view = view[: self._allowance]
+        if self._deadline is not None:
+            self._stream.settimeout(max(self._deadline - time.monotonic(), 0.001))
+        try:
+            got = self._stream.recv_into(view)
+        except OSError as error:  # a reset, a time-out: to the protocol they are all "gone"
+            raise Disconnected(str(error)) from error
+        if self._allowance is not None:
+            self._allowance -= got
+        return got
+
+    # -- sending ------------------------------------------------------------------------
+
+    def put(self, *parts: Buffer) -> None:
+        """Queue one message.
+
+        Anything but `bytes` may change before it leaves (it may be the plugin's own memory):
+        if small it is copied, if large it is sent at once.
+        """
+        hurry = False
+        for part in parts:
+            size = len(part)
+            if type(part) is not bytes:
+                if size < DISCARD_SIZE:
+                    part = bytes(part)
+                else:
+                    hurry = True
+            self._parts.append(part)
+            self._pending += size
+        if hurry or self._pending >= SEND_SIZE or len(self._parts) >= MAX_PARTS - 8:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send all that is queued."""
+        if not self._pending:
+            return
+        parts, pending = self._parts, self._pending
+        self._parts, self._pending = [], 0
+        try:
+            sent = self._stream.sendmsg(parts)
+            while sent < pending:
+                parts = _drop(parts, sent)
+                pending -= sent
+                sent = self._stream.sendmsg(parts)
+        except OSError as error:
+            raise Disconnected(str(error)) from error
+
+    # -- limits and the end -------------------------------------------------------------
+
+    def set_deadline(self, seconds: float | None) -> None:
+        """All receiving from now on must be over in *seconds*; None lifts the limit."""
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._stream.settimeout(seconds)
+
+    def stop(self) -> None:
+        """Receive only what the client has already sent, then report that it left.
+
+        Safe to call from a signal handler while another method of the channel is running.
+        """
+        try:
+            waiting = fcntl.ioctl(self._stream.fileno(), termios.FIONREAD, bytes(4))
+            self._allowance = unpack("i", waiting)[0]
+            self._stream.shutdown(socket.SHUT_RD)
+        except OSError:
+            self._allowance = 0  # not connected any more
+
+    def close(self) -> None:
+        """Send what is queued and close, so that the client can still read all of it.
+
+        Closing a socket with unread bytes resets the connection and may destroy replies on
+        their way; so say "no more" first and read on until the client has closed, or for
+        `LINGER_SECONDS`.
+        """
+        try:
+            self.flush()
+            self._stream.shutdown(socket.SHUT_WR)
+            self._allowance = None
+            self.set_deadline(LINGER_SECONDS)
+            while self._receive_into(self._view):
+                pass
+        except (OSError, Disconnected):
+            pass  # the client is gone, which is what closing is for
+        finally:
+            self._stream.close()
+
+
+def _drop(parts: list[Buffer], count: int) -> list[Buffer]:
+    """Return *parts* without their first *count* bytes."""
+    for index, part in enumerate(parts):
+        if count < len(part):
+            return [memoryview(part)[count:], *parts[index + 1 :]]
+        count -= len(part)
+    return []

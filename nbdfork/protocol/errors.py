@@ -1,0 +1,9 @@
+"""The errors that end a client's connection; what fails only a request is an OSError."""
+
+
+class Disconnected(Exception):
+    """The client went away, in the middle of a message or while replies were being sent."""
+
+
+class ProtocolError(Exception):
+    """The client broke the protocol so that there is no choice but to disconnect it."""

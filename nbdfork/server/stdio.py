@@ -1,0 +1,92 @@
+"""One client on standard input and output (`-s`), for inetd and the like.
+
+Whatever else the program or a plugin prints must never reach the client, so the descriptors
+0 and 1 are moved out of the way, and 0, 1 (and 2, which inetd makes the same connection) are
+led to where they do no harm.
+"""
+
+import os
+import select
+import socket
+import stat
+from collections.abc import Iterable
+
+from nbdfork.types import Buffer
+
+
+def take_over() -> "socket.socket | PipeStream":
+    """Return the client that is on stdin and stdout, and redirect these two."""
+    one_socket = _same(0, 1) and stat.S_ISSOCK(os.fstat(0).st_mode)
+    source, sink = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    if not _is_open(2) or _same(sink, 2):
+        os.dup2(null, 2)
+    os.dup2(2, 1)
+    os.close(null)
+    if one_socket:
+        os.close(sink)
+        return socket.socket(fileno=source)
+    return PipeStream(source, sink)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def is_null(fd: int) -> bool:
+    """Return whether *fd* is the null device."""
+    return os.path.samestat(os.fstat(fd), os.stat(os.devnull))
+
+
+def _same(one: int, other: int) -> bool:
+    return os.path.sameopenfile(one, other)
+
+
+class PipeStream:
+    """Two one-way descriptors that look like a connected socket; see `socket.socket`."""
+
+    def __init__(self, source: int, sink: int) -> None:
+        self._source = source
+        self._sink = sink
+        self._timeout: float | None = None
+        self._stop_seen, self._stop = os.pipe()
+        self._poll = select.poll()
+        self._poll.register(source, select.POLLIN)
+        self._poll.register(self._stop_seen, select.POLLIN)
+
+    def recv_into(self, buffer: memoryview, nbytes: int = 0, /) -> int:
+        """Read some bytes; 0 is the end, or that `shutdown` was called."""
+        timeout = None if self._timeout is None else self._timeout * 1000
+        ready = dict(self._poll.poll(timeout))
+        if not ready:
+            raise TimeoutError("timed out")
+        if self._source in ready:
+            return os.readv(self._source, [buffer])
+        return 0
+
+    def sendmsg(self, buffers: Iterable[Buffer], /) -> int:
+        return os.writev(self._sink, list(buffers))
+
+    def settimeout(self, value: float | None, /) -> None:
+        self._timeout = value
+
+    def shutdown(self, how: int, /) -> None:
+        """SHUT_RD: once nothing is left to read, reads return 0 instead of waiting."""
+        if how == socket.SHUT_RD:
+            os.write(self._stop, b"x")
+        elif self._sink >= 0:
+            os.close(self._sink)
+            self._sink = -1
+
+    def fileno(self) -> int:
+        return self._source
+
+    def close(self) -> None:
+        self.shutdown(socket.SHUT_WR)
+        for fd in (self._source, self._stop_seen, self._stop):
+            os.close(fd)

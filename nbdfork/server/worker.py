@@ -1,0 +1,205 @@
+"""The worker: the child's side of the fork.
+
+It waits on the listening sockets, serves one client at a time with what it was given, and
+ends in the supervisor, which forked it, by returning an exit status.  It never returns to code
+that belongs to the supervisor.
+"""
+
+import logging
+import os
+import random
+import select
+import signal
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from setproctitle import setproctitle
+
+from nbdfork.server import linux, sockets
+from nbdfork.server.scoreboard import Scoreboard, State
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED = 1
+
+
+class Servable(Protocol):
+    """A connected client, as the server wing sees it."""
+
+    def serve(self) -> None:
+        """Serve it until it leaves."""
+
+    def stop(self) -> None:
+        """From a signal handler: make `serve` answer what has been received and return."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """How clients are served; given to the server wing by its caller.
+
+    *after_fork* is called in each worker before its first client.  *connect* takes a stream and
+    a function to be told the export's name.
+    """
+
+    after_fork: Callable[[], None]
+    connect: Callable[[socket.socket, Callable[[str], None]], Servable]
+    keepalive: bool
+    clients_per_worker: int
+
+
+class Stopper:
+    """What a stop signal does in a process that serves clients: the client being served is
+    stopped, and no other is begun.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._client: Servable | None = None
+
+    def install(self, signals: Iterable[signal.Signals]) -> None:
+        """Let *signals* stop this process."""
+        for signum in signals:
+            signal.signal(signum, self._on_signal)
+
+    def _on_signal(self, signum: int, frame: object) -> None:
+        self.stopped = True
+        if self._client is not None:
+            self._client.stop()
+
+    def serve(self, client: Servable) -> None:
+        """Serve *client* to its end, or until stopped."""
+        self._client = client
+        if self.stopped:  # the signal came before there was a client to stop
+            client.stop()
+        try:
+            client.serve()
+        finally:
+            self._client = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A worker's place among the others.
+
+    *leash* is a pipe: its end-of-file tells all idle workers to end, a byte tells any one of
+    them.  A byte on the pipe *news* tells the supervisor to look at the scoreboard.
+    """
+
+    slot: int
+    board: Scoreboard
+    listeners: list[socket.socket]
+    leash: int
+    news: int
+    supervisor: int
+
+    def report(self, state: State, note: str = "") -> None:
+        """Tell the supervisor what this worker is doing now."""
+        self.board.set(self.slot, state, note)
+        setproctitle(f"nbdfork: worker {state.name.lower()} {note}".rstrip())
+        try:
+            os.write(self.news, b"n")
+        except (BlockingIOError, BrokenPipeError):
+            pass  # full, so it will look anyway; or gone, and the leash will say so
+
+
+def run(place: Place, service: Service) -> int:
+    """Live as a worker; return the exit status.  All signals are blocked on entry."""
+    stopper = Stopper()
+    try:
+        if not _prepare(place, stopper):
+            return 0
+        service.after_fork()
+    except Exception as error:
+        log.exception("the worker cannot start")
+        place.report(State.FAILED, f"{type(error).__name__}: {error}")
+        return EXIT_FAILED
+    try:
+        _serve_clients(place, service, stopper)
+    except Exception:
+        log.exception("the worker failed")
+        return EXIT_FAILED
+    return 0
+
+
+def _prepare(place: Place, stopper: Stopper) -> bool:
+    """The after-fork checklist.  Return False if there is no supervisor any more."""
+    signal.set_wakeup_fd(-1)
+    for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(
+            signum, signal.SIG_IGN
+        )  # a terminal sends them to all; the supervisor decides
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    stopper.install([signal.SIGTERM])
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    random.seed()  # or all workers would draw the same numbers
+    return linux.die_with_parent(signal.SIGTERM, place.supervisor)
+
+
+def _serve_clients(place: Place, service: Service, stopper: Stopper) -> None:
+    served = 0
+    while not stopper.stopped:
+        place.report(State.IDLE)
+        client = _accept(place)
+        if client is None:
+            return
+        served += 1
+        if served == service.clients_per_worker:
+            for listener in place.listeners:
+                listener.close()
+        _serve(client, place, service, stopper)
+        if served == service.clients_per_worker:
+            return
+
+
+def _serve(client: socket.socket, place: Place, service: Service, stopper: Stopper) -> None:
+    try:
+        peer = sockets.prepare_client(client, service.keepalive)
+    except OSError as error:  # it has left already
+        log.info("lost a client at once: %s", error)
+        client.close()
+        return
+    place.report(State.SERVING, peer)
+    log.info("client %s connected", peer)
+
+    def on_export(name: str) -> None:
+        place.report(State.SERVING, f"{peer} export {name!r}" if name else peer)
+
+    stopper.serve(service.connect(client, on_export))
+    log.info("client %s is gone", peer)
+
+
+def _accept(place: Place) -> socket.socket | None:
+    """Wait for a client; return None if the worker is to end instead."""
+    with select.epoll() as epoll:
+        for listener in place.listeners:
+            # Of all workers that wait, the kernel wakes one for each connection.
+            epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        epoll.register(place.leash, select.EPOLLIN)
+        while True:
+            # Before looking at the leash: the connection that woke us wakes nobody else.
+            for listener in place.listeners:
+                client = _accept_from(listener)
+                if client is not None:
+                    return client
+            if _is_let_go(place.leash):
+                return None
+            epoll.poll()
+
+
+def _accept_from(listener: socket.socket) -> socket.socket | None:
+    try:
+        return listener.accept()[0]
+    except BlockingIOError:
+        return None  # another worker was faster
+    except ConnectionError:
+        return None  # the client gave up while it was waiting
+
+
+def _is_let_go(leash: int) -> bool:
+    try:
+        os.read(leash, 1)
+    except BlockingIOError:
+        return False
+    return True

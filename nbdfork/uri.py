@@ -1,0 +1,47 @@
+"""The names by which clients find the server: NBD URIs, and the forms of qemu and guestfish."""
+
+import re
+from urllib.parse import quote
+
+_LIBNBD = re.compile(r"\b(nbdinfo|nbdcopy|nbdsh|nbdfuse|nbddump|nbdublk)\b")
+_GUESTFISH = re.compile(r"\b(guestfish|guestmount|virt-[a-z-]+)\b")
+_PLAIN_PATH = re.compile(r"[\w/.+,@-]+", re.ASCII)
+
+
+def nbd_uri(host: str, port: int | None, unix_path: str | None, export_name: str) -> str:
+    """Return the NBD URI (https://github.com/NetworkBlockDevice/nbd, doc/uri.md)."""
+    name = quote(export_name, safe="")
+    if unix_path is not None:
+        return f"nbd+unix:///{name}?socket={quote(unix_path)}"
+    return f"nbd://{_address(host, port)}" + (f"/{name}" if name else "")
+
+
+def for_command(
+    command: str, host: str, port: int | None, unix_path: str | None, export_name: str
+) -> str:
+    """Return what `$nbd` should be in *command*, guessed from the program it runs.
+
+    guestfish has a form of its own; libnbd's tools take a URI; all others get qemu's, unless
+    the socket's path has characters which that form, or an unquoted `$nbd`, cannot hold.
+    """
+    if _GUESTFISH.search(command):
+        return _guestfish(host, port, unix_path, export_name)
+    if _LIBNBD.search(command) or not _is_plain(unix_path, export_name):
+        return nbd_uri(host, port, unix_path, export_name)
+    where = f"unix:{unix_path}" if unix_path is not None else _address(host, port)
+    return f"nbd:{where}" + (f":exportname={export_name}" if export_name else "")
+
+
+def _guestfish(host: str, port: int | None, unix_path: str | None, export_name: str) -> str:
+    name = quote(export_name, safe="")
+    if unix_path is None:
+        return f"nbd://{_address(host, port)}" + (f"/{name}" if name else "")
+    return f"nbd://{'/' + name if name else ''}?socket={quote(unix_path)}"
+
+
+def _is_plain(unix_path: str | None, export_name: str) -> bool:
+    return all(not text or _PLAIN_PATH.fullmatch(text) for text in (unix_path, export_name))
+
+
+def _address(host: str, port: int | None) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
