@@ -115,11 +115,9 @@ class DescriptorExport(Export):
         os.fdatasync(self._fd)
 
     def trim(self, count: int, offset: int, flags: int) -> None:
-        if self._is_block:
-            method = self._discard
-        else:
-            method = self._punch_hole
-        self._attempt("trim", [method], count, offset)
+        self._attempt(
+            "trim", [self._discard if self._is_block else self._punch_hole], count, offset
+        )
         if flags & FUA:
             self.flush()
 

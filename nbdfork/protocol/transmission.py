@@ -9,6 +9,7 @@ the plugin and fails it with EIO; neither ends the connection.
 import errno
 import logging
 from collections.abc import Callable
+from typing import TypeAlias
 
 from nbdfork.plugin.errors import Refused
 from nbdfork.plugin.export import Support
@@ -34,7 +35,9 @@ _HEADER_SIZE = wire.REQUEST.size
 _NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP})
 _SUCCESS = wire.UINT32.pack(wire.SIMPLE_REPLY_MAGIC) + wire.UINT32.pack(0)
 
-Command = Callable[[int, int, int, memoryview | None], Buffer | None]
+Payload: TypeAlias = memoryview | None
+
+Command: TypeAlias = Callable[[int, int, int, Payload], Buffer | None]
 """Takes flags, offset, length and the payload of a WRITE; returns the data of a READ."""
 
 
@@ -96,16 +99,16 @@ class Transmission:
                 allowed, operation = commands.get(command, _UNKNOWN_COMMAND)
                 if flags & ~allowed:
                     raise Refused(errno.EINVAL, f"the flags {flags:#06x} are not allowed on it")
-                data = operation(flags, offset, length, payload)
+                result = operation(flags, offset, length, payload)
             except Exception as error:
                 code = _wire_error(error, command, flags, offset, length)
                 channel.put(wire.SIMPLE_REPLY.pack(wire.SIMPLE_REPLY_MAGIC, code, cookie))
             else:
                 channel.put(_SUCCESS + cookie)
-                if data is not None:
-                    channel.put(data)
+                if result is not None:
+                    channel.put(result)
 
-    def _take_payload(self, length: int) -> memoryview | None:
+    def _take_payload(self, length: int) -> Payload:
         """Consume the payload of a WRITE; return None, having dropped it, if it is too long."""
         if length > MAX_DISCARD:
             raise ProtocolError(f"a WRITE of {length} bytes")
@@ -116,23 +119,23 @@ class Transmission:
 
     # -- the commands -------------------------------------------------------------------
 
-    def _read(self, flags: int, offset: int, length: int, payload: memoryview | None) -> Buffer:
+    def _read(self, flags: int, offset: int, length: int, data: Payload) -> Buffer:
         if length > self._max_payload:
             raise Refused(errno.EINVAL, f"more than {self._max_payload} bytes in one request")
         return self._gate.pread(length, offset)
 
-    def _write(self, flags: int, offset: int, length: int, payload: memoryview | None) -> None:
-        if payload is None:
+    def _write(self, flags: int, offset: int, length: int, data: Payload) -> None:
+        if data is None:
             raise Refused(errno.EINVAL, f"more than {self._max_payload} bytes in one request")
-        self._gate.pwrite(payload, offset, bool(flags & wire.CMD_FLAG_FUA))
+        self._gate.pwrite(data, offset, bool(flags & wire.CMD_FLAG_FUA))
 
-    def _flush(self, flags: int, offset: int, length: int, payload: memoryview | None) -> None:
+    def _flush(self, flags: int, offset: int, length: int, data: Payload) -> None:
         self._gate.flush()
 
-    def _trim(self, flags: int, offset: int, length: int, payload: memoryview | None) -> None:
+    def _trim(self, flags: int, offset: int, length: int, data: Payload) -> None:
         self._gate.trim(length, offset, bool(flags & wire.CMD_FLAG_FUA))
 
-    def _cache(self, flags: int, offset: int, length: int, payload: memoryview | None) -> None:
+    def _cache(self, flags: int, offset: int, length: int, data: Payload) -> None:
         self._gate.cache(length, offset)
 
     def _write_zeroes(
@@ -147,7 +150,7 @@ class Transmission:
         )
 
 
-def _unknown(flags: int, offset: int, length: int, payload: memoryview | None) -> None:
+def _unknown(flags: int, offset: int, length: int, data: Payload) -> None:
     raise Refused(errno.EINVAL, "unknown command")
 
 

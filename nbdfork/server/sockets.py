@@ -13,11 +13,15 @@ import struct
 import tempfile
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from nbdfork.server.errors import StartupError
 
 ACTIVATION_FD = 3
 """The first descriptor that a service manager passes (sd_listen_fds(3))."""
+
+_Address: TypeAlias = tuple[Any, ...]
+"""An address as getaddrinfo(3) gives it; host and port come first in all families."""
 
 _SAME_PORT_ATTEMPTS = 20
 _WILDCARDS = ("0.0.0.0", "::")
@@ -74,7 +78,7 @@ def listen_tcp(address: str | None, port: str, family: int) -> Listeners:
     except socket.gaierror as error:
         where = f"{address or 'all interfaces'}, port {port}"
         raise StartupError(f"cannot listen on {where}: {error.strerror}") from None
-    addresses = list(dict.fromkeys((info[0], tuple(info[4])) for info in found))
+    addresses = list(dict.fromkeys((info[0], info[4]) for info in found))
     for _ in range(_SAME_PORT_ATTEMPTS):
         try:
             sockets = _bind_all(addresses)
@@ -92,7 +96,7 @@ class _PortTaken(Exception):
 
 
 def _bind_all(
-    addresses: Iterable[tuple[int, tuple[str | int | bytes, ...]]],
+    addresses: Iterable[tuple[int, _Address]],
 ) -> list[socket.socket]:
     bound: list[socket.socket] = []
     failure: OSError | None = None
@@ -116,7 +120,7 @@ def _bind_all(
     return bound
 
 
-def _bind_tcp(family: int, address: tuple[str | int | bytes, ...]) -> socket.socket:
+def _bind_tcp(family: int, address: _Address) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,0 +1,1 @@
+"""The tests: real clients against real servers, and the codec without sockets."""

@@ -1,0 +1,150 @@
+"""What the tests share: a server to talk to, and ways to wait without sleeping blindly."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+import pytest
+
+NBDFORK = [sys.executable, "-m", "nbdfork"]
+"""The command under test, run by the interpreter that runs the tests."""
+
+SECONDS = 30.0
+"""How long anything that happens soon may take on a busy machine."""
+
+
+def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a client to its end; its output is in `.stdout` and `.stderr`."""
+    settings = {"capture_output": True, "text": True, "timeout": 60} | options
+    return subprocess.run([str(word) for word in command], check=False, **settings)
+
+
+def nbdfork(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the nbdfork command to its end."""
+    return run(*NBDFORK, *arguments, **options)
+
+
+def output(*command: str | Path, **options: Any) -> str:
+    """Run a client that must succeed, and return what it printed."""
+    done = run(*command, **options)
+    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def need(*tools: str) -> None:
+    """Skip the test on a user's machine without *tools*; in CI they are there, or it fails."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing and os.environ.get("NBDFORK_CI"):
+        pytest.fail(f"not installed: {', '.join(missing)}")
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+def eventually(condition: Callable[[], Any], seconds: float = SECONDS) -> Any:
+    """Return the first true value of *condition*, or fail after *seconds*."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{condition} did not become true"
+        time.sleep(0.01)
+    return value
+
+
+class Server:
+    """A server in the foreground, on a Unix domain socket unless *listen* says otherwise.
+
+    Use it as a context manager; leaving it stops the server and demands exit status 0.
+    """
+
+    def __init__(
+        self,
+        *arguments: str | Path,
+        listen: tuple[str, ...] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="nbdfork-test"))
+        self.socket = self.directory / "sock"
+        self._log = self.directory / "log"
+        where = ("-U", str(self.socket)) if listen is None else listen
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*NBDFORK, "-f", "--print-uri", *where, *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, **(environment or {})},
+                text=True,
+            )
+        assert self.process.stdout is not None
+        self.uri = self.process.stdout.readline().strip()
+        assert self.uri, f"the server did not start: {self.log}"
+
+    @property
+    def pid(self) -> int:
+        """The supervisor."""
+        return self.process.pid
+
+    @property
+    def port(self) -> int:
+        """The TCP port."""
+        match = re.search(r":(\d+)", self.uri)
+        assert match is not None
+        return int(match[1])
+
+    @property
+    def log(self) -> str:
+        """What the server has written to standard error."""
+        return self._log.read_text()
+
+    def workers(self) -> list[psutil.Process]:
+        """The workers, whether they have clients or not."""
+        return psutil.Process(self.pid).children()
+
+    def serving(self) -> list[psutil.Process]:
+        """The workers that have a client, by what ps shows of them."""
+        found = []
+        for worker in self.workers():
+            try:
+                if "serving" in " ".join(worker.cmdline()):
+                    found.append(worker)
+            except psutil.NoSuchProcess:
+                pass
+        return found
+
+    def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
+        """Send *signum* and return the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signum)
+        return self.process.wait(SECONDS)
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            status = self.stop()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        finally:
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+            if kind is not None:
+                sys.stderr.write(self.log)
+            shutil.rmtree(self.directory)
+        if kind is None:
+            assert status == 0
