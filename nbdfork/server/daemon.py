@@ -51,8 +51,17 @@ class Background:
 
 def open_descriptors() -> set[int]:
     """Return the file descriptors that are open in this process."""
-    with os.scandir("/proc/self/fd") as entries:
-        return {int(entry.name) for entry in entries}
+    listed = {int(name) for name in os.listdir("/proc/self/fd")}
+    return {fd for fd in listed if is_open(fd)}  # without the one that was used to list them
+
+
+def is_open(fd: int) -> bool:
+    """Return whether *fd* is an open file descriptor."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def detach(inherited: Iterable[int], keep_stderr: bool) -> Background:
@@ -83,8 +92,7 @@ def detach(inherited: Iterable[int], keep_stderr: bool) -> Background:
 
 def _wait_in_foreground(reader: int, child: int) -> None:
     """Exit as the detached server says."""
-    with os.fdopen(reader, "rb") as pipe:
-        message = pipe.read()
+    message = os.read(reader, 65536)  # one write; workers may hold the other end for longer
     os.waitpid(child, 0)  # which only forked the server's process
     if message == _READY:
         os._exit(0)

@@ -11,6 +11,7 @@ import socket
 import stat
 from collections.abc import Iterable
 
+from nbdfork.server.daemon import is_open
 from nbdfork.types import Buffer
 
 
@@ -20,7 +21,7 @@ def take_over() -> "socket.socket | PipeStream":
     source, sink = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
-    if not _is_open(2) or _same(sink, 2):
+    if not is_open(2) or _same(sink, 2):
         os.dup2(null, 2)
     os.dup2(2, 1)
     os.close(null)
@@ -28,14 +29,6 @@ def take_over() -> "socket.socket | PipeStream":
         os.close(sink)
         return socket.socket(fileno=source)
     return PipeStream(source, sink)
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def is_null(fd: int) -> bool:
