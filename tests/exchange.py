@@ -1,0 +1,135 @@
+"""Golden exchanges: what a client sends and what the server must answer, byte for byte.
+
+A file in tests/golden is a list of lines:
+
+    $ ARGUMENTS        start the server with them; NAME.py is tests/plugins/NAME.py
+    C HEX ...          the client sends
+    S HEX ...          the server must answer exactly this; TEXT is a length (u32) and that
+                       many bytes of UTF-8
+    E                  the server must close the connection
+    ---                the same again with a new connection
+    GREET, BYE         the fixed newstyle greeting; DISC and the server's close
+
+HEX may be XX*N, N bytes of XX; a `#` begins a comment.
+"""
+
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+_MACROS = {
+    "GREET": ["S 4e42444d41474943 49484156454f5054 0003", "C 00000003"],
+    "BYE": ["C 25609513 0000 0002 0000000000000000 0000000000000000 00000000", "E"],
+}
+
+Step = tuple[str, list[bytes | None]]
+"""C, S or E, and the bytes; None stands for TEXT."""
+
+
+def files() -> list[Path]:
+    """Return all golden exchanges."""
+    return sorted((HERE / "golden").glob("*.txt"))
+
+
+def arguments(path: Path) -> list[str]:
+    """Return the server's arguments."""
+    match = re.search(r"^\$ (.*)$", path.read_text(), re.MULTILINE)
+    assert match is not None, path
+    return [_plugin(word) for word in match[1].split()]
+
+
+def _plugin(word: str) -> str:
+    if word == "memory.py":
+        return "memory"
+    return str(HERE / "plugins" / word) if word.endswith(".py") else word
+
+
+def connections(path: Path) -> list[list[Step]]:
+    """Return the steps of each connection."""
+    found: list[list[Step]] = [[]]
+    for line in _lines(path):
+        if line == "---":
+            found.append([])
+        else:
+            kind, *words = line.split()
+            found[-1].append((kind, [_bytes(word) for word in words]))
+    return found
+
+
+def _lines(path: Path) -> Iterator[str]:
+    for raw in path.read_text().splitlines():
+        line = raw.split("#")[0].strip()
+        if line and not line.startswith("$"):
+            yield from _MACROS.get(line, [line])
+
+
+def _bytes(word: str) -> bytes | None:
+    if word == "TEXT":
+        return None
+    pattern, _, count = word.partition("*")
+    return bytes.fromhex(pattern) * int(count or 1)
+
+
+class Player:
+    """The client's side of one connection."""
+
+    def __init__(self, client: socket.socket) -> None:
+        client.settimeout(30)
+        self._client = client
+
+    def play(self, steps: list[Step], piece: int) -> None:
+        """Go through *steps*, sending *piece* bytes at a time (0: all in one)."""
+        for kind, parts in steps:
+            if kind == "C":
+                self.send(b"".join(part for part in parts if part is not None), piece)
+            else:
+                self.check(kind, parts)
+
+    def play_ahead(self, steps: list[Step]) -> None:
+        """Send all that the client has to say in one go, then look at the answers."""
+        for kind, parts in steps:
+            if kind == "C":
+                self.send(b"".join(part for part in parts if part is not None), 0)
+        for kind, parts in steps:
+            if kind != "C":
+                self.check(kind, parts)
+
+    def send(self, data: bytes, piece: int) -> None:
+        """Send *data*; that the server has closed already is for `check` to judge."""
+        step = piece or len(data)
+        try:
+            for start in range(0, len(data), step):
+                self._client.sendall(data[start : start + step])
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def check(self, kind: str, parts: list[bytes | None]) -> None:
+        """Receive and compare what the server must have sent."""
+        if kind == "E":
+            assert self._receive(1) == b""
+        for part in parts:
+            if part is None:
+                self._receive_text()
+            else:
+                assert self._receive(len(part)).hex() == part.hex()
+
+    def _receive_text(self) -> None:
+        length = int.from_bytes(self._receive(4), "big")
+        text = self._receive(length)
+        assert len(text) == length
+        assert text.decode()
+
+    def _receive(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            try:
+                more = self._client.recv(count - len(data))
+            except ConnectionResetError:
+                break
+            if not more:
+                break
+            data += more
+        return data
