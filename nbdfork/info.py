@@ -17,14 +17,14 @@ usage: nbdfork [OPTION ...] PLUGIN [[KEY=]VALUE ...]
 """
 
 
-def show(options: Options) -> bool:
-    """Print what *options* ask for; return False if they ask to serve.
+def is_asked_for(options: Options) -> bool:
+    """Return whether *options* ask for something to be printed, and not to serve."""
+    return options.help or options.version or options.dump_config or options.dump_plugin
 
-    Raises `UsageError` or `ConfigError`.
-    """
-    found = None
-    if options.plugin is not None and not options.dump_config:
-        found = load.find(options.plugin)
+
+def show(options: Options) -> None:
+    """Print what *options* ask for.  Raises `UsageError` or `ConfigError`."""
+    found = load.find(options.plugin) if options.plugin is not None else None
     if options.help:
         print(usage() + (f"\n{load.help_text(found)}" if found else ""))
     elif options.version:
@@ -35,11 +35,8 @@ def show(options: Options) -> bool:
         _print_pairs(configuration())
     elif found is None:
         raise UsageError("no plugin is given")
-    elif options.dump_plugin:
-        _print_pairs(load.dump(found))
     else:
-        return False
-    return True
+        _print_pairs(load.dump(found))
 
 
 def usage() -> str:

@@ -7,6 +7,8 @@ up; the foreground hears "ready" last.  Here, too, every error becomes a message
 
 import logging
 import os
+import shlex
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -42,8 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = _Start(daemon.open_descriptors(), os.getppid(), sockets.is_activated(os.environ))
     try:
         options = cli.parse_arguments(sys.argv[1:] if argv is None else argv, start.activated)
-        if info.show(options):
+        if info.is_asked_for(options):
+            info.show(options)
             return 0
+        if options.plugin is None:
+            raise cli.UsageError("no plugin is given")
+        for signum in STOP_SIGNALS:  # until there is more to end than this
+            signal.signal(signum, _exit_by_signal)
         serve = _serve_single if options.single else _serve
         return serve(options, start)
     except cli.UsageError as error:
@@ -55,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(message: str) -> int:
     print(f"nbdfork: error: {message}", file=sys.stderr)
     return 1
+
+
+def _exit_by_signal(signum: int, frame: object) -> None:
+    raise SystemExit(128 + signum)
 
 
 def _serve(options: Options, start: _Start) -> int:
@@ -74,7 +85,9 @@ def _serve(options: Options, start: _Start) -> int:
             return _run(options, start, backend, listeners, identity, launch)
         except StartupError as error:
             launch.tell_failed(error)
-            return 1
+        except OSError as error:  # the machine is short of something
+            launch.tell_failed(StartupError(str(error)))
+        return 1
     finally:
         listeners.close()
         listeners.remove_private()
@@ -89,15 +102,9 @@ def _run(
     launch: daemon.Foreground | daemon.Background,
 ) -> int:
     """Run the pool; return the exit status, which is the captive command's if there is one."""
+    worker.show_in_ps("nbdfork", f"supervisor {shlex.join(sys.argv[1:])}")
     if options.pidfile is not None:
         daemon.write_pidfile(options.pidfile)
-    # The command keeps the privileges of its user; it can connect already, and will be served.
-    captive = Captive(options.run, _variables(options, listeners)) if options.run else None
-    if identity is not None:
-        listeners.give_private_to(identity.uid, identity.gid)
-        privileges.drop_to(identity)
-    if options.exit_with_parent and not linux.die_with_parent(STOP_SIGNALS[0], start.parent):
-        return 0
     size = PoolSize(options.max_clients, options.spare_workers, options.clients_per_worker)
     service = worker.Service(
         backend.after_fork,
@@ -105,7 +112,15 @@ def _run(
         options.keepalive,
         options.clients_per_worker,
     )
-    Supervisor(listeners, size, service, options.shutdown_limit, captive).run(launch.tell_ready)
+    supervisor = Supervisor(listeners, size, service, options.shutdown_limit)
+    # The command keeps the privileges of its user; it can connect already, and will be served.
+    captive = Captive(options.run, _variables(options, listeners)) if options.run else None
+    if identity is not None:
+        listeners.give_private_to(identity.uid, identity.gid)
+        privileges.drop_to(identity)
+    if options.exit_with_parent and not linux.die_with_parent(STOP_SIGNALS[0], start.parent):
+        return 0
+    supervisor.run(launch.tell_ready, captive)
     return captive.status() if captive is not None else 0
 
 
@@ -182,7 +197,8 @@ def _listen(options: Options, activated: bool) -> Listeners:
 def _detach(options: Options, start: _Start) -> daemon.Foreground | daemon.Background:
     if options.foreground:
         return daemon.Foreground()
-    keep_stderr = options.verbose or options.log == "stderr"
+    debugging = options.verbose and options.log in (None, "syslog", "null")
+    keep_stderr = debugging or options.log == "stderr"
     launch = daemon.detach(start.descriptors, keep_stderr)
     _set_up_logs(options, options.log or "syslog")
     return launch

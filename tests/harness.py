@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import pytest
 NBDFORK = [sys.executable, "-m", "nbdfork"]
 """The command under test, run by the interpreter that runs the tests."""
 
-SECONDS = 30.0
+SECONDS = 15.0
 """How long anything that happens soon may take on a busy machine."""
 
 
@@ -57,6 +58,27 @@ def eventually(condition: Callable[[], Any], seconds: float = SECONDS) -> Any:
         assert time.monotonic() < deadline, f"{condition} did not become true"
         time.sleep(0.01)
     return value
+
+
+def title(process: psutil.Process) -> str:
+    """Return what ps shows of *process*; a title is padded to the length of the old one."""
+    return " ".join(process.cmdline()).rstrip()
+
+
+def receive(client: socket.socket, count: int) -> bytes:
+    """Return *count* bytes, or fewer if the server closes before."""
+    data = b""
+    while len(data) < count and (more := client.recv(count - len(data))):
+        data += more
+    return data
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether *process* runs; who has adopted a daemon may be slow to reap it."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Server:
@@ -114,7 +136,7 @@ class Server:
         found = []
         for worker in self.workers():
             try:
-                if "serving" in " ".join(worker.cmdline()):
+                if "worker serving" in title(worker):
                     found.append(worker)
             except psutil.NoSuchProcess:
                 pass
@@ -135,6 +157,7 @@ class Server:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        status = None
         try:
             status = self.stop()
         except subprocess.TimeoutExpired:
@@ -143,7 +166,7 @@ class Server:
         finally:
             assert self.process.stdout is not None
             self.process.stdout.close()
-            if kind is not None:
+            if kind is not None or status != 0:
                 sys.stderr.write(self.log)
             shutil.rmtree(self.directory)
         if kind is None:

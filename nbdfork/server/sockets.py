@@ -52,7 +52,9 @@ class Listeners:
             shutil.rmtree(self.private_directory, ignore_errors=True)
 
     def give_private_to(self, uid: int, gid: int) -> None:
-        """Let the user that the server is about to become remove a private socket."""
+        """Let the user that the server, now root, is about to become remove a private socket."""
+        if os.geteuid() != 0:
+            return
         if self.private_directory is not None and self.unix_path is not None:
             os.chown(self.unix_path, uid, gid)
             os.chown(self.private_directory, uid, gid)

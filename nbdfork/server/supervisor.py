@@ -11,8 +11,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import psutil
 
@@ -30,7 +29,7 @@ KILL_SECONDS = 5.0
 
 
 class Supervisor:
-    """A pool of workers and its life.
+    """A pool of workers and its life.  From its making on, stop signals are recorded.
 
     *shutdown_limit*: how many seconds workers get, at the end, to finish with their clients.
     """
@@ -41,13 +40,12 @@ class Supervisor:
         size: PoolSize,
         service: worker.Service,
         shutdown_limit: float,
-        captive: Captive | None = None,
     ) -> None:
         self._listeners = listeners
         self._size = size
         self._service = service
         self._shutdown_limit = shutdown_limit
-        self._captive = captive
+        self._captive: Captive | None = None
         self._board = Scoreboard(size.max_clients)
         self._workers: dict[int, psutil.Process] = {}
         self._throttle = Throttle()
@@ -59,8 +57,9 @@ class Supervisor:
         self._poll = select.poll()
         self._poll.register(self._news, select.POLLIN)
         self._poll.register(self._signals, select.POLLIN)
+        self._record_signals()
 
-    def run(self, on_ready: Callable[[], None]) -> None:
+    def run(self, on_ready: Callable[[], None], captive: Captive | None = None) -> None:
         """Run the pool until a signal, or the end of the captive command, stops it.
 
         *on_ready* is called when workers wait for clients.  Raises `StartupError` if they do
@@ -68,31 +67,27 @@ class Supervisor:
         """
         gc.collect()
         gc.freeze()  # so that collections in the workers leave the pages they share alone
-        with self._recording_signals():
-            try:
-                self._start()
-                on_ready()
-                while not self._is_stopping():
-                    self._wait(self._throttle.remaining(time.monotonic()) or None)
-                    self._reap()
-                    self._adjust()
-            finally:
-                self._drain()
+        self._captive = captive
+        try:
+            self._start()
+            on_ready()
+            while not self._is_stopping():
+                self._adjust()
+                self._wait(self._throttle.remaining(time.monotonic()) or None)
+                self._reap()
+        finally:
+            self._drain()
 
     # -- waiting ------------------------------------------------------------------------
 
-    @contextmanager
-    def _recording_signals(self) -> Iterator[None]:
-        """Let signals write themselves to a pipe and do nothing else."""
-        signals = (*STOP_SIGNALS, signal.SIGCHLD)
-        before = {signum: signal.signal(signum, lambda *_: None) for signum in signals}
-        previous = signal.set_wakeup_fd(self._signals_end, warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(previous)
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
+    def _record_signals(self) -> None:
+        """Let signals write themselves to a pipe and do nothing else.
+
+        It stays so until the process ends: a second signal must not cut its cleaning up short.
+        """
+        for signum in (*STOP_SIGNALS, signal.SIGCHLD):
+            signal.signal(signum, lambda *_: None)
+        signal.set_wakeup_fd(self._signals_end, warn_on_full_buffer=False)
 
     def _wait(self, seconds: float | None) -> None:
         """Wait for a signal or for news, and take note of stop signals."""
@@ -112,13 +107,18 @@ class Supervisor:
     def _start(self) -> None:
         """Fork the first workers and wait until they are ready for clients."""
         self._adjust()
-        while self._board.count(State.STARTING) and not self._is_stopping():
+        while True:
+            self._check_boot()
+            if not self._board.count(State.STARTING) or self._is_stopping():
+                return
             self._wait(None)
-            for slot in self._workers:
-                if self._board.state(slot) is State.FAILED:
-                    raise StartupError(f"a worker cannot start: {self._board.note(slot)}")
-            if self._reap():
-                raise StartupError("a worker died while it was starting")
+
+    def _check_boot(self) -> None:
+        for slot in self._workers:
+            if self._board.state(slot) is State.FAILED:
+                raise StartupError(f"a worker cannot start: {self._board.note(slot)}")
+        if self._reap():
+            raise StartupError("a worker died while it was starting")
 
     def _adjust(self) -> None:
         """Fork or retire workers, so that there are as many as there should be."""
@@ -218,5 +218,6 @@ class Supervisor:
             log.warning("killing worker %d, serving %s", process.pid, self._board.note(slot))
             process.kill()
         psutil.wait_procs(self._workers.values(), timeout=KILL_SECONDS)
+        signal.set_wakeup_fd(-1)
         for fd in (self._leash, self._news, self._news_end, self._signals, self._signals_end):
             os.close(fd)

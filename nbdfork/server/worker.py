@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from setproctitle import setproctitle
+from setproctitle import setproctitle, setthreadtitle
 
 from nbdfork.server import linux, sockets
 from nbdfork.server.scoreboard import Scoreboard, State
@@ -23,6 +23,12 @@ from nbdfork.server.scoreboard import Scoreboard, State
 log = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
+
+
+def show_in_ps(name: str, title: str) -> None:
+    """Let ps(1) and pgrep(1) show this process with *name* (15 bytes at most) and *title*."""
+    setproctitle(f"nbdfork: {title}")
+    setthreadtitle(name)
 
 
 class Servable(Protocol):
@@ -97,7 +103,7 @@ class Place:
     def report(self, state: State, note: str = "") -> None:
         """Tell the supervisor what this worker is doing now."""
         self.board.set(self.slot, state, note)
-        setproctitle(f"nbdfork: worker {state.name.lower()} {note}".rstrip())
+        show_in_ps("nbdfork-worker", f"worker {state.name.lower()} {note}".rstrip())
         try:
             os.write(self.news, b"n")
         except (BlockingIOError, BrokenPipeError):
