@@ -35,7 +35,8 @@ def parse_arguments(argv: Sequence[str], activated: bool = False) -> Options:
         if option is None:
             words.append(value)
             continue
-        names[option.key] = name
+        names.pop(option.key, None)
+        names[option.key] = name  # in the order of their last use
         converted = _convert(option, name, value)
         if option.key == "debug":
             debug.append(converted)

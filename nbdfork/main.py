@@ -126,8 +126,6 @@ def _run(
 
 def _serve_single(options: Options, start: _Start) -> int:
     """Serve the one client that is on stdin and stdout."""
-    if sys.stdin is not None and sys.stdin.isatty():
-        raise StartupError("-s serves an NBD client on stdin and stdout, but this is a terminal")
     client = stdio.take_over()
     _set_up_logs(options, options.log or ("syslog" if stdio.is_null(2) else "stderr"))
     identity = privileges.look_up(options.user, options.group)

@@ -62,8 +62,6 @@ class File(Plugin):
     def open(self, export_name: str, read_only: bool) -> Export:
         fd, writable = _open(self._path_of(export_name), read_only)
         try:
-            if not _is_servable(os.fstat(fd).st_mode):
-                raise OSError(errno.EINVAL, "neither a regular file nor a block device")
             os.posix_fadvise(fd, 0, 0, _ADVICE[self.fadvise])
             return DescriptorExport(fd, writable=writable, trace=bool(self.debug["zero"]))
         except BaseException:
@@ -74,8 +72,11 @@ class File(Plugin):
         if self.dir is None:
             return self.file or ""
         if not export_name or "/" in export_name or export_name in (".", ".."):
-            raise OSError(errno.ENOENT, "the export name must be that of a file in the directory")
-        return os.path.join(self.dir, export_name)
+            raise FileNotFoundError(errno.ENOENT, "not the name of a file in the directory")
+        path = os.path.join(self.dir, export_name)
+        if not _is_servable(os.stat(path).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "neither a regular file nor a block device")
+        return path
 
 
 def _is_servable(mode: int) -> bool:
@@ -90,11 +91,8 @@ def _is_present(entry: os.DirEntry[str]) -> bool:
 
 
 def _open(path: str, read_only: bool) -> tuple[int, bool]:
-    """Open *path* for writing if possible; return the descriptor and whether it was.
-
-    O_NONBLOCK: a fifo in the directory must not hold the worker up until someone writes to it.
-    """
-    flags = os.O_CLOEXEC | os.O_NONBLOCK
+    """Open *path* for writing if possible; return the descriptor and whether it was."""
+    flags = os.O_CLOEXEC | os.O_NONBLOCK  # should it have become a fifo, not to wait for it
     if not read_only:
         try:
             return os.open(path, flags | os.O_RDWR), True

@@ -58,7 +58,12 @@ def test_bundles() -> None:
 
 @pytest.mark.parametrize(
     ("short", "field"),
-    [("--read", "readonly"), ("--new", "newstyle"), ("--fore", "foreground"), ("--verb", "verbose")],
+    [
+        ("--read", "readonly"),
+        ("--new", "newstyle"),
+        ("--fore", "foreground"),
+        ("--verb", "verbose"),
+    ],
 )
 def test_abbreviations(short: str, field: str) -> None:
     assert getattr(parse_arguments([short, "null"]), field) is True
@@ -87,7 +92,7 @@ def test_export_name_implies_newstyle() -> None:
 def test_the_last_of_4_and_6_counts() -> None:
     options = parse_arguments(["-4", "-6", "null"])
     assert (options.ipv4_only, options.ipv6_only) == (False, True)
-    options = parse_arguments(["-6", "-4", "null"])
+    options = parse_arguments(["-4", "-6", "-4", "null"])
     assert (options.ipv4_only, options.ipv6_only) == (True, False)
 
 

@@ -120,6 +120,14 @@ def test_user_switch(shared: Path, user: str, group: str | None) -> None:
         assert connects(shared / "sock")
 
 
+def test_a_user_without_a_group(shared: Path) -> None:
+    need_root()
+    done = nbdfork("-u", "12345", "-P", "pid", "-U", "sock", "memory", "1", cwd=shared)
+    assert done.returncode == 0
+    assert "warning: -u 12345: the user has no group of his own, so it stays 0" in done.stderr
+    stop(psutil.Process(int((shared / "pid").read_text())))
+
+
 def test_group_alone(shared: Path) -> None:
     need_root()
     with background("-P", "pid", "-U", "sock", "-g", "daemon", "memory", "1", cwd=shared) as server:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.harness import SECONDS, Server, eventually, title
+from tests.harness import SECONDS, Server, eventually, is_alive, title
 
 PLUGINS = Path(__file__).parent / "plugins"
 GREETING = 152
@@ -87,10 +87,10 @@ def clients(server: Server, count: int) -> Iterator[list[Client]]:
         yield made
 
 
-def idle(server: Server) -> list[psutil.Process]:
-    """Return the four spares once all of them wait for clients."""
+def idle(server: Server, count: int = 4) -> list[psutil.Process]:
+    """Return the spares once all *count* of them wait for clients."""
     workers = server.workers()
-    ready = len(workers) == 4 and all(title(w) == "nbdfork: worker idle" for w in workers)
+    ready = len(workers) == count and all(title(w) == "nbdfork: worker idle" for w in workers)
     return workers if ready else []
 
 
@@ -200,8 +200,21 @@ def test_killing_a_worker_costs_its_client_only() -> None:
         assert "was killed by signal 9" in server.log
 
 
+def test_a_spare_that_is_told_to_end_does_not_wait_for_a_client() -> None:
+    with Server("--spare-workers", "1", "memory", "1M") as server:
+        (spare,) = eventually(lambda: idle(server, 1))
+        spare.terminate()
+        assert eventually(lambda: not is_alive(spare))
+        client = Client(server).greet()
+        assert client.read(0, 8) == bytes(8)
+        client.close()
+
+
 def test_killed_spares_are_replaced_and_the_pace_is_throttled() -> None:
     with Server("memory", "1M") as server:
+        first = Client(server).greet()
+        first.close()  # once it is replaced, the server has finished starting
+        assert eventually(lambda: len(server.workers()) == 4 and not server.serving())
         for worker in eventually(lambda: idle(server)):
             worker.kill()
         assert eventually(lambda: "a worker died unused; next fork in 0.4 s" in server.log)

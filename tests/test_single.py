@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.exchange import Player, arguments, connections, files
-from tests.harness import NBDFORK, SECONDS, eventually, nbdfork, need, output, receive
+from tests.harness import NBDFORK, SECONDS, eventually, nbdfork, need, output, receive, run
 
 PLUGINS = Path(__file__).parent / "plugins"
 READ = bytes.fromhex("25609513 0000 0000 0000000000000007 0000000000000000 00000200")
@@ -26,9 +26,9 @@ def inetd(*words: str | Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
     with theirs:
         server = subprocess.Popen(
             [*NBDFORK, "-s", *map(str, words)],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=theirs.fileno(),
         )
     ours.settimeout(SECONDS)
     return server, ours
@@ -125,6 +125,14 @@ def test_a_terminal_is_not_a_client() -> None:
     os.close(theirs)
     assert done.returncode == 1
     assert "this is a terminal" in done.stderr
+
+
+def test_closed_descriptors_are_not_a_client() -> None:
+    for redirection in ("<&-", ">&-", "<&- >&-"):
+        done = run("sh", "-c", f'"$@" {redirection}', "sh", *NBDFORK, "-s", "null")
+        assert done.returncode == 1
+        assert "but one of them is not open" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_errors_at_start_are_told_on_stderr() -> None:

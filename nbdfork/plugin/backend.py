@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 class UnknownExport(Exception):
     """There is no export of the name the client asked for."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no export {name!r}")
+
 
 class Backend:
     """A plugin with the settings that the server's options give it.

@@ -22,12 +22,11 @@ _PUNCH_HOLE = 0x02
 _ZERO_RANGE = 0x10
 
 # linux/fs.h
+_BLKSSZGET = 0x1268
 _BLKGETSIZE64 = 0x80081272
 _BLKDISCARD = 0x1277
 _BLKROTATIONAL = 0x127E
 _BLKZEROOUT = 0x127F
-
-_SECTOR = 512
 
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENODEV})
 
@@ -58,11 +57,12 @@ class DescriptorExport(Export):
         self._trace = trace
         status = os.fstat(fd)
         self._is_block = stat.S_ISBLK(status.st_mode)
-        self._size = self._device_size() if self._is_block else status.st_size
+        self._size = self._ask_device(_BLKGETSIZE64, 8) if self._is_block else status.st_size
+        self._sector = self._ask_device(_BLKSSZGET, 4) if self._is_block else 1
         self._refused: set[str] = set()  # ways to zero that the file system turned down
 
-    def _device_size(self) -> int:
-        return int.from_bytes(fcntl.ioctl(self._fd, _BLKGETSIZE64, bytes(8)), "little")
+    def _ask_device(self, request: int, size: int) -> int:
+        return int.from_bytes(fcntl.ioctl(self._fd, request, bytes(size)), "little")
 
     # -- facts --------------------------------------------------------------------------
 
@@ -83,10 +83,7 @@ class DescriptorExport(Export):
         return True
 
     def is_rotational(self) -> bool:
-        if not self._is_block:
-            return False
-        answer = fcntl.ioctl(self._fd, _BLKROTATIONAL, bytes(2))
-        return int.from_bytes(answer, "little") != 0
+        return self._is_block and self._ask_device(_BLKROTATIONAL, 2) != 0
 
     # -- operations ---------------------------------------------------------------------
 
@@ -115,9 +112,10 @@ class DescriptorExport(Export):
         os.fdatasync(self._fd)
 
     def trim(self, count: int, offset: int, flags: int) -> None:
-        self._attempt(
-            "trim", [self._discard if self._is_block else self._punch_hole], count, offset
-        )
+        start, end = self._whole_sectors(offset, count)
+        if start < end:
+            method = self._discard if self._is_block else self._punch_hole
+            self._attempt("trim", [method], end - start, start)
         if flags & FUA:
             self.flush()
 
@@ -129,10 +127,18 @@ class DescriptorExport(Export):
             methods.append(self._zero_out)
         if flags & MAY_TRIM:
             methods.insert(0, self._punch_hole)
-        if not self._attempt("zero", methods, count, offset):
-            raise OSError(errno.EOPNOTSUPP, "no way to zero a range of this file but to write")
+        start, end = self._whole_sectors(offset, count)
+        if start >= end or not self._attempt("zero", methods, end - start, start):
+            raise OSError(errno.EOPNOTSUPP, "no way to zero this range but to write")
+        self.pwrite(memoryview(bytes(start - offset)), offset, 0)
+        self.pwrite(memoryview(bytes(offset + count - end)), end, 0)
         if flags & FUA:
             self.flush()
+
+    def _whole_sectors(self, offset: int, count: int) -> tuple[int, int]:
+        """Return start and end of the part of a range that a block device can zero."""
+        sector = self._sector
+        return -(-offset // sector) * sector, (offset + count) // sector * sector
 
     def cache(self, count: int, offset: int) -> None:
         os.posix_fadvise(self._fd, offset, count, os.POSIX_FADV_WILLNEED)
@@ -175,13 +181,7 @@ class DescriptorExport(Export):
         _fallocate(self._fd, _KEEP_SIZE, offset, count)
 
     def _discard(self, count: int, offset: int) -> None:
-        """Discard the whole sectors of a range of a block device."""
-        start = -(-offset // _SECTOR) * _SECTOR
-        end = (offset + count) // _SECTOR * _SECTOR
-        if start < end:
-            _ioctl_range(self._fd, _BLKDISCARD, start, end - start)
+        _ioctl_range(self._fd, _BLKDISCARD, offset, count)
 
     def _zero_out(self, count: int, offset: int) -> None:
-        if (offset | count) % _SECTOR:
-            raise OSError(errno.EOPNOTSUPP, "not whole sectors")
         _ioctl_range(self._fd, _BLKZEROOUT, offset, count)

@@ -152,12 +152,12 @@ class ParameterSet:
 
     def help_lines(self) -> list[str]:
         """Return the parameters as `--help PLUGIN` shows them, a line each."""
-        lines = []
+        rows = []
         for key, parameter in self.by_key.items():
-            shown = f"[{key}=]" if parameter.magic else f"{key}="
-            notes = "required" if parameter.required else ""
+            shown = (f"[{key}=]" if parameter.magic else f"{key}=") + parameter.metavar
+            note = " (required)" if parameter.required else ""
             if parameter.default is not None:
-                notes = f"default: {parameter.default}"
-            text = f"{shown + parameter.metavar:<28} {parameter.help}"
-            lines.append(f"{text} ({notes})" if notes else text)
-        return lines
+                note = f" (default: {parameter.default})"
+            rows.append((shown, parameter.help + note))
+        width = max((len(shown) for shown, _ in rows), default=0)
+        return [f"{shown:<{width}}  {text}" for shown, text in rows]

@@ -5,11 +5,14 @@ at once; the change itself comes after all that needs root.
 """
 
 import grp
+import logging
 import os
 import pwd
 from dataclasses import dataclass
 
 from nbdfork.server.errors import StartupError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ def look_up(user: str | None, group: str | None) -> Identity | None:
             uid, gid, name = entry.pw_uid, entry.pw_gid, entry.pw_name
         else:
             uid = int(user)
+            if group is None and gid == 0:
+                log.warning("-u %s: the user has no group of his own, so it stays 0: use -g", user)
     if group is not None:
         gid = _group_id(group)
     return Identity(uid, gid, name)

@@ -12,11 +12,19 @@ import stat
 from collections.abc import Iterable
 
 from nbdfork.server.daemon import is_open
+from nbdfork.server.errors import StartupError
 from nbdfork.types import Buffer
 
 
 def take_over() -> "socket.socket | PipeStream":
-    """Return the client that is on stdin and stdout, and redirect these two."""
+    """Return the client that is on stdin and stdout, and redirect these two.
+
+    Raises `StartupError` if there can be none.
+    """
+    if not is_open(0) or not is_open(1):
+        raise StartupError("-s serves a client on stdin and stdout, but one of them is not open")
+    if os.isatty(0):
+        raise StartupError("-s serves a client on stdin and stdout, but this is a terminal")
     one_socket = _same(0, 1) and stat.S_ISSOCK(os.fstat(0).st_mode)
     source, sink = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)

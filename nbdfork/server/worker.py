@@ -62,6 +62,7 @@ class Stopper:
 
     def __init__(self) -> None:
         self.stopped = False
+        self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # readable once stopped
         self._client: Servable | None = None
 
     def install(self, signals: Iterable[signal.Signals]) -> None:
@@ -71,6 +72,7 @@ class Stopper:
 
     def _on_signal(self, signum: int, frame: object) -> None:
         self.stopped = True
+        os.eventfd_write(self.event, 1)
         if self._client is not None:
             self._client.stop()
 
@@ -147,7 +149,7 @@ def _serve_clients(place: Place, service: Service, stopper: Stopper) -> None:
     served = 0
     while not stopper.stopped:
         place.report(State.IDLE)
-        client = _accept(place)
+        client = _accept(place, stopper)
         if client is None:
             return
         served += 1
@@ -176,14 +178,15 @@ def _serve(client: socket.socket, place: Place, service: Service, stopper: Stopp
     log.info("client %s is gone", peer)
 
 
-def _accept(place: Place) -> socket.socket | None:
+def _accept(place: Place, stopper: Stopper) -> socket.socket | None:
     """Wait for a client; return None if the worker is to end instead."""
     with select.epoll() as epoll:
         for listener in place.listeners:
             # Of all workers that wait, the kernel wakes one for each connection.
             epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
         epoll.register(place.leash, select.EPOLLIN)
-        while True:
+        epoll.register(stopper.event, select.EPOLLIN)
+        while not stopper.stopped:
             # Before looking at the leash: the connection that woke us wakes nobody else.
             for listener in place.listeners:
                 client = _accept_from(listener)
@@ -192,6 +195,7 @@ def _accept(place: Place) -> socket.socket | None:
             if _is_let_go(place.leash):
                 return None
             epoll.poll()
+    return None
 
 
 def _accept_from(listener: socket.socket) -> socket.socket | None:

@@ -1,0 +1,207 @@
+"""The channel: batches, pieces, and how it ends."""
+
+import os
+import random
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from nbdfork.protocol.channel import DISCARD_SIZE, RECEIVE_SIZE, SEND_SIZE, Channel
+from nbdfork.protocol.errors import Disconnected
+from nbdfork.types import Buffer
+
+
+class Recorder:
+    """A stream that gives what it was told to, in its pieces, and counts the calls."""
+
+    def __init__(self, *pieces: bytes, takes: int = 1 << 30) -> None:
+        self.pieces = list(pieces)
+        self.takes = takes
+        self.calls: list[str] = []
+        self.sent = b""
+
+    def recv_into(self, buffer: memoryview, nbytes: int = 0, /) -> int:
+        self.calls.append("recv")
+        if not self.pieces:
+            return 0
+        piece = self.pieces.pop(0)
+        if len(piece) > len(buffer):
+            self.pieces.insert(0, piece[len(buffer) :])
+        count = min(len(piece), len(buffer))
+        buffer[:count] = piece[:count]
+        return count
+
+    def sendmsg(self, buffers: Iterable[Buffer], /) -> int:
+        self.calls.append("send")
+        data = b"".join(bytes(part) for part in buffers)[: self.takes]
+        self.sent += data
+        return len(data)
+
+    def settimeout(self, value: float | None, /) -> None: ...
+
+    def shutdown(self, how: int, /) -> None: ...
+
+    def fileno(self) -> int:
+        return -1
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def test_one_receive_serves_many_takes() -> None:
+    stream = Recorder(b"abcdef")
+    channel = Channel(stream)
+    assert channel.receive(2)
+    assert [bytes(channel.take(2)) for _ in range(3)] == [b"ab", b"cd", b"ef"]
+    assert stream.calls == ["recv"]
+    assert not channel.receive(1)
+
+
+def test_nothing_unsent_is_held_while_it_waits() -> None:
+    stream = Recorder(b"x")
+    channel = Channel(stream)
+    channel.put(b"one")
+    channel.put(b"two")
+    assert stream.calls == []
+    channel.receive(1)
+    assert stream.calls == ["send", "recv"]
+    assert stream.sent == b"onetwo"
+
+
+def test_large_payloads_wait_with_nothing_unsent_too() -> None:
+    size = RECEIVE_SIZE + 10
+    stream = Recorder(b"ab", bytes(size - 2))
+    channel = Channel(stream)
+    assert channel.receive(2)
+    channel.put(b"reply")
+    assert bytes(channel.take(size)) == b"ab" + bytes(size - 2)
+    assert stream.calls == ["recv", "send", "recv"]
+
+
+def test_replies_leave_when_enough_have_gathered() -> None:
+    stream = Recorder()
+    channel = Channel(stream)
+    while not stream.calls:
+        channel.put(bytes(4096))
+    assert len(stream.sent) == SEND_SIZE
+
+
+def test_many_small_replies_fit_into_one_call() -> None:
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours)
+    reader = threading.Thread(target=lambda: received.append(everything(theirs)))
+    received: list[bytes] = []
+    reader.start()
+    for number in range(5000):
+        channel.put(number.to_bytes(2, "big"))
+    channel.flush()
+    ours.shutdown(socket.SHUT_WR)
+    reader.join()
+    assert received == [b"".join(n.to_bytes(2, "big") for n in range(5000))]
+    theirs.close()
+    ours.close()
+
+
+def test_memory_that_may_change_is_not_kept() -> None:
+    stream = Recorder()
+    channel = Channel(stream)
+    small, large = bytearray(b"abc"), bytearray(DISCARD_SIZE)
+    channel.put(small)
+    small[:] = b"xyz"
+    channel.put(memoryview(large))
+    large[:] = b"x" * DISCARD_SIZE
+    channel.flush()
+    assert stream.sent == b"abc" + bytes(DISCARD_SIZE)
+
+
+@pytest.mark.parametrize("takes", [1, 3, 7])
+def test_partial_sends_are_continued(takes: int) -> None:
+    stream = Recorder(takes=takes)
+    channel = Channel(stream)
+    channel.put(b"abc", b"", b"defgh", b"i")
+    channel.flush()
+    assert stream.sent == b"abcdefghi"
+
+
+def test_end_at_a_boundary_and_within_a_message() -> None:
+    channel = Channel(Recorder())
+    assert not channel.receive(4)
+    channel = Channel(Recorder(b"abc"))
+    with pytest.raises(Disconnected):
+        channel.receive(4)
+    channel = Channel(Recorder(b"abc"))
+    with pytest.raises(Disconnected):
+        channel.take(RECEIVE_SIZE + 1)
+
+
+def test_any_cut_gives_the_same_bytes() -> None:
+    generator = random.Random(0)
+    data = generator.randbytes(1 << 20)
+    for _ in range(5):
+        channel = Channel(Recorder(*cut(data, generator)))
+        taken = b""
+        while len(taken) < len(data):
+            count = min(generator.choice([1, 28, 4096, 300_000]), len(data) - len(taken))
+            taken += bytes(channel.take(count))
+        assert taken == data
+
+
+def cut(data: bytes, generator: random.Random) -> Iterator[bytes]:
+    while data:
+        size = generator.choice([1, 100, 5000])
+        yield data[:size]
+        data = data[size:]
+
+
+def test_discard() -> None:
+    channel = Channel(Recorder(bytes(1000), b"rest"))
+    channel.discard(1000)
+    assert bytes(channel.take(4)) == b"rest"
+
+
+def test_stop_gives_what_had_arrived_and_then_the_end() -> None:
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours)
+    theirs.sendall(b"abcd")
+    channel.stop()
+    assert bytes(channel.take(4)) == b"abcd"
+    assert not channel.receive(1)
+    theirs.close()
+    ours.close()
+
+
+def test_deadline() -> None:
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours)
+    channel.set_deadline(0.01)
+    with pytest.raises(Disconnected, match="timed out"):
+        channel.receive(1)
+    channel.set_deadline(None)
+    theirs.sendall(b"x")
+    assert channel.receive(1)
+    theirs.close()
+    ours.close()
+
+
+def test_the_last_reply_survives_a_close_with_unread_bytes() -> None:
+    """Over TCP, closing with bytes unread resets the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    theirs.sendall(os.urandom(100_000))
+    channel = Channel(ours)
+    channel.put(b"bye")
+    closing = threading.Thread(target=channel.close)
+    closing.start()
+    assert everything(theirs) == b"bye"
+    theirs.close()
+    closing.join()
+
+
+def everything(client: socket.socket) -> bytes:
+    data = b""
+    while more := client.recv(65536):
+        data += more
+    return data

@@ -1,0 +1,210 @@
+"""The gate: bounds, read-only, alignment, emulation."""
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from nbdfork.plugin import FAST_ZERO, FUA, MAY_TRIM, BlockSize, Export, Support
+from nbdfork.plugin.errors import Refused
+from nbdfork.plugin.gate import Gate
+
+
+class Disk(Export):
+    """A disk that notes what it is asked to do."""
+
+    def __init__(self, size: int = 8192) -> None:
+        self.data = bytearray(size)
+        self.calls: list[tuple[object, ...]] = []
+
+    def get_size(self) -> int:
+        return len(self.data)
+
+    def pread(self, count: int, offset: int) -> bytes:
+        self.calls.append(("pread", count, offset))
+        return bytes(self.data[offset : offset + count])
+
+    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        self.calls.append(("pwrite", len(data), offset, flags))
+        self.data[offset : offset + len(data)] = data
+
+
+class Flushing(Disk):
+    def flush(self) -> None:
+        self.calls.append(("flush",))
+
+    def trim(self, count: int, offset: int, flags: int) -> None:
+        self.calls.append(("trim", count, offset, flags))
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        self.calls.append(("zero", count, offset, flags))
+        if flags & FAST_ZERO or not flags & MAY_TRIM:
+            raise OSError(errno.EOPNOTSUPP, "only holes")
+
+
+class Native(Flushing):
+    def can_fua(self) -> Support:
+        return Support.NATIVE
+
+
+def refused(number: int, operation: Callable[..., object], *arguments: object) -> None:
+    with pytest.raises(Refused) as caught:
+        operation(*arguments)
+    assert caught.value.errno == number
+
+
+def test_bounds() -> None:
+    disk = Flushing()
+    gate = Gate(disk, read_only=False)
+    assert gate.pread(8192, 0) == bytes(8192)
+    for offset, count in ((8191, 2), (8193, 0), (2**64 - 1, 1), (0, 8193)):
+        refused(errno.EINVAL, gate.pread, count, offset)
+        refused(errno.EINVAL, gate.trim, count, offset, False)
+        refused(errno.ENOSPC, gate.zero, count, offset, True, False, False)
+        if count <= 8193:
+            refused(errno.ENOSPC, gate.pwrite, memoryview(bytes(count)), offset, False)
+    assert [call[0] for call in disk.calls] == ["pread"]
+
+
+def test_read_only() -> None:
+    gate = Gate(Flushing(), read_only=True)
+    assert not gate.can_write
+    assert not gate.can_trim
+    assert gate.fua is Support.NONE
+    refused(errno.EPERM, gate.pwrite, memoryview(b"x"), 0, False)
+    refused(errno.EPERM, gate.trim, 1, 0, False)
+    refused(errno.EPERM, gate.zero, 1, 0, True, False, False)
+
+
+def test_what_is_not_offered() -> None:
+    gate = Gate(Disk(), read_only=False)
+    assert (gate.can_flush, gate.can_trim, gate.cache_support) == (False, False, Support.NONE)
+    refused(errno.EINVAL, gate.flush)
+    refused(errno.EINVAL, gate.trim, 1, 0, False)
+    refused(errno.EINVAL, gate.cache, 1, 0)
+
+
+def test_alignment() -> None:
+    class Sectors(Disk):
+        def block_size(self) -> BlockSize:
+            return BlockSize(512, 4096, 1 << 20)
+
+    gate = Gate(Sectors(), read_only=False)
+    assert len(gate.pread(512, 512)) == 512
+    refused(errno.EINVAL, gate.pread, 511, 0)
+    refused(errno.EINVAL, gate.pread, 512, 1)
+    refused(errno.EINVAL, gate.pwrite, memoryview(b"x"), 0, False)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(3, 4096, 65536), (1, 256, 65536), (131072, 131072, 1 << 20), (1, 4096, 512), (0, 512, 512)],
+)
+def test_facts_that_make_no_sense(sizes: tuple[int, int, int]) -> None:
+    class Wrong(Disk):
+        def block_size(self) -> BlockSize:
+            return BlockSize(*sizes)
+
+    with pytest.raises(OSError, match="block sizes are invalid"):
+        Gate(Wrong(), read_only=False)
+
+
+def test_size_that_makes_no_sense() -> None:
+    class Endless(Disk):
+        def get_size(self) -> int:
+            return 2**63
+
+    with pytest.raises(OSError, match="its size is"):
+        Gate(Endless(), read_only=False)
+
+
+def test_fua_is_emulated_by_a_flush() -> None:
+    disk = Flushing()
+    gate = Gate(disk, read_only=False)
+    gate.pwrite(memoryview(b"x"), 0, True)
+    gate.trim(1, 0, True)
+    gate.zero(1, 0, True, False, True)
+    assert disk.calls == [
+        ("pwrite", 1, 0, 0),
+        ("flush",),
+        ("trim", 1, 0, 0),
+        ("flush",),
+        ("zero", 1, 0, MAY_TRIM),
+        ("flush",),
+    ]
+
+
+def test_native_fua_is_handed_down() -> None:
+    disk = Native()
+    gate = Gate(disk, read_only=False)
+    gate.pwrite(memoryview(b"x"), 0, True)
+    gate.pwrite(memoryview(b"x"), 0, False)
+    gate.trim(1, 0, True)
+    gate.zero(1, 0, True, False, True)
+    assert disk.calls == [
+        ("pwrite", 1, 0, FUA),
+        ("pwrite", 1, 0, 0),
+        ("trim", 1, 0, FUA),
+        ("zero", 1, 0, FUA | MAY_TRIM),
+    ]
+
+
+def test_zeroes_are_written_where_zero_does_not_work() -> None:
+    size = (2 << 20) + 100
+    disk = Native(size)
+    disk.data[:] = b"x" * size
+    gate = Gate(disk, read_only=False)
+    gate.zero(size - 2, 1, False, False, True)
+    assert disk.data == b"x" + bytes(size - 2) + b"x"
+    assert [call[0] for call in disk.calls] == ["zero", "pwrite", "pwrite", "pwrite"]
+    assert all(call[3] == FUA for call in disk.calls[1:])
+
+
+def test_fast_zero_never_writes() -> None:
+    for disk in (Disk(), Native()):
+        gate = Gate(disk, read_only=False)
+        refused(errno.EOPNOTSUPP, gate.zero, 512, 0, True, True, False)
+        assert not any(call[0] == "pwrite" for call in disk.calls)
+
+
+def test_other_errors_of_zero_are_not_hidden() -> None:
+    class Full(Disk):
+        def zero(self, count: int, offset: int, flags: int) -> None:
+            raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OSError, match="full"):
+        Gate(Full(), read_only=False).zero(1, 0, True, False, False)
+
+
+def test_nothing_is_asked_for_nothing() -> None:
+    disk = Native()
+    gate = Gate(disk, read_only=False)
+    assert gate.pread(0, 8192) == b""
+    gate.pwrite(memoryview(b""), 8192, True)
+    gate.trim(0, 0, True)
+    gate.zero(0, 0, True, True, True)
+    assert disk.calls == []
+
+
+def test_short_answers_of_a_plugin_are_errors() -> None:
+    class Short(Disk):
+        def pread(self, count: int, offset: int) -> bytes:
+            return bytes(count - 1)
+
+    with pytest.raises(OSError, match="returned 511 bytes for 512") as caught:
+        Gate(Short(), read_only=False).pread(512, 0)
+    assert caught.value.errno == errno.EIO
+
+
+def test_cache_by_reading() -> None:
+    class Emulated(Disk):
+        def can_cache(self) -> Support:
+            return Support.EMULATE
+
+    disk = Emulated(3 << 20)
+    Gate(disk, read_only=True).cache((2 << 20) + 5, 7)
+    assert [call[1:] for call in disk.calls] == [
+        (1 << 20, 7),
+        (1 << 20, 7 + (1 << 20)),
+        (5, 7 + (2 << 20)),
+    ]

@@ -1,0 +1,113 @@
+"""The layout is the architecture: which part of nbdfork may import which."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "nbdfork"
+
+ALLOWED = {
+    "server": {"nbdfork.server", "nbdfork.types"},
+    "protocol": {
+        "nbdfork.protocol",
+        "nbdfork.types",
+        "nbdfork.plugin.backend",
+        "nbdfork.plugin.errors",
+        "nbdfork.plugin.export",
+        "nbdfork.plugin.gate",
+    },
+    "plugin": {"nbdfork", "nbdfork.plugin", "nbdfork.types"},
+}
+"""The wings, and what each may import of nbdfork: these modules and what is below them."""
+
+ORDER = {
+    "server": [
+        ["errors", "linux", "pool", "scoreboard"],
+        ["privileges", "sockets", "daemon", "captive"],
+        ["stdio", "worker"],
+        ["supervisor"],
+    ],
+    "protocol": [
+        ["errors", "wire"],
+        ["channel"],
+        ["transmission"],
+        ["handshake"],
+        ["connection"],
+    ],
+    "plugin": [
+        ["errors", "parse"],
+        ["parameters", "export"],
+        ["gate", "load", "descriptor"],
+        ["backend"],
+    ],
+}
+"""Within a wing, each row may import only rows above it."""
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules of nbdfork that *path* imports, names of submodules resolved."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                is_module = (ROOT / f"{submodule.replace('.', '/')}.py").exists()
+                found.add(submodule if is_module else node.module)
+    return {name for name in found if name.split(".")[0] == "nbdfork"}
+
+
+def is_below(name: str, allowed: str) -> bool:
+    return name == allowed or (allowed != "nbdfork" and name.startswith(f"{allowed}."))
+
+
+@pytest.mark.parametrize("wing", ALLOWED)
+def test_wings_do_not_know_each_other(wing: str) -> None:
+    for path in (PACKAGE / wing).glob("*.py"):
+        for name in imports(path):
+            assert any(is_below(name, allowed) for allowed in ALLOWED[wing]), f"{path}: {name}"
+
+
+@pytest.mark.parametrize("wing", ORDER)
+def test_imports_point_down(wing: str) -> None:
+    rank = {name: row for row, names in enumerate(ORDER[wing]) for name in names}
+    for path in (PACKAGE / wing).glob("*.py"):
+        if path.stem == "__init__":
+            continue
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[:2] == ["nbdfork", wing] and len(parts) > 2:
+                assert rank[parts[2]] < rank[path.stem], f"{path}: {name}"
+
+
+def test_plugins_import_only_the_public_contract() -> None:
+    public = {"nbdfork.plugin", "nbdfork.plugin.descriptor", "nbdfork.plugin.parse"}
+    for path in (ROOT / "plugins").glob("*.py"):
+        assert imports(path) <= public, path
+
+
+def test_every_module_states_its_law_and_stays_small() -> None:
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "plugins").glob("*.py")]:
+        text = path.read_text()
+        assert ast.get_docstring(ast.parse(text)), path
+        assert len(text.splitlines()) <= 400, path
+
+
+def test_wire_numbers_stand_in_one_file() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        numbers = [
+            node.value
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and type(node.value) is int
+        ]
+        assert path.name == "wire.py" or not any(n > 0xFFFFFFFF for n in numbers), path
+
+
+def test_the_pool_forks_in_one_place() -> None:
+    places = [
+        path.name for path in (PACKAGE / "server").glob("*.py") if "os.fork()" in path.read_text()
+    ]
+    assert sorted(places) == ["daemon.py", "supervisor.py"]  # daemon: to wait in the foreground
