@@ -219,5 +219,7 @@ class Supervisor:
             process.kill()
         psutil.wait_procs(self._workers.values(), timeout=KILL_SECONDS)
         signal.set_wakeup_fd(-1)
+        for signum in STOP_SIGNALS:  # the interpreter, ending, would restore all but ignored ones
+            signal.signal(signum, signal.SIG_IGN)
         for fd in (self._leash, self._news, self._news_end, self._signals, self._signals_end):
             os.close(fd)
