@@ -104,8 +104,8 @@ class Place:
 
     def report(self, state: State, note: str = "") -> None:
         """Tell the supervisor what this worker is doing now."""
-        self.board.set(self.slot, state, note)
         show_in_ps("nbdfork-worker", f"worker {state.name.lower()} {note}".rstrip())
+        self.board.set(self.slot, state, note)
         try:
             os.write(self.news, b"n")
         except (BlockingIOError, BrokenPipeError):
