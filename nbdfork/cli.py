@@ -30,7 +30,7 @@ def parse_arguments(argv: Sequence[str], activated: bool = False) -> Options:
     given: dict[str, Any] = {}
     names: dict[str, str] = {}  # as the user wrote them, for messages
     words: list[str] = []
-    debug: list[tuple[str, str, int]] = []
+    repeated: dict[str, list[Any]] = {key: [] for key in _REPEATABLE}
     for option, value, name in _split(argv):
         if option is None:
             words.append(value)
@@ -38,8 +38,8 @@ def parse_arguments(argv: Sequence[str], activated: bool = False) -> Options:
         names.pop(option.key, None)
         names[option.key] = name  # in the order of their last use
         converted = _convert(option, name, value)
-        if option.key == "debug":
-            debug.append(converted)
+        if option.key in repeated:
+            repeated[option.key].append(converted)
         else:
             given[option.key.replace("-", "_")] = converted
     _check_conflicts(names, activated)
@@ -53,8 +53,12 @@ def parse_arguments(argv: Sequence[str], activated: bool = False) -> Options:
         given |= {"ipv4_only": last == "ipv4-only", "ipv6_only": last == "ipv6-only"}
     given.pop("oldstyle", None)  # the default
     plugin = words[0] if words else None
-    return Options(plugin=plugin, arguments=tuple(words[1:]), debug=tuple(debug), **given)
+    given |= {_REPEATABLE[key]: tuple(values) for key, values in repeated.items()}
+    return Options(plugin=plugin, arguments=tuple(words[1:]), **given)
 
+
+_REPEATABLE = {"debug": "debug", "filter": "filters"}
+"""The options that may be given several times, and the fields that gather them."""
 
 _IMPLIED = {
     "exportname": "newstyle",

@@ -25,12 +25,15 @@ def is_asked_for(options: Options) -> bool:
 def show(options: Options) -> None:
     """Print what *options* ask for.  Raises `UsageError` or `ConfigError`."""
     found = load.find(options.plugin) if options.plugin is not None else None
+    layers = [load.find(name, load.FILTER) for name in options.filters]
+    if found:
+        layers.append(found)
     if options.help:
-        print(usage() + (f"\n{load.help_text(found)}" if found else ""))
+        print("\n".join([usage(), *map(load.help_text, layers)]))
     elif options.version:
         print(f"nbdfork {nbdfork.__version__}")
-        if found:
-            print(f"{found.name} {found.version}")
+        for layer in layers:
+            print(f"{layer.name} {layer.version}")
     elif options.dump_config:
         _print_pairs(configuration())
     elif found is None:
@@ -47,7 +50,8 @@ def usage() -> str:
         lines.append(
             f"  {names}\n      {option.help}" if len(names) > 26 else f"  {names:<27}{option.help}"
         )
-    lines.append(f"\nPlugins: {', '.join(load.available())}")
+    lines.append(f"\nPlugins: {', '.join(load.available(load.PLUGIN))}")
+    lines.append(f"Filters: {', '.join(load.available(load.FILTER))}")
     lines.append("See nbdfork(1) for the whole manual.\n")
     return "\n".join(lines)
 
@@ -60,7 +64,7 @@ def configuration() -> Iterator[tuple[str, str]]:
     yield "libdir", os.path.dirname(os.path.dirname(os.path.abspath(nbdfork.__file__)))
     yield "mandir", os.path.join(paths["data"], "share", "man")
     yield "name", "nbdfork"
-    yield "plugindir", load.plugin_directory()
+    yield "plugindir", load.directory(load.PLUGIN)
     yield "sbindir", paths["scripts"]
     yield "sysconfdir", "/etc" if system else os.path.join(sys.prefix, "etc")
     yield "version", nbdfork.__version__
@@ -68,6 +72,7 @@ def configuration() -> Iterator[tuple[str, str]]:
     yield "version_major", major
     yield "version_minor", minor
     yield "exit_with_parent", "yes"
+    yield "filterdir", load.directory(load.FILTER)
     yield "host_cpu", os.uname().machine
     yield "host_os", sys.platform
     yield "python", sys.executable

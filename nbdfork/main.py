@@ -14,18 +14,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nbdfork import cli, info, logs, uri
+from nbdfork import assembly, cli, info, logs, uri
 from nbdfork.options import Options
 from nbdfork.plugin import load
-from nbdfork.plugin.backend import Backend
+from nbdfork.plugin.backend import Backend, Layer
 from nbdfork.plugin.errors import ConfigError
-from nbdfork.protocol.connection import Connection, Settings
+from nbdfork.protocol.connection import Connection
 from nbdfork.server import daemon, linux, privileges, sockets, stdio, worker
 from nbdfork.server.captive import Captive
 from nbdfork.server.errors import StartupError
-from nbdfork.server.pool import PoolSize
 from nbdfork.server.sockets import Listeners
-from nbdfork.server.supervisor import STOP_SIGNALS, Supervisor
+from nbdfork.server.supervisor import STOP_SIGNALS
 
 log = logging.getLogger(__name__)
 
@@ -105,14 +104,7 @@ def _run(
     worker.show_in_ps("nbdfork", f"supervisor {shlex.join(sys.argv[1:])}")
     if options.pidfile is not None:
         daemon.write_pidfile(options.pidfile)
-    size = PoolSize(options.max_clients, options.spare_workers, options.clients_per_worker)
-    service = worker.Service(
-        backend.after_fork,
-        lambda client, on_export: Connection(client, backend, _settings(options), on_export),
-        options.keepalive,
-        options.clients_per_worker,
-    )
-    supervisor = Supervisor(listeners, size, service, options.shutdown_limit)
+    supervisor = assembly.supervisor(options, backend, listeners)
     # The command keeps the privileges of its user; it can connect already, and will be served.
     captive = Captive(options.run, _variables(options, listeners)) if options.run else None
     if identity is not None:
@@ -121,6 +113,7 @@ def _run(
     if options.exit_with_parent and not linux.die_with_parent(STOP_SIGNALS[0], start.parent):
         return 0
     supervisor.run(launch.tell_ready, captive)
+    backend.unload()
     return captive.status() if captive is not None else 0
 
 
@@ -142,7 +135,9 @@ def _serve_single(options: Options, start: _Start) -> int:
     if isinstance(client, socket.socket):
         sockets.prepare_client(client, options.keepalive)
     backend.after_fork()
-    stopper.serve(Connection(client, backend, _settings(options), lambda name: None))
+    stopper.serve(Connection(client, backend, assembly.settings(options), lambda name: None))
+    backend.cleanup()
+    backend.unload()
     return 0
 
 
@@ -158,8 +153,13 @@ def _set_up_logs(options: Options, destination: str) -> None:
 
 def _backend(options: Options) -> Backend:
     """Load and configure the plugin."""
-    found = load.find(options.plugin or "")
-    backend = Backend(found, read_only=options.readonly, export_name=options.exportname)
+    filters = [_layer(load.find(name, load.FILTER)) for name in options.filters]
+    backend = Backend(
+        _layer(load.find(options.plugin or "")),
+        filters,
+        read_only=options.readonly,
+        export_name=options.exportname,
+    )
     for owner, flag, value in options.debug:
         if owner == "nbdfork":
             _set_server_flag(flag, value)
@@ -167,6 +167,10 @@ def _backend(options: Options) -> Backend:
             backend.set_debug_flag(owner, flag, value)
     backend.configure(options.arguments)
     return backend
+
+
+def _layer(found: load.Found) -> Layer:
+    return Layer(found.name, found.plugin_class())
 
 
 def _set_server_flag(flag: str, value: int) -> None:
@@ -200,10 +204,6 @@ def _detach(options: Options, start: _Start) -> daemon.Foreground | daemon.Backg
     launch = daemon.detach(start.descriptors, keep_stderr)
     _set_up_logs(options, options.log or "syslog")
     return launch
-
-
-def _settings(options: Options) -> Settings:
-    return Settings(options.newstyle, options.handshake_limit)
 
 
 def _uri(options: Options, listeners: Listeners) -> str:

@@ -41,6 +41,7 @@ TABLE = (
         "serve only this export name (implies -n)",
     ),
     Option(("--exit-with-parent",), None, "end when the parent process does (implies -f)"),
+    Option(("--filter",), "FILTER", "put this filter before the plugin (may be repeated)"),
     Option(("-f", "--no-fork", "--foreground"), None, "do not fork into the background"),
     Option(("-g", "--group"), "GROUP", "change to this group, by name or number"),
     Option(("--handshake-limit",), "SECONDS", "time a client has to choose an export (10; 0: any)"),
@@ -74,6 +75,7 @@ class Options:
 
     plugin: str | None = None
     arguments: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()  # the first is nearest to the client
 
     # What to print instead of serving.
     help: bool = False

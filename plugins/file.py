@@ -50,7 +50,7 @@ class File(Plugin):
         elif not _is_servable(mode):
             raise ConfigError(f"file: {path} is neither a regular file nor a block device")
 
-    def list_exports(self) -> Iterator[ExportInfo]:
+    def list_exports(self, read_only: bool) -> Iterator[ExportInfo]:
         if self.dir is None:
             yield ExportInfo("")
             return

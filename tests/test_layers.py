@@ -18,7 +18,8 @@ ALLOWED = {
         "nbdfork.plugin.export",
         "nbdfork.plugin.gate",
     },
-    "plugin": {"nbdfork", "nbdfork.plugin", "nbdfork.types"},
+    "plugin": {"nbdfork", "nbdfork.filter", "nbdfork.plugin", "nbdfork.types"},
+    "filters": {"nbdfork.filter", "nbdfork.plugin", "nbdfork.types"},
 }
 """The wings, and what each may import of nbdfork: these modules and what is below them."""
 
@@ -38,7 +39,8 @@ ORDER = {
     ],
     "plugin": [
         ["errors", "parse"],
-        ["parameters", "export"],
+        ["parameters", "export", "shared"],
+        ["plugin"],
         ["gate", "load", "descriptor"],
         ["backend"],
     ],

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from nbdfork.plugin import FAST_ZERO, FUA, MAY_TRIM, ConfigError, Export, Plugin, Support
-from nbdfork.plugin.backend import Backend, UnknownExport
+from nbdfork.plugin.backend import Backend, Layer, UnknownExport
 from nbdfork.plugin.descriptor import DescriptorExport
 from nbdfork.plugin.load import find
-from nbdfork.plugin.parameters import ParameterSet
 from tests.harness import Server, need, output, run
 
 SIZE = 1 << 20
@@ -22,9 +21,9 @@ SIZE = 1 << 20
 def plugin(name: str, *arguments: str) -> Plugin:
     found = find(name)
     made = found.plugin_class()
-    ParameterSet(found.plugin_class).assign(made, name, arguments)
-    made.config_complete()
-    made.get_ready()
+    backend = Backend(Layer(name, made))
+    backend.configure(arguments)
+    backend.get_ready()
     return made
 
 
@@ -158,7 +157,7 @@ def test_file_without_permission_to_write_is_served_read_only(tmp_path: Path) ->
 
 
 def test_file_that_goes_away_is_no_export(disk: Path) -> None:
-    backend = Backend(find("file"))
+    backend = Backend(Layer("file", find("file").plugin_class()))
     backend.configure([str(disk)])
     disk.unlink()
     with pytest.raises(UnknownExport):
@@ -180,7 +179,7 @@ def test_file_directory(tmp_path: Path) -> None:
     (tmp_path / "subdirectory").mkdir()
     os.mkfifo(tmp_path / "fifo")
     made = plugin("file", f"dir={tmp_path}")
-    assert [export.name for export in made.list_exports()] == ["a", "b", "link"]
+    assert [export.name for export in made.list_exports(True)] == ["a", "b", "link"]
     export = made.open("b", True)
     assert export.pread(512, 0) == b"b" * 512
     export.close()

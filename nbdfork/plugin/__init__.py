@@ -9,27 +9,41 @@ from nbdfork.plugin.errors import ConfigError
 from nbdfork.plugin.export import (
     FAST_ZERO,
     FUA,
+    HOLE,
     MAY_TRIM,
+    REQ_ONE,
+    ZERO,
     BlockSize,
     Export,
     ExportInfo,
-    Plugin,
+    Extent,
     Support,
 )
 from nbdfork.plugin.parameters import Parameter
+from nbdfork.plugin.plugin import Plugin, ThreadModel
+from nbdfork.plugin.shared import ScratchFile, SharedBuffer, SharedCounter, SharedLock
 from nbdfork.types import Buffer
 
 __all__ = [
     "FAST_ZERO",
     "FUA",
+    "HOLE",
     "MAY_TRIM",
+    "REQ_ONE",
+    "ZERO",
     "BlockSize",
     "Buffer",
     "ConfigError",
     "Export",
     "ExportInfo",
+    "Extent",
     "Parameter",
     "Plugin",
+    "ScratchFile",
+    "SharedBuffer",
+    "SharedCounter",
+    "SharedLock",
     "Support",
+    "ThreadModel",
     "parse",
 ]

@@ -1,19 +1,23 @@
-"""The backend: one configured plugin, as the server sees it, through its whole life.
+"""The backend: a configured plugin with its filters, as the server sees it, for all its life.
 
-It calls the plugin's methods in their order, decides which export names are served, and hands
-a `Gate` to each client.
+It hands out the arguments, calls the layers' methods in their order, decides which export names
+are served, and gives each client a `Gate`.
 """
 
 import errno
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from threading import Lock
 
+from nbdfork.filter import Filter
 from nbdfork.plugin.errors import ConfigError
-from nbdfork.plugin.export import ExportInfo, Plugin
+from nbdfork.plugin.export import ExportInfo
 from nbdfork.plugin.gate import Gate
-from nbdfork.plugin.load import Found
-from nbdfork.plugin.parameters import ParameterSet
+from nbdfork.plugin.parameters import Assignment, split, unknown
+from nbdfork.plugin.plugin import Plugin, ThreadModel, takes_any_key
+from nbdfork.plugin.shared import SharedLock
 
 log = logging.getLogger(__name__)
 
@@ -25,76 +29,154 @@ class UnknownExport(Exception):
         super().__init__(f"there is no export {name!r}")
 
 
-class Backend:
-    """A plugin with the settings that the server's options give it.
+@dataclass(frozen=True)
+class Layer:
+    """A plugin, or a filter, and the name it goes by."""
 
-    *read_only* makes every export read-only.  *export_name*, if not None, is the one name that
-    is served; the empty name then means the same export.
+    name: str
+    plugin: Plugin
+
+
+class Backend:
+    """A plugin behind its filters, with the settings that the server's options give it.
+
+    *filters*: the first is nearest to the client.  *read_only* makes every export read-only.
+    *export_name*, if not None, is the one name that is served; the empty name then means the
+    same export.
     """
 
     def __init__(
         self,
-        found: Found,
+        plugin: Layer,
+        filters: Sequence[Layer] = (),
         *,
         read_only: bool = False,
         export_name: str | None = None,
     ) -> None:
-        self.name = found.name
-        self._plugin: Plugin = found.plugin_class()
-        self._parameters = ParameterSet(found.plugin_class)
+        self.name = plugin.name
+        self._layers = [*filters, plugin]
+        for above, below in zip(self._layers, self._layers[1:], strict=False):
+            assert isinstance(above.plugin, Filter)
+            above.plugin.next = below.plugin
+        self._top = self._layers[0].plugin
         self._read_only = read_only
         self._export_name = export_name
+        self._lock: AbstractContextManager[object] | None = None
 
     # -- life, in the supervisor --------------------------------------------------------
 
     def configure(self, arguments: Iterable[str]) -> None:
-        """Give the plugin its parameters.  Raises `ConfigError`."""
+        """Give the layers their parameters.
+
+        A key goes to the first layer, from the client's side, that declares it; what none
+        declares, to the plugin, if it takes any key.  Raises `ConfigError`.
+        """
         log.debug("%s: config", self.name)
-        self._parameters.assign(self._plugin, self.name, arguments)
-        self._plugin.config_complete()
+        assignments = [Assignment(layer.plugin, layer.name) for layer in self._layers]
+        for argument in arguments:
+            self._assign(assignments, *split(argument))
+        for assignment in assignments:
+            assignment.finish()
+        for layer in reversed(self._layers):
+            layer.plugin.config_complete()
+
+    def _assign(self, assignments: list[Assignment], key: str | None, text: str) -> None:
+        plugin = self._layers[-1].plugin
+        magic = assignments[-1].declared.magic
+        if key is None and magic is not None:
+            key = magic.key
+            assignments = assignments[-1:]
+        for assignment in assignments:
+            if key in assignment.declared.by_key:
+                assert key is not None
+                assignment.set(key, text)
+                return
+        if key is None or not takes_any_key(plugin):
+            known = [known for one in assignments for known in one.declared.by_key]
+            raise unknown(self.name, key, text, known)
+        plugin.config(key, text)
 
     def set_debug_flag(self, owner: str, flag: str, value: int) -> None:
-        """Set a debug flag of the plugin (`-D OWNER.FLAG=N`).  Raises `ConfigError`."""
-        if owner != self.name:
+        """Set a debug flag of a layer (`-D OWNER.FLAG=N`).  Raises `ConfigError`."""
+        for layer in self._layers:
+            if layer.name == owner:
+                break
+        else:
             raise ConfigError(
                 f"-D {owner}.{flag}: {owner!r} is neither nbdfork nor the plugin {self.name!r}"
             )
-        if flag not in self._plugin.debug:
-            known = ", ".join(self._plugin.debug) or "none"
+        if flag not in layer.plugin.debug:
+            known = ", ".join(layer.plugin.debug) or "none"
             raise ConfigError(f"-D {owner}.{flag}: no such debug flag; the plugin has: {known}")
-        self._plugin.debug[flag] = value
+        layer.plugin.debug[flag] = value
+
+    def thread_model(self) -> ThreadModel:
+        """Return the strictest thread model of all layers."""
+        return min(layer.plugin.thread_model() for layer in self._layers)
+
+    def one_process(self) -> bool:
+        """Return whether one process must serve all clients."""
+        return any(layer.plugin.one_process() for layer in self._layers)
 
     def get_ready(self) -> None:
-        """Let the plugin make what all clients share.  Raises `ConfigError`."""
+        """Let the layers make what all clients share.  Raises `ConfigError`."""
         log.debug("%s: get_ready", self.name)
-        try:
-            self._plugin.get_ready()
-        except OSError as error:
-            raise ConfigError(f"{self.name}: {error}") from error
+        for layer in reversed(self._layers):
+            try:
+                layer.plugin.get_ready()
+            except OSError as error:
+                raise ConfigError(f"{layer.name}: {error}") from error
+        if self.thread_model() is ThreadModel.SERIALIZE_ALL_REQUESTS:
+            self._lock = Lock() if self.one_process() else SharedLock()
+
+    def unload(self) -> None:
+        """The server ends."""
+        self._each("unload", lambda plugin: plugin.unload(), self._layers)
 
     # -- life, in each worker -----------------------------------------------------------
 
     def after_fork(self) -> None:
         """A worker has been forked."""
-        self._plugin.after_fork()
+        for layer in reversed(self._layers):
+            layer.plugin.after_fork()
+
+    def cleanup(self) -> None:
+        """A worker ends."""
+        self._each("cleanup", lambda plugin: plugin.cleanup(), self._layers)
+
+    def _each(self, what: str, call: Callable[[Plugin], None], layers: list[Layer]) -> None:
+        """Call all layers, whatever one of them raises."""
+        for layer in layers:
+            try:
+                call(layer.plugin)
+            except Exception:
+                log.exception("%s: %s failed:", layer.name, what)
+
+    def preconnect(self) -> None:
+        """A client has connected.  Raises OSError if it is not wanted."""
+        with self._guarded("preconnect"):
+            self._top.preconnect(self._read_only)
 
     def list_exports(self) -> list[ExportInfo]:
         """Return the exports that a client may be shown.  Raises OSError."""
         if self._export_name is not None:
             return [ExportInfo(self._export_name)]
-        with self._only_os_errors("list_exports"):
-            return list(self._plugin.list_exports())
+        with self._guarded("list_exports"):
+            return list(self._top.list_exports(self._read_only))
 
     def canonical_name(self, name: str) -> str:
         """Return the name of the export a client means by *name*.
 
-        Raises `UnknownExport` if it may not have it.
+        Raises `UnknownExport` if it may not have it, OSError if the plugin fails to say.
         """
         if self._export_name is not None:
             if name not in ("", self._export_name):
                 raise UnknownExport(name)
             return self._export_name
-        return name or self._plugin.default_export()
+        if name:
+            return name
+        with self._guarded("default_export"):
+            return self._top.default_export(self._read_only)
 
     def open(self, name: str) -> Gate:
         """Open the export *name* (canonical) for a client.
@@ -102,22 +184,23 @@ class Backend:
         Raises `UnknownExport`, or the OSError that the plugin refused with.
         """
         log.debug("%s: open %r", self.name, name)
-        with self._only_os_errors("open"):
+        with self._guarded("open"):
             try:
-                export = self._plugin.open(name, self._read_only)
+                export = self._top.open(name, self._read_only)
             except FileNotFoundError as error:
                 raise UnknownExport(name) from error
             try:
-                return Gate(export, self._read_only)
+                return Gate(export, self._read_only, self._lock)
             except BaseException:
                 export.close()
                 raise
 
     @contextmanager
-    def _only_os_errors(self, method: str) -> Iterator[None]:
-        """Turn a bug of the plugin, once logged, into an OSError with EIO."""
+    def _guarded(self, method: str) -> Iterator[None]:
+        """Hold the lock, if there is one; turn a bug of the plugin, once logged, into EIO."""
         try:
-            yield
+            with self._lock or nullcontext():
+                yield
         except (OSError, UnknownExport):
             raise
         except Exception as error:

@@ -10,9 +10,19 @@ import fcntl
 import logging
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from nbdfork.plugin.export import FAST_ZERO, FUA, MAY_TRIM, Export, Support
+from nbdfork.plugin.export import (
+    FAST_ZERO,
+    FUA,
+    HOLE,
+    MAY_TRIM,
+    REQ_ONE,
+    ZERO,
+    Export,
+    Extent,
+    Support,
+)
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +152,32 @@ class DescriptorExport(Export):
 
     def cache(self, count: int, offset: int) -> None:
         os.posix_fadvise(self._fd, offset, count, os.POSIX_FADV_WILLNEED)
+
+    def can_extents(self) -> bool:
+        return not self._is_block  # a device does not tell
+
+    def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
+        end = offset + count
+        while offset < end:
+            data = self._seek(offset, os.SEEK_DATA)
+            if data > offset:
+                yield Extent(offset, data - offset, HOLE | ZERO)
+            if data < end:
+                hole = self._seek(data, os.SEEK_HOLE)
+                yield Extent(data, hole - data, 0)
+                data = hole
+            if flags & REQ_ONE:
+                return
+            offset = data
+
+    def _seek(self, offset: int, whence: int) -> int:
+        """Find the next data or hole.  The position this moves is nobody's: see above."""
+        try:
+            return os.lseek(self._fd, offset, whence)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return self._size  # there is nothing but a hole up to the end
 
     def close(self) -> None:
         os.close(self._fd)

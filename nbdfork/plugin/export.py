@@ -1,30 +1,36 @@
-"""The contract: what a plugin implements.
-
-A `Plugin` is one configured disk source; it lives as long as the server and is inherited by
-every worker.  An `Export` is one client's view of it, made by `Plugin.open` in the worker
-that serves the client.  A plugin that needs nothing of its own for each client is its own
-export: it overrides `get_size`, `pread` and so on directly.
+"""The contract, a client's side: `Export`, one client's view of a disk.
 
 Methods that read or change the disk report failure by raising `OSError`; the client gets the
-nearest NBD error.  The server checks bounds, read-only and flags before it calls, so a plugin
-never needs to.  What a plugin does not override is emulated, or not offered to clients.
+nearest NBD error.  The server checks bounds, read-only and flags before it calls, so an export
+never needs to.  What an export does not override is emulated, or not offered to clients.
 """
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from nbdfork.types import Buffer
 
-FUA = 1 << 0
-"""Flag: do not return before the data written is on stable storage."""
+# The flags have the values of nbdkit's NBDKIT_FLAG_*.
 
-MAY_TRIM = 1 << 1
+MAY_TRIM = 1 << 0
 """Flag of `Export.zero`: the range may become a hole; without it, it must stay allocated."""
 
-FAST_ZERO = 1 << 2
+FUA = 1 << 1
+"""Flag: do not return before the data written is on stable storage."""
+
+REQ_ONE = 1 << 2
+"""Flag of `Export.extents`: the first extent is enough."""
+
+FAST_ZERO = 1 << 3
 """Flag of `Export.zero`: raise OSError(EOPNOTSUPP), with nothing changed, unless zeroing is
 faster than writing."""
+
+HOLE = 1 << 0
+"""Type of an extent: not allocated."""
+
+ZERO = 1 << 1
+"""Type of an extent: reads as zeroes."""
 
 
 class Support(enum.Enum):
@@ -54,6 +60,14 @@ class ExportInfo(NamedTuple):
     description: str = ""
 
 
+class Extent(NamedTuple):
+    """A range of the disk of one type: 0 for data, or `HOLE`, `ZERO`, or both."""
+
+    offset: int
+    length: int
+    type: int
+
+
 class Export:
     """One client's view of a disk.
 
@@ -65,8 +79,18 @@ class Export:
         raise NotImplementedError(f"{type(self).__name__}.get_size is not implemented")
 
     def pread(self, count: int, offset: int) -> Buffer:
-        """Return exactly *count* bytes from *offset*."""
-        raise NotImplementedError(f"{type(self).__name__}.pread is not implemented")
+        """Return exactly *count* bytes from *offset*.
+
+        Any buffer will do, and is sent without a copy if it is large.  Override this or
+        `pread_into`, whichever comes easier.
+        """
+        data = bytearray(count)
+        self.pread_into(memoryview(data), offset)
+        return data
+
+    def pread_into(self, data: memoryview, offset: int) -> None:
+        """Fill *data* with the bytes from *offset*."""
+        raise NotImplementedError(f"{type(self).__name__} implements neither pread nor pread_into")
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
         """Write all of *data* at *offset*.  *data* is only good until this returns.
@@ -93,6 +117,14 @@ class Export:
 
     def cache(self, count: int, offset: int) -> None:
         """Bring *count* bytes from *offset* nearer: a hint."""
+        raise NotImplementedError
+
+    def extents(self, count: int, offset: int, flags: int) -> Iterable[Extent]:
+        """Tell which parts of a range are data, holes, or zeroes.
+
+        The extents follow each other without a gap, the first one holds *offset*; they may reach
+        beyond the range, or end before it.  *flags*: `REQ_ONE`.
+        """
         raise NotImplementedError
 
     def close(self) -> None:
@@ -132,6 +164,10 @@ class Export:
         """How CACHE is carried out; emulation reads the range and drops it."""
         return Support.NATIVE if self._overrides("cache") else Support.NONE
 
+    def can_extents(self) -> bool:
+        """Whether `extents` works; if not, all is data."""
+        return self._overrides("extents")
+
     def can_multi_conn(self) -> bool:
         """Whether a flush by one client covers what others have had acknowledged, and every
         client sees it at once (protocol document, CAN_MULTI_CONN).
@@ -152,49 +188,3 @@ class Export:
 
     def _overrides(self, method: str) -> bool:
         return getattr(type(self), method) is not getattr(Export, method)
-
-
-class Plugin(Export):
-    """One configured disk source.
-
-    The docstring's first line is the plugin's description.  Class attributes of type
-    `Parameter` are its parameters.  The methods below are called in this order; those up to
-    `get_ready` may raise `ConfigError` and the user will see it.
-    """
-
-    debug_flags: Mapping[str, str] = {}
-    """The flags that `-D PLUGIN.FLAG=N` can set, with a line of help each."""
-
-    def __init__(self) -> None:
-        self.debug: dict[str, int] = dict.fromkeys(self.debug_flags, 0)
-
-    def dump_plugin(self) -> Mapping[str, str]:
-        """Return what `--dump-plugin` prints beyond the usual, by key."""
-        return {}
-
-    def config_complete(self) -> None:
-        """All parameters are set: check them together."""
-
-    def get_ready(self) -> None:
-        """Make what all clients share.  Called once, before the workers are forked and before
-        privileges are dropped: what is made here must be shared by its nature (an open file,
-        shared memory), because each worker has its own copy of everything else.
-        """
-
-    def after_fork(self) -> None:
-        """Called in each worker before it serves its first client."""
-
-    def list_exports(self) -> Iterable[ExportInfo]:
-        """Return the exports that clients are shown."""
-        return [ExportInfo(self.default_export())]
-
-    def default_export(self) -> str:
-        """Return the name of the export that a client gets when it names none."""
-        return ""
-
-    def open(self, export_name: str, read_only: bool) -> Export:
-        """Return the export *export_name* for a new client.
-
-        OSError refuses the client; with errno ENOENT it is told that there is no such export.
-        """
-        return self

@@ -8,10 +8,21 @@ the export does not implement is emulated here.  It knows nothing of bytes on a 
 import errno
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from nbdfork.plugin.errors import Refused
-from nbdfork.plugin.export import FAST_ZERO, FUA, MAY_TRIM, Export, Support
+from nbdfork.plugin.export import (
+    FAST_ZERO,
+    FUA,
+    HOLE,
+    MAY_TRIM,
+    REQ_ONE,
+    ZERO,
+    Export,
+    Extent,
+    Support,
+)
 from nbdfork.plugin.parse import MAX_SIZE
 from nbdfork.types import Buffer
 
@@ -31,12 +42,16 @@ class Gate:
     `OSError` of an export that failed.
     """
 
-    def __init__(self, export: Export, read_only: bool) -> None:
-        """Ask *export* for its facts.
+    def __init__(
+        self,
+        export: Export,
+        read_only: bool,
+        lock: AbstractContextManager[object] | None = None,
+    ) -> None:
+        """Ask *export* for its facts; if there is a *lock*, hold it in every operation.
 
         Raises OSError with EINVAL for facts that make no sense.
         """
-        self._export = export
         self.size = export.get_size()
         self.block_size = export.block_size()
         self._check_facts()
@@ -50,15 +65,18 @@ class Gate:
         self.can_multi_conn = export.can_multi_conn()
         self.is_rotational = export.is_rotational()
         self.description = export.description()
+        self.can_extents = export.can_extents()
         self._can_zero = self.can_write and export.can_zero()
         self._misaligned = self.block_size.minimum - 1
-        bind = self._traced if log.isEnabledFor(logging.DEBUG) else self._untraced
-        self._pread = bind(export.pread)
-        self._pwrite = bind(export.pwrite)
-        self._flush = bind(export.flush)
-        self._trim = bind(export.trim)
-        self._zero = bind(export.zero)
-        self._cache = bind(export.cache)
+        self._lock = lock
+        self._pread = self._bind(export.pread)
+        self._pwrite = self._bind(export.pwrite)
+        self._flush = self._bind(export.flush)
+        self._trim = self._bind(export.trim)
+        self._zero = self._bind(export.zero)
+        self._cache = self._bind(export.cache)
+        self._extents = self._bind(lambda *arguments: list(export.extents(*arguments)), "extents")
+        self._close = self._bind(export.close)
 
     def _check_facts(self) -> None:
         if not 0 <= self.size <= MAX_SIZE:
@@ -130,10 +148,38 @@ class Gate:
         for start in range(offset, offset + count, _CACHE_PIECE):
             self._pread(min(_CACHE_PIECE, offset + count - start), start)
 
+    def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
+        """Return extents that follow each other from *offset* on and end within the range.
+
+        Neighbours of one type are merged.  Raises OSError with EIO for extents that leave gaps.
+        """
+        if offset + count > self.size:
+            self._refuse_range(count, offset, errno.EINVAL)
+        if not count:
+            raise Refused(errno.EINVAL, "an empty range has no extents")
+        if not self.can_extents:
+            return [Extent(offset, count, 0)]
+        found: list[Extent] = []
+        position, end = offset, offset + count
+        for start, length, kind in self._extents(count, offset, flags):
+            if start + length <= position or start >= end:
+                continue
+            if start > position or length <= 0 or kind & ~(HOLE | ZERO):
+                break
+            length = min(start + length, end) - position
+            if found and found[-1].type == kind:
+                found[-1] = found[-1]._replace(length=found[-1].length + length)
+            else:
+                found.append(Extent(position, length, kind))
+            position += length
+        if not found:
+            raise OSError(errno.EIO, f"the plugin gave no extent that holds {offset}")
+        return found[:1] if flags & REQ_ONE else found
+
     def close(self) -> None:
         """The client has gone.  Errors are logged: nobody is left to be told."""
         try:
-            self._export.close()
+            self._close()
         except Exception:
             log.exception("closing the export failed")
 
@@ -179,22 +225,32 @@ class Gate:
             self._pwrite(piece, offset, flags)
             offset += len(piece)
 
-    # -- tracing ------------------------------------------------------------------------
+    # -- what is called with every operation ---------------------------------------------
 
-    @staticmethod
-    def _untraced(method: Callable[..., T]) -> Callable[..., T]:
+    def _bind(self, method: Callable[..., T], name: str = "") -> Callable[..., T]:
+        """Return *method*, wrapped if it is to be logged or to hold the lock."""
+        if log.isEnabledFor(logging.DEBUG):
+            method = _traced(method, name or method.__name__)
+        if self._lock is not None:
+            method = _locked(method, self._lock)
         return method
 
-    @staticmethod
-    def _traced(method: Callable[..., T]) -> Callable[..., T]:
-        name = method.__name__
 
-        def traced(*arguments: object) -> T:
-            shown = [
-                f"{len(argument)} bytes" if isinstance(argument, memoryview) else str(argument)
-                for argument in arguments
-            ]
-            log.debug("%s(%s)", name, ", ".join(shown))
+def _locked(method: Callable[..., T], lock: AbstractContextManager[object]) -> Callable[..., T]:
+    def locked(*arguments: object) -> T:
+        with lock:
             return method(*arguments)
 
-        return traced
+    return locked
+
+
+def _traced(method: Callable[..., T], name: str) -> Callable[..., T]:
+    def traced(*arguments: object) -> T:
+        shown = [
+            f"{len(argument)} bytes" if isinstance(argument, memoryview) else str(argument)
+            for argument in arguments
+        ]
+        log.debug("%s(%s)", name, ", ".join(shown))
+        return method(*arguments)
+
+    return traced

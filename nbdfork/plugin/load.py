@@ -1,8 +1,8 @@
-"""Find a plugin by its name or path, and describe it.
+"""Find a plugin or a filter by its name or path, and describe it.
 
-A name is looked up among the plugins that come with nbdfork (package `nbdfork.plugins`), then
-among the entry points of group `nbdfork.plugins` that installed packages declare.  A path (it
-has a "/" or ends in ".py") is a Python file with one `Plugin` class.
+A name is looked up among those that come with nbdfork (packages `nbdfork.plugins` and
+`nbdfork.filters`), then among the entry points of these groups that installed packages
+declare.  A path (it has a "/" or ends in ".py") is a Python file with one class.
 """
 
 import difflib
@@ -17,116 +17,145 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import nbdfork
+from nbdfork.filter import Filter
 from nbdfork.plugin.errors import ConfigError
-from nbdfork.plugin.export import Plugin
 from nbdfork.plugin.parameters import ParameterSet
+from nbdfork.plugin.plugin import Plugin
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-PACKAGE = "nbdfork.plugins"
-ENTRY_POINTS = "nbdfork.plugins"
+
+@dataclass(frozen=True)
+class Kind:
+    """What is looked for: a word for it, the package and entry point group, the base class."""
+
+    word: str
+    group: str
+    base: type[Plugin]
+
+    def fits(self, value: object) -> bool:
+        """Return whether *value* is a class of this kind."""
+        if not isinstance(value, type) or not issubclass(value, self.base):
+            return False
+        return issubclass(value, Filter) == (self.base is Filter)
+
+
+PLUGIN = Kind("plugin", "nbdfork.plugins", Plugin)
+FILTER = Kind("filter", "nbdfork.filters", Filter)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A plugin's class, its name, where it came from and its version."""
+    """A plugin's or filter's class, its name, where it came from and its version."""
 
+    kind: Kind
     name: str
     path: str
     version: str
     plugin_class: type[Plugin]
 
 
-def plugin_directory() -> str:
-    """Return the directory of the plugins that come with nbdfork."""
-    return next(iter(importlib.import_module(PACKAGE).__path__))
+def directory(kind: Kind) -> str:
+    """Return the directory of those that come with nbdfork."""
+    return next(iter(importlib.import_module(kind.group).__path__))
 
 
-def _entry_points() -> "Iterable[EntryPoint]":
+def _shipped(kind: Kind) -> set[str]:
+    return {module.name for module in pkgutil.iter_modules([directory(kind)])}
+
+
+def available(kind: Kind) -> list[str]:
+    """Return the names of all that can be found by name, sorted."""
+    return sorted(_shipped(kind) | {point.name for point in _entry_points(kind)})
+
+
+def _entry_points(kind: Kind) -> "Iterable[EntryPoint]":
     from importlib.metadata import entry_points  # costs more than all else a start imports
 
-    return entry_points(group=ENTRY_POINTS)
+    return entry_points(group=kind.group)
 
 
-def available() -> list[str]:
-    """Return the names of all plugins that can be found by name, sorted."""
-    shipped = {module.name for module in pkgutil.iter_modules([plugin_directory()])}
-    third_party = {point.name for point in _entry_points()}
-    return sorted(shipped | third_party)
+def find(name: str, kind: Kind = PLUGIN) -> Found:
+    """Find the plugin or filter *name*, a name or a path.
 
-
-def find(plugin: str) -> Found:
-    """Find *plugin*, a name or a path.  Raises `ConfigError` if it cannot be loaded."""
+    Raises `ConfigError` if there is none or it cannot be loaded.
+    """
     try:
-        if os.sep in plugin or plugin.endswith(".py"):
-            return _from_path(plugin)
-        return _from_name(plugin)
+        if os.sep in name or name.endswith(".py"):
+            return _from_path(name, kind)
+        return _from_name(name, kind)
     except ConfigError:
         raise
-    except Exception as error:  # whatever the plugin's own code raises while it is imported
-        message = f"cannot load the plugin {plugin!r}: {type(error).__name__}: {error}"
+    except Exception as error:  # whatever its own code raises while it is imported
+        message = f"cannot load the {kind.word} {name!r}: {type(error).__name__}: {error}"
         raise ConfigError(message) from error
 
 
-def _from_name(name: str) -> Found:
-    if name in (module.name for module in pkgutil.iter_modules([plugin_directory()])):
-        module = importlib.import_module(f"{PACKAGE}.{name}")
-        return Found(name, str(module.__file__), nbdfork.__version__, _plugin_class(module))
-    for point in _entry_points():
-        if point.name != name:
-            continue
-        plugin_class = point.load()
-        path = inspect.getfile(plugin_class)
-        version = point.dist.version if point.dist else "unknown"
-        return Found(name, path, version, plugin_class)
-    known = available()
+def _from_name(name: str, kind: Kind) -> Found:
+    if name in _shipped(kind):
+        module = importlib.import_module(f"{kind.group}.{name}")
+        version = nbdfork.__version__
+        return Found(kind, name, str(module.__file__), version, _class_in(module, kind))
+    for point in _entry_points(kind):
+        if point.name == name:
+            plugin_class = point.load()
+            path = inspect.getfile(plugin_class)
+            version = point.dist.version if point.dist else "unknown"
+            return Found(kind, name, path, version, plugin_class)
+    known = available(kind)
     close = difflib.get_close_matches(name, known, 1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ConfigError(f"there is no plugin {name!r}.{hint} The plugins are: {', '.join(known)}")
+    raise ConfigError(
+        f"there is no {kind.word} {name!r}.{hint} The {kind.word}s are: {', '.join(known)}"
+    )
 
 
-def _from_path(path: str) -> Found:
+def _from_path(path: str, kind: Kind) -> Found:
     if not os.path.isfile(path):
-        raise ConfigError(f"the plugin {path!r} is not a file")
+        raise ConfigError(f"the {kind.word} {path!r} is not a file")
     name = os.path.basename(path).removesuffix(".py")
-    spec = importlib.util.spec_from_file_location(f"nbdfork_plugin_{name}", path)
+    spec = importlib.util.spec_from_file_location(f"nbdfork_{kind.word}_{name}", path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"the plugin {path!r} is not a Python file: its name must end in .py")
+        raise ConfigError(
+            f"the {kind.word} {path!r} is not a Python file: its name must end in .py"
+        )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     version = str(getattr(module, "__version__", "unknown"))
-    return Found(name, os.path.abspath(path), version, _plugin_class(module))
+    return Found(kind, name, os.path.abspath(path), version, _class_in(module, kind))
 
 
-def _plugin_class(module: ModuleType) -> type[Plugin]:
-    classes = [
+def _class_in(module: ModuleType, kind: Kind) -> type[Plugin]:
+    classes: list[type[Plugin]] = [
         value
         for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, Plugin)
-        and value.__module__ == module.__name__
+        if kind.fits(value) and value.__module__ == module.__name__
     ]
     if len(classes) != 1:
         names = ", ".join(c.__name__ for c in classes) or "none"
-        raise ConfigError(f"{module.__file__} must define one Plugin class; it defines: {names}")
+        raise ConfigError(
+            f"{module.__file__} must define one {kind.base.__name__} class; it defines: {names}"
+        )
     return classes[0]
 
 
 def help_text(found: Found) -> str:
-    """Return what `--help PLUGIN` says of the plugin."""
+    """Return what `--help PLUGIN` says of a plugin or filter."""
     description = inspect.getdoc(found.plugin_class) or ""
-    lines = [f"plugin: {found.name} - {description.splitlines()[0] if description else ''}"]
-    lines.append(f"({found.path})")
+    first = description.splitlines()[0] if description else ""
+    lines = [f"{found.kind.word}: {found.name} - {first}", f"({found.path})"]
     return "\n".join(lines + ParameterSet(found.plugin_class).help_lines())
 
 
 def dump(found: Found) -> Iterator[tuple[str, str]]:
     """Yield the key and value pairs that `--dump-plugin` prints."""
     parameters = ParameterSet(found.plugin_class)
+    plugin = found.plugin_class()
     yield "path", found.path
     yield "name", found.name
     yield "version", found.version
+    yield "thread_model", plugin.thread_model().name.lower()
     if parameters.magic is not None:
         yield "magic_config_key", parameters.magic.key
     for key in parameters.by_key:
@@ -135,4 +164,4 @@ def dump(found: Found) -> Iterator[tuple[str, str]]:
         overridden = getattr(found.plugin_class, method) is not getattr(Plugin, method, None)
         if overridden and hasattr(Plugin, method) and not method.startswith("_"):
             yield f"has_{method}", "1"
-    yield from found.plugin_class().dump_plugin().items()
+    yield from plugin.dump_plugin().items()

@@ -11,12 +11,13 @@ From the declaration come parsing, error messages, `--help PLUGIN` and `--dump-p
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from nbdfork.plugin.errors import ConfigError
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 
@@ -26,6 +27,7 @@ class Parameter(Generic[T]):
 
     *parse* makes the value of the text and raises ValueError with a message for the user.
     *magic*: a bare argument, without `key=`, is the value of this parameter.
+    *repeatable*: it may be given several times, and its value is a tuple of all of them.
     """
 
     @overload
@@ -36,6 +38,18 @@ class Parameter(Generic[T]):
         metavar: str,
         help: str,
         required: Literal[True],
+        magic: bool = False,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: "Parameter[tuple[V, ...]]",
+        parse: Callable[[str], V],
+        *,
+        metavar: str,
+        help: str,
+        repeatable: Literal[True],
+        required: bool = False,
         magic: bool = False,
     ) -> None: ...
 
@@ -68,12 +82,14 @@ class Parameter(Generic[T]):
         help: str,
         default: Any = None,
         required: bool = False,
+        repeatable: bool = False,
         magic: bool = False,
     ) -> None:
         self.parse = parse
         self.metavar = metavar
         self.help = help
-        self.default = default
+        self.default = () if repeatable else default
+        self.repeatable = repeatable
         self.required = required
         self.magic = magic
         self.key = ""
@@ -97,8 +113,16 @@ class Parameter(Generic[T]):
         instance.__dict__[self.key] = value
 
 
+def split(argument: str) -> tuple[str | None, str]:
+    """Split an argument of the command line into key and text; a bare one has no key."""
+    key, separator, text = argument.partition("=")
+    if separator and _KEY.fullmatch(key):
+        return key, text
+    return None, argument
+
+
 class ParameterSet:
-    """The parameters declared by one plugin class, and the assignment of arguments to them."""
+    """The parameters declared by one plugin class."""
 
     def __init__(self, plugin_class: type) -> None:
         declared: dict[str, Parameter[Any]] = {}
@@ -109,46 +133,19 @@ class ParameterSet:
         self.by_key = declared
         self.magic = next((p for p in declared.values() if p.magic), None)
 
-    def assign(self, plugin: object, plugin_name: str, arguments: Iterable[str]) -> None:
-        """Set *plugin*'s parameters from command line *arguments*.
+    def set_values(self, plugin: object, values: Mapping[str, Any]) -> None:
+        """Set parameters, by attribute name, to *values*; text is parsed.
 
-        Raises `ConfigError` for what is unknown, malformed, given twice or missing.
+        Raises TypeError for a name that is not declared, ValueError for text that is wrong.
         """
-        given: set[str] = set()
-        for argument in arguments:
-            parameter, text = self._match(plugin_name, argument)
-            if parameter.key in given:
-                raise ConfigError(f"{plugin_name}: {parameter.key}= is given twice")
-            given.add(parameter.key)
-            try:
-                parameter.__set__(plugin, parameter.parse(text))
-            except ValueError as error:
-                raise ConfigError(f"{plugin_name}: {parameter.key}={text}: {error}") from None
-        for key, parameter in self.by_key.items():
-            if parameter.required and key not in given:
-                raise ConfigError(
-                    f"{plugin_name}: the parameter {key}={parameter.metavar} is required"
-                    f" ({parameter.help})"
-                )
-
-    def _match(self, plugin_name: str, argument: str) -> tuple[Parameter[Any], str]:
-        key, separator, text = argument.partition("=")
-        if not separator or not _KEY.fullmatch(key):
-            if self.magic is None:
-                raise ConfigError(
-                    f"{plugin_name}: {argument!r} is not of the form key=value; {self._known()}"
-                )
-            return self.magic, argument
-        if key not in self.by_key:
-            close = difflib.get_close_matches(key, self.by_key, 1)
-            hint = f"; did you mean {close[0]}=?" if close else ""
-            raise ConfigError(f"{plugin_name}: unknown parameter {key}={hint} {self._known()}")
-        return self.by_key[key], text
-
-    def _known(self) -> str:
-        if not self.by_key:
-            return "This plugin takes no parameters."
-        return "Its parameters are: " + " ".join(f"{key}=" for key in self.by_key)
+        for name, value in values.items():
+            parameter = self.by_key.get(name.replace("_", "-"))
+            if parameter is None:
+                raise TypeError(f"{type(plugin).__name__} has no parameter {name!r}")
+            if isinstance(value, str):
+                value = parameter.parse(value)
+                value = (value,) if parameter.repeatable else value
+            parameter.__set__(plugin, value)
 
     def help_lines(self) -> list[str]:
         """Return the parameters as `--help PLUGIN` shows them, a line each."""
@@ -156,8 +153,57 @@ class ParameterSet:
         for key, parameter in self.by_key.items():
             shown = (f"[{key}=]" if parameter.magic else f"{key}=") + parameter.metavar
             note = " (required)" if parameter.required else ""
-            if parameter.default is not None:
+            if parameter.repeatable:
+                note += " (may be repeated)"
+            elif parameter.default is not None:
                 note = f" (default: {parameter.default})"
             rows.append((shown, parameter.help + note))
         width = max((len(shown) for shown, _ in rows), default=0)
         return [f"{shown:<{width}}  {text}" for shown, text in rows]
+
+
+class Assignment:
+    """The parameters of one plugin being set from the command line."""
+
+    def __init__(self, plugin: object, plugin_name: str) -> None:
+        self.declared = ParameterSet(type(plugin))
+        self._plugin = plugin
+        self._name = plugin_name
+        self._given: set[str] = set()
+
+    def set(self, key: str, text: str) -> None:
+        """Set the parameter *key*.  Raises `ConfigError` if it is malformed or given twice."""
+        parameter = self.declared.by_key[key]
+        if key in self._given and not parameter.repeatable:
+            raise ConfigError(f"{self._name}: {key}= is given twice")
+        self._given.add(key)
+        try:
+            value = parameter.parse(text)
+        except ValueError as error:
+            raise ConfigError(f"{self._name}: {key}={text}: {error}") from None
+        if parameter.repeatable:
+            value = (*parameter.__get__(self._plugin, type(self._plugin)), value)
+        parameter.__set__(self._plugin, value)
+
+    def finish(self) -> None:
+        """Raise `ConfigError` if a required parameter has not been set."""
+        for key, parameter in self.declared.by_key.items():
+            is_set = parameter.__get__(self._plugin, type(self._plugin)) not in (None, ())
+            if parameter.required and not is_set:
+                raise ConfigError(
+                    f"{self._name}: the parameter {key}={parameter.metavar} is required"
+                    f" ({parameter.help})"
+                )
+
+
+def unknown(plugin_name: str, key: str | None, text: str, known: Iterable[str]) -> ConfigError:
+    """Return the error for an argument that nobody takes, naming the *known* keys."""
+    keys = list(known)
+    listed = "Its parameters are: " + " ".join(f"{one}=" for one in keys)
+    if not keys:
+        listed = "This plugin takes no parameters."
+    if key is None:
+        return ConfigError(f"{plugin_name}: {text!r} is not of the form key=value; {listed}")
+    close = difflib.get_close_matches(key, keys, 1)
+    hint = f"; did you mean {close[0]}=?" if close else ""
+    return ConfigError(f"{plugin_name}: unknown parameter {key}={hint} {listed}")

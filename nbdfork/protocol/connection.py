@@ -52,11 +52,14 @@ class Connection:
         """Serve the client until it leaves, and close its connection."""
         gate: Gate | None = None
         try:
+            self._backend.preconnect()
             gate = self._handshake()
             if gate is not None:
                 Transmission(self._channel, gate).serve()
         except ProtocolError as error:
             log.info("disconnecting the client: %s", error)
+        except OSError as error:
+            log.info("the plugin does not want the client: %s", error)
         except Disconnected as error:
             log.info("lost the client: %s", error)
         finally:

@@ -59,8 +59,13 @@ class Supervisor:
         self._poll.register(self._signals, select.POLLIN)
         self._record_signals()
 
-    def run(self, on_ready: Callable[[], None], captive: Captive | None = None) -> None:
-        """Run the pool until a signal, or the end of the captive command, stops it.
+    def run(
+        self,
+        on_ready: Callable[[], None],
+        captive: Captive | None = None,
+        stop_at_end_of: int | None = None,
+    ) -> None:
+        """Run the pool until a signal, the end of the captive command, or that of a pipe stops it.
 
         *on_ready* is called when workers wait for clients.  Raises `StartupError` if they do
         not get so far.
@@ -68,6 +73,8 @@ class Supervisor:
         gc.collect()
         gc.freeze()  # so that collections in the workers leave the pages they share alone
         self._captive = captive
+        if stop_at_end_of is not None:
+            self._poll.register(stop_at_end_of, select.POLLIN)
         try:
             self._start()
             on_ready()
@@ -96,6 +103,9 @@ class Supervisor:
             recorded = os.read(fd, 65536)
             if fd == self._signals:
                 self._stop_requests += sum(signum in STOP_SIGNALS for signum in recorded)
+            elif not recorded:  # the pipe of *stop_at_end_of*
+                self._stop_requests += 1
+                self._poll.unregister(fd)
 
     def _is_stopping(self) -> bool:
         if self._captive is not None and self._captive.has_ended():

@@ -11,6 +11,7 @@ import random
 import select
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -45,25 +46,28 @@ class Servable(Protocol):
 class Service:
     """How clients are served; given to the server wing by its caller.
 
-    *after_fork* is called in each worker before its first client.  *connect* takes a stream and
-    a function to be told the export's name.
+    *after_fork* is called in each worker before its first client, *cleanup* after its last.
+    *connect* takes a stream and a function to be told the export's name.  A worker serves
+    *clients_per_worker* clients (0: any number), *clients_at_once* of them at the same time.
     """
 
     after_fork: Callable[[], None]
     connect: Callable[[socket.socket, Callable[[str], None]], Servable]
+    cleanup: Callable[[], None]
     keepalive: bool
     clients_per_worker: int
+    clients_at_once: int
 
 
 class Stopper:
-    """What a stop signal does in a process that serves clients: the client being served is
-    stopped, and no other is begun.
+    """What a stop signal does in a process that serves clients: those being served are stopped,
+    and no other is begun.
     """
 
     def __init__(self) -> None:
         self.stopped = False
         self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # readable once stopped
-        self._client: Servable | None = None
+        self._clients: set[Servable] = set()
 
     def install(self, signals: Iterable[signal.Signals]) -> None:
         """Let *signals* stop this process."""
@@ -73,18 +77,18 @@ class Stopper:
     def _on_signal(self, signum: int, frame: object) -> None:
         self.stopped = True
         os.eventfd_write(self.event, 1)
-        if self._client is not None:
-            self._client.stop()
+        for client in tuple(self._clients):
+            client.stop()
 
     def serve(self, client: Servable) -> None:
         """Serve *client* to its end, or until stopped."""
-        self._client = client
+        self._clients.add(client)
         if self.stopped:  # the signal came before there was a client to stop
             client.stop()
         try:
             client.serve()
         finally:
-            self._client = None
+            self._clients.discard(client)
 
 
 @dataclass(frozen=True)
@@ -124,10 +128,15 @@ def run(place: Place, service: Service) -> int:
         place.report(State.FAILED, f"{type(error).__name__}: {error}")
         return EXIT_FAILED
     try:
-        _serve_clients(place, service, stopper)
+        if service.clients_at_once > 1:
+            _serve_in_threads(place, service, stopper)
+        else:
+            _serve_in_turn(place, service, stopper)
     except Exception:
         log.exception("the worker failed")
         return EXIT_FAILED
+    finally:
+        service.cleanup()
     return 0
 
 
@@ -145,7 +154,38 @@ def _prepare(place: Place, stopper: Stopper) -> bool:
     return linux.die_with_parent(signal.SIGTERM, place.supervisor)
 
 
-def _serve_clients(place: Place, service: Service, stopper: Stopper) -> None:
+def _serve_in_threads(place: Place, service: Service, stopper: Stopper) -> None:
+    """Serve clients at the same time, each in a thread, until told to end."""
+    notes: dict[int, str] = {}
+    free = threading.Semaphore(service.clients_at_once)
+    threads: set[threading.Thread] = set()
+
+    def report(key: int, note: str | None) -> None:
+        notes.pop(key, None)
+        if note is not None:
+            notes[key] = note
+        place.report(State.SERVING if notes else State.IDLE, "; ".join(tuple(notes.values())))
+
+    def serve(client: socket.socket) -> None:
+        try:
+            _serve(client, service, stopper, lambda note: report(id(client), note))
+        except Exception:
+            log.exception("a client's thread failed")
+        finally:
+            report(id(client), None)
+            threads.discard(threading.current_thread())
+            free.release()
+
+    place.report(State.IDLE)
+    while free.acquire() and (client := _accept(place, stopper)) is not None:
+        thread = threading.Thread(target=serve, args=(client,))
+        threads.add(thread)
+        thread.start()
+    for thread in tuple(threads):
+        thread.join()
+
+
+def _serve_in_turn(place: Place, service: Service, stopper: Stopper) -> None:
     served = 0
     while not stopper.stopped:
         place.report(State.IDLE)
@@ -156,23 +196,26 @@ def _serve_clients(place: Place, service: Service, stopper: Stopper) -> None:
         if served == service.clients_per_worker:
             for listener in place.listeners:
                 listener.close()
-        _serve(client, place, service, stopper)
+        _serve(client, service, stopper, lambda note: place.report(State.SERVING, note))
         if served == service.clients_per_worker:
             return
 
 
-def _serve(client: socket.socket, place: Place, service: Service, stopper: Stopper) -> None:
+def _serve(
+    client: socket.socket, service: Service, stopper: Stopper, report: Callable[[str], None]
+) -> None:
+    """Serve one client to its end; *report* is told who it is, and what it is served."""
     try:
         peer = sockets.prepare_client(client, service.keepalive)
     except OSError as error:  # it has left already
         log.info("lost a client at once: %s", error)
         client.close()
         return
-    place.report(State.SERVING, peer)
+    report(peer)
     log.info("client %s connected", peer)
 
     def on_export(name: str) -> None:
-        place.report(State.SERVING, f"{peer} export {name!r}" if name else peer)
+        report(f"{peer} export {name!r}" if name else peer)
 
     stopper.serve(service.connect(client, on_export))
     log.info("client %s is gone", peer)

@@ -2,8 +2,9 @@
 
 import errno
 import os
+from collections.abc import Iterable
 
-from nbdfork.plugin import BlockSize, Export, Parameter, Plugin, parse
+from nbdfork.plugin import BlockSize, Export, ExportInfo, Parameter, Plugin, parse
 
 
 def _error(text: str) -> Exception:
@@ -35,10 +36,10 @@ class Failing(Plugin):
         if self.fork_error:
             raise self.fork_error
 
-    def list_exports(self):  # type: ignore[no-untyped-def]
+    def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
         if self.list_error:
             raise self.list_error
-        return super().list_exports()
+        return super().list_exports(read_only)
 
     def open(self, export_name: str, read_only: bool) -> Export:
         if self.open_error:

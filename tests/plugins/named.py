@@ -26,7 +26,7 @@ class _Disk(Export):
 class Named(Plugin):
     """two exports, alpha and beta; there is no default"""
 
-    def list_exports(self) -> Iterable[ExportInfo]:
+    def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
         return [ExportInfo(name, DESCRIPTION) for name in NAMES]
 
     def open(self, export_name: str, read_only: bool) -> Export:

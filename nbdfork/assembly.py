@@ -1,0 +1,41 @@
+"""Put the wings together: give the processes what they need to serve a backend's exports.
+
+Neither wing knows the other; what passes between them is decided here.
+"""
+
+from nbdfork.options import Options
+from nbdfork.plugin.backend import Backend
+from nbdfork.plugin.plugin import ThreadModel
+from nbdfork.protocol.connection import Connection, Settings
+from nbdfork.server import worker
+from nbdfork.server.pool import PoolSize
+from nbdfork.server.sockets import Listeners
+from nbdfork.server.supervisor import Supervisor
+
+
+def supervisor(options: Options, backend: Backend, listeners: Listeners) -> Supervisor:
+    """Return the supervisor of a pool that serves *backend* on *listeners*.
+
+    A plugin whose clients share what is in its memory is served by one worker that stays; then
+    the options for the size of the pool have no meaning, but for the most clients at once.
+    """
+    size = PoolSize(options.max_clients, options.spare_workers, options.clients_per_worker)
+    clients_at_once = 1
+    one_at_a_time = backend.thread_model() is ThreadModel.SERIALIZE_CONNECTIONS
+    if one_at_a_time or backend.one_process():
+        size = PoolSize(max_clients=1, spare_workers=1, clients_per_worker=0)
+        clients_at_once = 1 if one_at_a_time else options.max_clients
+    service = worker.Service(
+        backend.after_fork,
+        lambda client, on_export: Connection(client, backend, settings(options), on_export),
+        backend.cleanup,
+        options.keepalive,
+        size.clients_per_worker,
+        clients_at_once,
+    )
+    return Supervisor(listeners, size, service, options.shutdown_limit)
+
+
+def settings(options: Options) -> Settings:
+    """Return how clients are spoken to."""
+    return Settings(options.newstyle, options.handshake_limit)

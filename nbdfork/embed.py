@@ -1,0 +1,168 @@
+"""Serve a disk from within a program: `nbdfork.serve`.
+
+    with nbdfork.serve(MyDisk(size="1M")) as server:
+        print(server.uri)
+
+The server is a process of its own, forked from the program, with the workers below it.  It ends
+with the `with` block, and with the program, however that ends.
+"""
+
+import logging
+import os
+import socket
+from types import TracebackType
+
+import psutil
+
+from nbdfork import assembly, uri
+from nbdfork.filter import Filter
+from nbdfork.options import Options
+from nbdfork.plugin.backend import Backend, Layer
+from nbdfork.plugin.plugin import Plugin
+from nbdfork.server import sockets
+from nbdfork.server.errors import StartupError
+from nbdfork.server.sockets import Listeners
+
+log = logging.getLogger(__name__)
+
+_READY = b"ready"
+_STOP_SECONDS = 30.0
+
+
+class Server:
+    """A running server; `serve` makes it, and it is a context manager.
+
+    `uri` is where clients find it; so are `unix_path`, or `port` on localhost.  `pid` is the
+    supervisor.
+    """
+
+    def __init__(self, listeners: Listeners, export_name: str, pid: int, leash: int) -> None:
+        self.port = listeners.port
+        self.unix_path = listeners.unix_path
+        self.uri = uri.nbd_uri(listeners.host, self.port, self.unix_path, export_name)
+        self.pid = pid
+        self._leash = leash
+        self._process = psutil.Process(pid)
+
+    def stop(self) -> None:
+        """End the server: what clients have sent is answered, flushed and closed first.
+
+        Raises RuntimeError if the server did not end well.
+        """
+        if self._leash < 0:
+            return
+        os.close(self._leash)
+        self._leash = -1
+        status = self._process.wait(_STOP_SECONDS)
+        if status:
+            raise RuntimeError(f"the nbdfork server ended with status {status}")
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def serve(
+    plugin: Plugin,
+    *filters: Filter,
+    unix: str | None = None,
+    port: int | None = None,
+    address: str = "localhost",
+    export_name: str | None = None,
+    newstyle: bool = True,
+    read_only: bool = False,
+    max_clients: int = 256,
+) -> Server:
+    """Serve *plugin*, behind *filters* (the first nearest to the clients), and return at once.
+
+    By default it listens on a private Unix domain socket; *unix* is the path of another, *port*
+    a TCP port on *address* (0: any free one).  Clients can connect when this returns.  Raises
+    `ConfigError` or `StartupError`.
+    """
+    options = Options(
+        newstyle=newstyle or export_name is not None,
+        exportname=export_name,
+        readonly=read_only,
+        max_clients=max_clients,
+        spare_workers=min(2, max_clients),
+    )
+    backend = Backend(
+        _layer(plugin),
+        [_layer(one) for one in filters],
+        read_only=read_only,
+        export_name=export_name,
+    )
+    backend.configure(())
+    listeners = _listen(unix, port, address)
+    try:
+        backend.get_ready()
+        return Server(listeners, export_name or "", *_fork(options, backend, listeners))
+    except BaseException:
+        listeners.remove_private()
+        raise
+    finally:
+        listeners.close()
+
+
+def _layer(plugin: Plugin) -> Layer:
+    return Layer(type(plugin).__name__, plugin)
+
+
+def _listen(unix: str | None, port: int | None, address: str) -> Listeners:
+    if port is not None:
+        return sockets.listen_tcp(address, str(port), socket.AF_UNSPEC)
+    return sockets.listen_private() if unix is None else sockets.listen_unix(unix)
+
+
+def _fork(options: Options, backend: Backend, listeners: Listeners) -> tuple[int, int]:
+    """Fork the supervisor and wait until it is ready.
+
+    Return its pid, and the end of a pipe that ends the server when it is closed, be it because
+    this program has died.
+    """
+    ready, ready_end = os.pipe()
+    leash_end, leash = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(ready)
+        os.close(leash)
+        _become_supervisor(options, backend, listeners, ready_end, leash_end)
+    os.close(ready_end)
+    os.close(leash_end)
+    message = os.read(ready, 65536)
+    os.close(ready)
+    if message != _READY:
+        os.close(leash)
+        psutil.Process(pid).wait(_STOP_SECONDS)
+        raise StartupError(message.decode() or "the server died while it was starting")
+    return pid, leash
+
+
+def _become_supervisor(
+    options: Options, backend: Backend, listeners: Listeners, ready: int, leash: int
+) -> None:
+    """In the child: never return to the program's code."""
+    status = 1
+    try:
+        supervisor = assembly.supervisor(options, backend, listeners)
+        supervisor.run(lambda: _tell(ready, _READY), stop_at_end_of=leash)
+        backend.unload()
+        status = 0
+    except Exception as error:
+        log.debug("the server failed", exc_info=True)
+        _tell(ready, str(error).encode())
+    finally:
+        listeners.remove_private()
+        os._exit(status)
+
+
+def _tell(pipe: int, message: bytes) -> None:
+    os.write(pipe, message)
+    os.close(pipe)

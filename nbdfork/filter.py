@@ -1,0 +1,74 @@
+"""Filters: plugins with a `next`.
+
+A filter stands between the clients and a plugin, or another filter, and changes what passes.
+On the command line, `--filter=NAME` puts one in front of the plugin; the first is nearest to
+the client.
+
+    class ReadOnly(Filter):
+        "let nobody write"
+
+        def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
+            return ReadOnlyExport(next)
+
+    class ReadOnlyExport(FilterExport):
+        def can_write(self) -> bool:
+            return False
+"""
+
+from collections.abc import Iterable
+
+from nbdfork.plugin.export import Export, ExportInfo
+from nbdfork.plugin.plugin import Plugin
+
+_METHODS = tuple(
+    name
+    for name, value in vars(Export).items()
+    if callable(value) and not name.startswith("_") and name != "pread_into"
+)
+
+
+class FilterExport(Export):
+    """One client's view of a disk through a filter; `next` is what is below.
+
+    A method that is not overridden is that of `next`, bound when the client connects: it costs
+    nothing.  That goes for the facts as well, so a filter that overrides `pwrite` over a disk
+    that cannot write has to override `can_write`, too.
+    """
+
+    def __init__(self, next: Export) -> None:
+        self.next = next
+        for name in _METHODS:
+            if not self._overrides(name) and not (
+                name == "pread" and self._overrides("pread_into")
+            ):
+                setattr(self, name, getattr(next, name))
+
+
+class Filter(Plugin):
+    """One configured filter; `next` is the plugin or filter below."""
+
+    next: Plugin
+
+    def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
+        """Return the view of *next* for a new client; by default *next* itself."""
+        return next
+
+    def preconnect(self, read_only: bool) -> None:
+        self.next.preconnect(read_only)
+
+    def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
+        return self.next.list_exports(read_only)
+
+    def default_export(self, read_only: bool) -> str:
+        return self.next.default_export(read_only)
+
+    def open(self, export_name: str, read_only: bool) -> Export:
+        below = self.next.open(export_name, read_only)
+        try:
+            return self.wrap(below, export_name, read_only)
+        except BaseException:
+            below.close()
+            raise
+
+
+__all__ = ["Filter", "FilterExport"]

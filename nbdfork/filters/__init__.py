@@ -1,0 +1,1 @@
+"""The filters that come with nbdfork, one file a filter."""

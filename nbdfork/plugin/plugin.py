@@ -1,0 +1,114 @@
+"""The contract, the server's side: `Plugin`, one configured source of disks.
+
+A plugin lives as long as the server.  It is made and configured in the supervisor, and every
+worker inherits a copy of it; the workers' copies know nothing of each other.  `Plugin.open`
+makes an `Export` for each client.  A plugin that needs nothing of its own for each client is
+its own export: it overrides `get_size`, `pread` and so on directly.
+"""
+
+import enum
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from nbdfork.plugin.export import Export, ExportInfo
+from nbdfork.plugin.parameters import ParameterSet
+
+
+class ThreadModel(enum.IntEnum):
+    """What must not happen at the same time; the values are nbdkit's.
+
+    A worker serves the requests of its client one after another, so that `SERIALIZE_REQUESTS`
+    and `PARALLEL` come to the same.
+    """
+
+    SERIALIZE_CONNECTIONS = 0
+    """One client at a time, all by one long-lived worker: plain variables are safe."""
+
+    SERIALIZE_ALL_REQUESTS = 1
+    """One request at a time, whoever sent it: a lock is held across all workers."""
+
+    SERIALIZE_REQUESTS = 2
+    """One request at a time for each client."""
+
+    PARALLEL = 3
+    """Anything may happen at any time."""
+
+
+class Plugin(Export):
+    """One configured source of disks.
+
+    The docstring's first line is the plugin's description.  Class attributes of type
+    `Parameter` are its parameters.  The methods below are called in this order; those up to
+    `get_ready` may raise `ConfigError`, and the user will see it.
+    """
+
+    debug_flags: Mapping[str, str] = {}
+    """The flags that `-D PLUGIN.FLAG=N` can set, with a line of help each."""
+
+    def __init__(self, **parameters: Any) -> None:
+        """Make a plugin; in a program, its *parameters* can be given as values or as text."""
+        self.debug: dict[str, int] = dict.fromkeys(self.debug_flags, 0)
+        ParameterSet(type(self)).set_values(self, parameters)
+
+    def dump_plugin(self) -> Mapping[str, str]:
+        """Return what `--dump-plugin` prints beyond the usual, by key."""
+        return {}
+
+    def config(self, key: str, value: str) -> None:
+        """Take a `key=value` argument that is not a declared parameter.
+
+        Override it to take keys that cannot be declared; they come in the order of the command
+        line, together with the declared ones.
+        """
+        raise NotImplementedError
+
+    def config_complete(self) -> None:
+        """All parameters are set: check them together."""
+
+    def thread_model(self) -> ThreadModel:
+        """Return what must not happen at the same time."""
+        return ThreadModel.PARALLEL
+
+    def one_process(self) -> bool:
+        """Whether one long-lived worker must serve all clients, each in a thread of its own,
+        because they share what is in this process's memory.
+        """
+        return False
+
+    def get_ready(self) -> None:
+        """Make what all clients share.  Called once, before the workers are forked and before
+        privileges are dropped: what is made here must be shared by its nature (an open file,
+        `SharedBuffer` ...), because each worker has its own copy of everything else.
+        """
+
+    def after_fork(self) -> None:
+        """Called in each worker before it serves its first client."""
+
+    def preconnect(self, read_only: bool) -> None:
+        """A client has connected, and nothing has been said yet.  OSError refuses it."""
+
+    def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
+        """Return the exports that clients are shown."""
+        return [ExportInfo(self.default_export(read_only))]
+
+    def default_export(self, read_only: bool) -> str:
+        """Return the name of the export that a client gets when it names none."""
+        return ""
+
+    def open(self, export_name: str, read_only: bool) -> Export:
+        """Return the export *export_name* for a new client.
+
+        OSError refuses the client; with errno ENOENT it is told that there is no such export.
+        """
+        return self
+
+    def cleanup(self) -> None:
+        """Called in each worker after its last client: the counterpart of `after_fork`."""
+
+    def unload(self) -> None:
+        """Called once when the server ends: the counterpart of `get_ready`."""
+
+
+def takes_any_key(plugin: Plugin) -> bool:
+    """Return whether *plugin* takes keys that it does not declare."""
+    return type(plugin).config is not Plugin.config

@@ -1,0 +1,111 @@
+"""State that all workers share: memory, a lock, a counter, a scratch file.
+
+Workers are forked, so a variable set before the fork is copied into each of them and a change
+is seen by nobody else.  What is made here is shared by its nature.  Make it in
+`Plugin.get_ready`, before there are workers.
+"""
+
+import fcntl
+import mmap
+import os
+import tempfile
+import threading
+from types import TracebackType
+
+
+class SharedBuffer:
+    """*size* bytes of memory, all zero at first, that all workers see.
+
+    It is read and written by slices, like a bytearray of fixed size.  It takes no memory where
+    it has not been touched; mind that reading touches, too.  `fd` is its descriptor (a memfd).
+    """
+
+    def __init__(self, size: int) -> None:
+        self.fd = os.memfd_create("nbdfork-shared", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, max(size, 1))
+        self._map = mmap.mmap(self.fd, max(size, 1))
+        self._view = memoryview(self._map)[:size]
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __getitem__(self, part: slice) -> bytes:
+        return bytes(self._view[part])
+
+    def __setitem__(self, part: slice, data: bytes | bytearray | memoryview) -> None:
+        self._view[part] = data
+
+    def view(self) -> memoryview:
+        """Return the memory itself, for reading and writing without a copy."""
+        return self._view
+
+
+class SharedLock:
+    """A lock between workers, and between the threads of one; use it with `with`.
+
+    If a worker dies while it holds the lock, the kernel releases it.  That is why it is a lock
+    on a file and not a semaphore.  What the dead worker left half done is for the next holder to
+    see to.
+    """
+
+    def __init__(self) -> None:
+        self._fd = os.memfd_create("nbdfork-lock", os.MFD_CLOEXEC)
+        self._threads = threading.Lock()  # a file lock belongs to the whole process
+        os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._threads = threading.Lock()  # another thread may have held it during the fork
+
+    def __enter__(self) -> "SharedLock":
+        self._threads.acquire()
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX)
+        except BaseException:
+            self._threads.release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN)
+        finally:
+            self._threads.release()
+
+
+class SharedCounter:
+    """A whole number (64 bits, signed) that all workers see and add to."""
+
+    def __init__(self, value: int = 0) -> None:
+        self._numbers = SharedBuffer(8).view().cast("q")
+        self._numbers[0] = value
+        self._lock = SharedLock()
+
+    @property
+    def value(self) -> int:
+        """The number."""
+        return self._numbers[0]
+
+    def add(self, amount: int = 1) -> int:
+        """Add *amount* and return the new number."""
+        with self._lock:
+            self._numbers[0] += amount
+            return self._numbers[0]
+
+
+class ScratchFile:
+    """A temporary file for the life of the server, without a name; sparse and empty at first.
+
+    Use its `fd` with calls that take an offset (`os.pread`, `os.pwrite`), because the workers
+    share the descriptor's position, too.  It is in the directory that TMPDIR names, or /var/tmp.
+    """
+
+    def __init__(self, size: int = 0) -> None:
+        directory = os.environ.get("TMPDIR", "/var/tmp")
+        self.fd, path = tempfile.mkstemp(prefix="nbdfork-", dir=directory)
+        os.unlink(path)
+        os.ftruncate(self.fd, size)
