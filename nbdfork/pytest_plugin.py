@@ -7,20 +7,22 @@ my_client(server.uri)
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nbdfork.embed import Server, serve
-from nbdfork.plugin.plugin import Plugin
+if TYPE_CHECKING:
+    from nbdfork.embed import Server
 
 
 @pytest.fixture
-def nbd_server() -> Iterator[Callable[..., Server]]:
+def nbd_server() -> "Iterator[Callable[..., Server]]":
     """Return a function that serves a plugin until the test ends; see `nbdfork.serve`."""
+    from nbdfork.embed import serve  # every pytest run loads this file; few use the fixture
+
     with ExitStack() as stack:
 
-        def start(plugin: Plugin, **settings: Any) -> Server:
-            return stack.enter_context(serve(plugin, **settings))
+        def start(*layers: Any, **settings: Any) -> "Server":
+            return stack.enter_context(serve(*layers, **settings))
 
         yield start

@@ -18,7 +18,7 @@ import pytest
 from nbdfork.cli import parse_arguments
 from nbdfork.options import TABLE, Options
 from nbdfork.plugin import load
-from nbdfork.plugin.parameters import ParameterSet
+from nbdfork.plugin.parameters import ParameterSet, split
 from nbdfork.uri import nbd_uri
 from tests.harness import SECONDS, eventually, nbdfork, need, output, run
 
@@ -221,9 +221,11 @@ def test_the_service_unit_starts_a_server_that_takes_the_sockets() -> None:
     assert options.plugin == "file"
     assert options.newstyle
     assert options.foreground
-    ParameterSet(load.find("file").plugin_class).assign(
-        load.find("file").plugin_class(), "file", options.arguments
-    )
+    declared = ParameterSet(load.find("file").plugin_class)
+    assert declared.magic is not None
+    keys = [split(argument)[0] or declared.magic.key for argument in options.arguments]
+    assert keys
+    assert set(keys) <= declared.by_key.keys()
     assert unit("nbdfork.socket")["Socket"]["ListenStream"] == Options().port
 
 
@@ -310,7 +312,7 @@ def test_completing_arguments_of_options(complete: Callable[..., set[str]], tmp_
 
 
 def test_completing_plugins(complete: Callable[..., set[str]], tmp_path: Path) -> None:
-    assert complete("") == set(load.available())
+    assert complete("") == set(load.available(load.PLUGIN))
     assert complete("m") == {"memory"}
     assert complete("-p", "10809", "--log", "=", "null", "-r", "m") == {"memory"}
     (tmp_path / "xdisk.py").touch()
@@ -318,13 +320,19 @@ def test_completing_plugins(complete: Callable[..., set[str]], tmp_path: Path) -
     assert complete("x") == {"xdisk.py"}
 
 
-@pytest.mark.parametrize("name", load.available())
+@pytest.mark.parametrize("name", load.available(load.PLUGIN))
 def test_completing_parameters(complete: Callable[..., set[str]], name: str) -> None:
     parameters = ParameterSet(load.find(name).plugin_class).by_key
     assert complete(name, "") == {f"{key}=" for key in parameters}
     for key, parameter in parameters.items():
         if re.fullmatch(r"[a-z|]+", parameter.metavar):
             assert complete("-p", "0", name, key, "=") == set(parameter.metavar.split("|"))
+
+
+def test_completing_filters(complete: Callable[..., set[str]]) -> None:
+    assert complete("--filter", "=") == set(load.available(load.FILTER))
+    assert complete("--filter", "no") == {"noextents", "nozero"}
+    assert complete("--filter", "cow", "mem") == {"memory"}
 
 
 def test_completing_file_names(complete: Callable[..., set[str]], tmp_path: Path) -> None:
@@ -335,4 +343,4 @@ def test_completing_file_names(complete: Callable[..., set[str]], tmp_path: Path
 
 def test_the_completion_needs_what_help_prints() -> None:
     """The completion reads `--help`; this is the line that it takes the plugins from."""
-    assert f"\nPlugins: {', '.join(load.available())}\n" in nbdfork("--help").stdout
+    assert f"\nPlugins: {', '.join(load.available(load.PLUGIN))}\n" in nbdfork("--help").stdout

@@ -41,7 +41,7 @@ def test_the_wheel_has_all(wheel: Path) -> None:
         for path in (ROOT / directory).rglob("*.py"):
             assert prefix + str(path.relative_to(ROOT)) in names
     for page in (ROOT / "man").iterdir():
-        assert any(name.endswith(f"/share/man/man1/{page.name}") for name in names)
+        assert any(name.endswith(f"/share/man/man{page.suffix[1:]}/{page.name}") for name in names)
     assert "nbdfork/py.typed" in names
     assert not any("tests/" in name for name in names)
 

@@ -34,11 +34,14 @@ ZERO = 1 << 1
 
 
 class Support(enum.Enum):
-    """How an optional operation is carried out."""
+    """How an optional operation is carried out; only `NATIVE` is true."""
 
     NONE = "none"
     EMULATE = "emulate"
     NATIVE = "native"
+
+    def __bool__(self) -> bool:
+        return self is Support.NATIVE
 
 
 class BlockSize(NamedTuple):
@@ -148,8 +151,10 @@ class Export:
         """Whether `trim` works."""
         return self._overrides("trim")
 
-    def can_zero(self) -> bool:
-        """Whether `zero` works; if not, zeroes are written."""
+    def can_zero(self) -> bool | Support:
+        """Whether `zero` works; if not, zeroes are written.  With `Support.NONE` clients are not
+        even told that they can ask for it.
+        """
         return self._overrides("zero")
 
     def can_fast_zero(self) -> bool:

@@ -60,13 +60,15 @@ class Gate:
         self.fua = export.can_fua() if self.can_write else Support.NONE
         self._fua_flag = FUA if self.fua is Support.NATIVE else 0
         self.can_trim = self.can_write and export.can_trim()
-        self.can_fast_zero = self.can_write and export.can_fast_zero()
+        zero = export.can_zero()
+        self._can_zero = bool(zero)
+        self.can_zero = self.can_write and zero is not Support.NONE
+        self.can_fast_zero = self.can_zero and export.can_fast_zero()
         self.cache_support = export.can_cache()
         self.can_multi_conn = export.can_multi_conn()
         self.is_rotational = export.is_rotational()
         self.description = export.description()
         self.can_extents = export.can_extents()
-        self._can_zero = self.can_write and export.can_zero()
         self._misaligned = self.block_size.minimum - 1
         self._lock = lock
         self._pread = self._bind(export.pread)
@@ -129,6 +131,8 @@ class Gate:
         With *fast*, raises OSError with EOPNOTSUPP if that is no faster than writing them.
         """
         self._check_write(count, offset, errno.ENOSPC)
+        if not self.can_zero:
+            raise Refused(errno.EINVAL, "this export cannot zero")
         if count and not self._zero_natively(count, offset, may_trim, fast, fua):
             if fast:
                 raise Refused(errno.EOPNOTSUPP, "zeroing this range is no faster than writing")

@@ -49,7 +49,7 @@ def transmission_flags(gate: Gate) -> int:
         wire.TRANSMIT_SEND_FUA: gate.fua is not Support.NONE,
         wire.TRANSMIT_ROTATIONAL: gate.is_rotational,
         wire.TRANSMIT_SEND_TRIM: gate.can_trim,
-        wire.TRANSMIT_SEND_WRITE_ZEROES: gate.can_write,
+        wire.TRANSMIT_SEND_WRITE_ZEROES: gate.can_zero,
         wire.TRANSMIT_SEND_FAST_ZERO: gate.can_fast_zero,
         wire.TRANSMIT_CAN_MULTI_CONN: gate.can_multi_conn,
         wire.TRANSMIT_SEND_CACHE: gate.cache_support is not Support.NONE,

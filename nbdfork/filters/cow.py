@@ -1,0 +1,307 @@
+"""The cow filter: let clients write to a disk without changing it.
+
+What is written goes to an overlay, which all clients share and which is gone when the server
+ends.  The clients are served by different processes, so all that they must agree on is in two
+temporary files: the overlay's blocks, each at its own place, and one byte for each block that
+says what has become of it.  Both are sparse.
+
+A block that is `DATA` is written in place, by anyone at any time.  All else needs the lock: to
+become `DATA` a block is first made whole (the bytes around those written come from below), then
+written, then marked, so that whoever reads meanwhile sees it as it was before.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+
+from nbdfork.filter import Filter, FilterExport
+from nbdfork.filters import boolean, clipped, write_zeroes
+from nbdfork.plugin import (
+    HOLE,
+    MAY_TRIM,
+    REQ_ONE,
+    ZERO,
+    BlockSize,
+    Buffer,
+    Export,
+    Extent,
+    Parameter,
+    ScratchFile,
+    SharedBuffer,
+    SharedLock,
+    Support,
+    parse,
+)
+from nbdfork.plugin.descriptor import DescriptorExport
+
+# What has become of a block.
+BELOW = 0  # nothing: it is as the disk below has it
+DATA = 1  # it is in the overlay
+ZEROED = 2  # it reads as zeroes
+TRIMMED = 3  # it reads as zeroes, and is a hole
+
+_TYPES = {DATA: 0, ZEROED: ZERO, TRIMMED: HOLE | ZERO}
+_RUN = re.compile(rb"(.)\1*", re.DOTALL)
+_PIECE = 1024 * 1024
+
+
+def _block_size(text: str) -> int:
+    value = parse.size(text)
+    if not 4096 <= value <= 2**31 or value & (value - 1):
+        raise ValueError("expected a power of 2 from 4k to 2G")
+    return value
+
+
+def _when(text: str) -> bool | str:
+    """Parse a truth value, or the absolute path of the file that makes it true."""
+    if text.startswith("/"):
+        return text
+    try:
+        return boolean(text)
+    except ValueError:
+        raise ValueError("expected true, false, or an absolute path") from None
+
+
+class Cow(Filter):
+    """let clients write, but keep the disk as it is"""
+
+    cow_block_size = Parameter(
+        _block_size, default=65536, metavar="SIZE", help="the size of the overlay's blocks"
+    )
+    cow_on_cache = Parameter(
+        boolean, default=False, metavar="BOOL", help="keep what clients ask to cache, too"
+    )
+    cow_on_read = Parameter[bool | str](
+        _when,
+        default=False,
+        metavar="BOOL|/PATH",
+        help="keep what clients read, too; with /PATH, while that exists",
+    )
+
+    def get_ready(self) -> None:
+        self._overlay = Overlay(self.cow_block_size)
+
+    def open(self, export_name: str, read_only: bool) -> Export:
+        return super().open(export_name, read_only=True)
+
+    def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
+        return CowExport(next, self._overlay, self.cow_on_cache, self.cow_on_read)
+
+
+class Overlay:
+    """What all clients share."""
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.data = DescriptorExport(ScratchFile().fd, writable=True)
+        self.lock = SharedLock()
+        self._states = ScratchFile().fd
+        self._size = SharedBuffer(9)  # of the disk, plus 1; 0 until the first client comes
+
+    def settle_size(self, size: int) -> None:
+        """Raise OSError if *size* is not the size that the first client has found."""
+        with self.lock:
+            known = int.from_bytes(self._size[0:9], "little") - 1
+            if known < 0:
+                self._size[0:9] = (size + 1).to_bytes(9, "little")
+            elif known != size:
+                raise OSError(
+                    errno.EINVAL,
+                    f"the overlay is of a disk of {known} bytes, and this one has {size}:"
+                    " cow serves one disk only, of which the size must stay",
+                )
+
+    def states(self, first: int, count: int) -> bytes:
+        """Return what has become of *count* blocks from the block *first* on."""
+        return os.pread(self._states, count, first).ljust(count, b"\0")
+
+    def mark(self, offset: int, count: int, state: int) -> None:
+        """Say what has become of all blocks of a range."""
+        first = offset // self.block_size
+        marks = bytes([state]) * (-(-(offset + count) // self.block_size) - first)
+        while marks:
+            written = os.pwrite(self._states, marks, first)
+            marks, first = marks[written:], first + written
+
+
+class CowExport(FilterExport):
+    """*next*, which is never written, under the *overlay*."""
+
+    def __init__(self, next: Export, overlay: Overlay, on_cache: bool, on_read: bool | str) -> None:
+        super().__init__(next)
+        self._overlay = overlay
+        self._block = overlay.block_size
+        self._on_cache = on_cache
+        self._on_read = on_read
+        self._holes_below = next.can_extents()
+        self._cache_below = next.can_cache()
+        size = next.get_size()
+        overlay.settle_size(size)
+        minimum, _, maximum = next.block_size()
+        if self._block % minimum:
+            raise OSError(
+                errno.EINVAL,
+                f"cow-block-size={self._block}: the disk below needs at least {minimum}",
+            )
+        self._end = size - size % minimum  # what is after that cannot be accessed
+        self._piece = min(_PIECE, maximum - maximum % minimum)
+
+    # -- facts --------------------------------------------------------------------------------
+
+    def can_write(self) -> bool:
+        return True
+
+    def can_flush(self) -> bool:
+        return True
+
+    def can_fua(self) -> Support:
+        return Support.NATIVE
+
+    def can_trim(self) -> bool:
+        return True
+
+    def can_zero(self) -> bool:
+        return True
+
+    def can_fast_zero(self) -> bool:
+        return True
+
+    def can_cache(self) -> Support:
+        return Support.NATIVE
+
+    def can_extents(self) -> bool:
+        return True
+
+    def can_multi_conn(self) -> bool:
+        return True  # nobody keeps anything to himself
+
+    def block_size(self) -> BlockSize:
+        below = self.next.block_size()
+        if self._block > below.maximum:
+            return below
+        return below._replace(preferred=max(below.preferred, self._block))
+
+    # -- operations ---------------------------------------------------------------------------
+
+    def pread(self, count: int, offset: int) -> Buffer:
+        if self._on_read and self._keeps_reads():
+            self._keep(count, offset)
+        parts = [self._read(*run) for run in self._runs(count, offset)]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        count = len(data)
+        if all(state == DATA for state, _, _ in self._runs(count, offset)):
+            self._overlay.data.pwrite(data, offset, 0)
+            return
+        start, end = self._blocks_around(count, offset)
+        with self._overlay.lock:
+            self._fill(offset - start, start)
+            self._fill(end - offset - count, offset + count)
+            self._overlay.data.pwrite(data, offset, 0)
+            self._overlay.mark(offset, count, DATA)
+
+    def flush(self) -> None:
+        """Do nothing: what is temporary has no need to be on stable storage."""
+
+    def trim(self, count: int, offset: int, flags: int) -> None:
+        self._clear(count, offset, TRIMMED)
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        self._clear(count, offset, TRIMMED if flags & MAY_TRIM else ZEROED)
+
+    def cache(self, count: int, offset: int) -> None:
+        if self._on_cache:
+            self._keep(count, offset)
+            return
+        for state, length, start in self._runs(count, offset):
+            if state == DATA:
+                self._overlay.data.cache(length, start)
+            elif state == BELOW and self._cache_below is Support.NATIVE:
+                self.next.cache(length, start)
+            elif state == BELOW and self._cache_below is Support.EMULATE:
+                for _ in self._pieces(state, length, start):
+                    pass  # it is enough to have read it
+
+    def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
+        for state, length, start in self._runs(count, offset):
+            if state == BELOW and self._holes_below:
+                end = start
+                below = self.next.extents(length, start, flags)
+                for extent in clipped(below, start, start + length):
+                    yield extent
+                    end = extent.offset + extent.length
+                if end < start + length:
+                    return  # it told less than it was asked
+            else:
+                yield Extent(start, length, _TYPES.get(state, 0))
+            if flags & REQ_ONE:
+                return
+
+    # -- blocks -------------------------------------------------------------------------------
+
+    def _blocks_around(self, count: int, offset: int) -> tuple[int, int]:
+        """Return start and end of the blocks that a range touches; the last may be short."""
+        end = -(-(offset + count) // self._block) * self._block
+        return offset - offset % self._block, min(end, self._end)
+
+    def _runs(self, count: int, offset: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (state, count, offset) for each part of a range that is in one state."""
+        end = offset + count
+        first = offset // self._block
+        states = self._overlay.states(first, -(-end // self._block) - first if count else 0)
+        for run in _RUN.finditer(states):
+            start = max(offset, (first + run.start()) * self._block)
+            stop = min(end, (first + run.end()) * self._block)
+            yield run[1][0], stop - start, start
+
+    def _read(self, state: int, count: int, offset: int) -> Buffer:
+        if state == BELOW:
+            return self.next.pread(count, offset)
+        if state == DATA:
+            return self._overlay.data.pread(count, offset)
+        return bytes(count)
+
+    def _pieces(self, state: int, count: int, offset: int) -> Iterator[tuple[int, Buffer]]:
+        """Read a range piece by piece: blocks may be large, and the disk may have a limit."""
+        for start in range(offset, offset + count, self._piece):
+            yield start, self._read(state, min(self._piece, offset + count - start), start)
+
+    def _fill(self, count: int, offset: int) -> None:
+        """Have a range in the overlay as it is now.  The lock is held."""
+        for state, length, start in self._runs(count, offset):
+            if state != DATA:
+                self._copy(state, length, start)
+
+    def _copy(self, state: int, count: int, offset: int) -> None:
+        for start, data in self._pieces(state, count, offset):
+            self._overlay.data.pwrite(memoryview(data), start, 0)
+
+    def _keep(self, count: int, offset: int) -> None:
+        """Bring the blocks of a range into the overlay that are not in it."""
+        if all(state != BELOW for state, _, _ in self._runs(count, offset)):
+            return
+        start, end = self._blocks_around(count, offset)
+        with self._overlay.lock:
+            for state, length, begin in self._runs(end - start, start):
+                if state == BELOW:
+                    self._copy(state, length, begin)
+                    self._overlay.mark(begin, length, DATA)
+
+    def _keeps_reads(self) -> bool:
+        return self._on_read is True or os.path.exists(self._on_read)
+
+    def _clear(self, count: int, offset: int, state: int) -> None:
+        """Make a range read as zeroes: whole blocks by marking them, the rest by writing."""
+        end = offset + count
+        first = -(-offset // self._block) * self._block
+        last = end if end == self._end else end - end % self._block
+        if first >= last:
+            write_zeroes(self, count, offset, 0)
+            return
+        write_zeroes(self, first - offset, offset, 0)
+        write_zeroes(self, end - last, last, 0)
+        with self._overlay.lock:
+            self._overlay.mark(first, last - first, state)
+            self._overlay.data.trim(last - first, first, 0)

@@ -1,0 +1,117 @@
+"""The delay filter: make the disk slow."""
+
+import re
+import time
+
+from nbdfork.filter import Filter, FilterExport
+from nbdfork.filters import boolean, not_fast, zeroer
+from nbdfork.plugin import FAST_ZERO, Buffer, ConfigError, Export, Extent, Parameter
+
+_LONGEST = 30 * 24 * 3600.0
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms)?", text, re.ASCII)
+    if match is None:
+        raise ValueError("expected seconds, as in 2 or 0.5, or milliseconds, as in 100ms")
+    seconds = float(match[1]) / (1000 if match[2] else 1)
+    if seconds > _LONGEST:
+        raise ValueError("too long: the limit is 30 days")
+    return seconds
+
+
+def _delay(what: str) -> "Parameter[float | None]":
+    return Parameter(_seconds, metavar="TIME", help=f"delay {what}")
+
+
+class Delay(Filter):
+    """delay requests"""
+
+    rdelay = _delay("reads")
+    delay_read = _delay("reads: the same as rdelay")
+    wdelay = _delay("writes, zeroes and trims, if they have no delay of their own")
+    delay_write = _delay("writes")
+    delay_zero = _delay("zeroes")
+    delay_trim = _delay("trims")
+    delay_extents = _delay("requests for extents")
+    delay_cache = _delay("requests to cache")
+    delay_open = _delay("clients when they open the disk")
+    delay_close = _delay("the end of a connection")
+    delay_fast_zero = Parameter(
+        boolean,
+        default=True,
+        metavar="BOOL",
+        help="delay fast zeroes, too; if false, refuse them at once",
+    )
+
+    def config_complete(self) -> None:
+        if self.rdelay is not None and self.delay_read is not None:
+            raise ConfigError("delay: rdelay= and delay-read= are the same: give one of them")
+
+    def open(self, export_name: str, read_only: bool) -> Export:
+        _sleep(self.delay_open or 0)
+        return super().open(export_name, read_only)
+
+    def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
+        return DelayExport(next, self)
+
+    def first(self, *delays: float | None) -> float:
+        """Return the first of *delays* that is set, or 0."""
+        return next((delay for delay in delays if delay is not None), 0)
+
+
+class DelayExport(FilterExport):
+    """*next*, but each operation begins late."""
+
+    def __init__(self, next: Export, delays: Delay) -> None:
+        super().__init__(next)
+        self._read = delays.first(delays.rdelay, delays.delay_read)
+        self._write = delays.first(delays.delay_write, delays.wdelay)
+        self._zero = delays.first(delays.delay_zero, delays.wdelay)
+        self._trim = delays.first(delays.delay_trim, delays.wdelay)
+        self._extents = delays.delay_extents or 0
+        self._cache = delays.delay_cache or 0
+        self._close = delays.delay_close or 0
+        self._refuse_fast = self._zero > 0 and not delays.delay_fast_zero
+        self._zero_below = zeroer(next)
+
+    def can_zero(self) -> bool:
+        return self.next.can_write()
+
+    def can_fast_zero(self) -> bool:
+        return self._refuse_fast or self.next.can_fast_zero()
+
+    def pread(self, count: int, offset: int) -> Buffer:
+        _sleep(self._read)
+        return self.next.pread(count, offset)
+
+    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        _sleep(self._write)
+        self.next.pwrite(data, offset, flags)
+
+    def trim(self, count: int, offset: int, flags: int) -> None:
+        _sleep(self._trim)
+        self.next.trim(count, offset, flags)
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        if self._refuse_fast and flags & FAST_ZERO:
+            raise not_fast()
+        _sleep(self._zero)
+        self._zero_below(count, offset, flags)
+
+    def cache(self, count: int, offset: int) -> None:
+        _sleep(self._cache)
+        self.next.cache(count, offset)
+
+    def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
+        _sleep(self._extents)
+        return list(self.next.extents(count, offset, flags))
+
+    def close(self) -> None:
+        _sleep(self._close)
+        self.next.close()
+
+
+def _sleep(seconds: float) -> None:
+    if seconds:
+        time.sleep(seconds)

@@ -1,0 +1,221 @@
+"""The log filter: write every request of every client to a file.
+
+All workers append to the one file, each line with one write, so that lines never mix.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+
+from nbdfork.filter import Filter, FilterExport
+from nbdfork.filters import boolean, zeroer
+from nbdfork.plugin import (
+    FAST_ZERO,
+    FUA,
+    HOLE,
+    MAY_TRIM,
+    REQ_ONE,
+    ZERO,
+    Buffer,
+    ConfigError,
+    Export,
+    ExportInfo,
+    Extent,
+    Parameter,
+    Plugin,
+    SharedCounter,
+    Support,
+    parse,
+)
+
+_TYPES = {0: "", HOLE: "hole", ZERO: "zero", HOLE | ZERO: "hole,zero"}
+_LEVELS = {Support.NONE: 0, Support.EMULATE: 1, Support.NATIVE: 2}  # nbdkit's numbers
+
+
+class Log(Filter):
+    """log all requests to a file"""
+
+    logfile = Parameter(parse.path, metavar="FILE", help="the log; without it nothing is logged")
+    logappend = Parameter(
+        boolean, default=False, metavar="BOOL", help="append to the file, do not begin it anew"
+    )
+
+    def get_ready(self) -> None:
+        self._journal: Journal | None = None
+        if self.logfile is None:
+            return
+        try:
+            self._journal = Journal(self.logfile, append=self.logappend)
+        except OSError as error:
+            raise ConfigError(f"log: logfile={self.logfile}: {error.strerror}") from error
+        self._journal.write(f"Ready thread_model={_thread_model(self)}")
+
+    def after_fork(self) -> None:
+        if self._journal is not None:
+            self._journal.write("Fork")
+
+    def preconnect(self, read_only: bool) -> None:
+        if self._journal is None:
+            self.next.preconnect(read_only)
+            return
+        with self._journal.call("Preconnect", readonly=read_only):
+            self.next.preconnect(read_only)
+
+    def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
+        if self._journal is None:
+            return self.next.list_exports(read_only)
+        with self._journal.call("ListExports", readonly=read_only, tls=False) as result:
+            exports = list(self.next.list_exports(read_only))
+            result["exports"] = f"({' '.join(_quoted(export.name) for export in exports)})"
+        return exports
+
+    def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
+        if self._journal is None:
+            return next
+        return LogExport(next, self._journal, export_name, read_only)
+
+
+class Journal:
+    """The log file, shared by all workers."""
+
+    def __init__(self, path: str, *, append: bool) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._fd = os.open(path, flags if append else flags | os.O_TRUNC, 0o666)
+        # What is asked without a connection is counted by kind, as nbdkit does.
+        self._calls = {"Preconnect": SharedCounter(), "ListExports": SharedCounter()}
+        self.connections = SharedCounter()
+
+    def write(self, text: str) -> None:
+        """Append a line."""
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+        os.write(self._fd, f"{now} {text}\n".encode(errors="surrogateescape"))
+
+    @contextmanager
+    def call(
+        self, action: str, *, prefix: str = "", number: int = 0, **fields: object
+    ) -> Iterator[dict[str, str]]:
+        """Log the begin and the end of what is done within; what is put into the dictionary
+        is told at the end.
+        """
+        number = number or self._calls[action].add()
+        self.write(f"{prefix}{action} id={number}{_listed(fields)} ...")
+        result: dict[str, str] = {}
+        outcome = "return=-1 error=EIO"  # should it be a bug
+        try:
+            yield result
+            outcome = "return=0"
+        except OSError as error:
+            outcome = f"return=-1 error={errno.errorcode.get(error.errno or 0, 'EIO')}"
+            raise
+        finally:
+            self.write(f"{prefix}...{action} id={number}{_listed(result)} {outcome}")
+
+
+class LogExport(FilterExport):
+    """*next*, with every operation logged as one of a numbered connection."""
+
+    def __init__(self, next: Export, journal: Journal, export_name: str, read_only: bool) -> None:
+        super().__init__(next)
+        self._journal = journal
+        self._prefix = f"connection={journal.connections.add()} "
+        self._transactions = 0
+        self._writable = next.can_write()
+        self._zero_below = zeroer(next)
+        facts = _listed(self._facts(read_only))
+        journal.write(f"{self._prefix}Connect export={_quoted(export_name)} tls=0{facts}")
+
+    def _facts(self, read_only: bool) -> dict[str, object]:
+        below = self.next
+        minimum, preferred, maximum = below.block_size()
+        writable = self._writable and not read_only
+        zero = below.can_zero()
+        if not isinstance(zero, Support):
+            zero = Support.NATIVE if zero else Support.EMULATE
+        return {
+            "size": below.get_size(),
+            "minsize": minimum,
+            "prefsize": preferred,
+            "maxsize": maximum,
+            "write": writable,
+            "flush": below.can_flush(),
+            "rotational": below.is_rotational(),
+            "trim": writable and below.can_trim(),
+            "zero": str(_LEVELS[zero] if writable else 0),
+            "fua": str(_LEVELS[below.can_fua()] if writable else 0),
+            "extents": below.can_extents(),
+            "cache": str(_LEVELS[below.can_cache()]),
+            "fast_zero": writable and below.can_fast_zero(),
+        }
+
+    def _call(self, action: str, **fields: object) -> AbstractContextManager[dict[str, str]]:
+        self._transactions += 1
+        return self._journal.call(action, prefix=self._prefix, number=self._transactions, **fields)
+
+    def can_zero(self) -> bool:
+        return self._writable
+
+    def pread(self, count: int, offset: int) -> Buffer:
+        with self._call("Read", offset=offset, count=count):
+            return self.next.pread(count, offset)
+
+    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        with self._call("Write", offset=offset, count=len(data), fua=bool(flags & FUA)):
+            self.next.pwrite(data, offset, flags)
+
+    def flush(self) -> None:
+        with self._call("Flush"):
+            self.next.flush()
+
+    def trim(self, count: int, offset: int, flags: int) -> None:
+        with self._call("Trim", offset=offset, count=count, fua=bool(flags & FUA)):
+            self.next.trim(count, offset, flags)
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        asked = {"trim": MAY_TRIM, "fua": FUA, "fast": FAST_ZERO}
+        shown = {name: bool(flags & flag) for name, flag in asked.items()}
+        with self._call("Zero", offset=offset, count=count, **shown):
+            self._zero_below(count, offset, flags)
+
+    def cache(self, count: int, offset: int) -> None:
+        with self._call("Cache", offset=offset, count=count):
+            self.next.cache(count, offset)
+
+    def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
+        one = bool(flags & REQ_ONE)
+        with self._call("Extents", offset=offset, count=count, req_one=one) as result:
+            found = list(self.next.extents(count, offset, flags))
+            words = [f'{start:#x} {length:#x} "{_TYPES[kind]}"' for start, length, kind in found]
+            result["extents"] = f"({' '.join(words)})"
+        return found
+
+    def close(self) -> None:
+        self._journal.write(f"{self._prefix}Disconnect transactions={self._transactions}")
+        self.next.close()
+
+
+def _thread_model(plugin: Plugin) -> int:
+    """Return the strictest thread model from *plugin* down."""
+    model = plugin.thread_model()
+    if isinstance(plugin, Filter):
+        return min(model, _thread_model(plugin.next))
+    return model
+
+
+def _listed(fields: dict[str, object] | dict[str, str]) -> str:
+    return "".join(f" {name}={_shown(value)}" for name, value in fields.items())
+
+
+def _shown(value: object) -> str:
+    """Truth values are 0 and 1, numbers hexadecimal, texts as they are."""
+    if isinstance(value, bool):
+        return str(int(value))
+    return f"{value:#x}" if isinstance(value, int) else str(value)
+
+
+def _quoted(text: str) -> str:
+    """Quote what a client has sent so that it stays in its line, and within its quotes."""
+    text = re.sub(r'(["\\$`])', r"\\\1", text)
+    return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", text) + '"'

@@ -1,0 +1,18 @@
+"""The noextents filter: do not tell clients where the disk has holes."""
+
+from nbdfork.filter import Filter, FilterExport
+from nbdfork.plugin import Export
+
+
+class NoExtents(Filter):
+    """do not tell clients of holes"""
+
+    def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
+        return NoExtentsExport(next)
+
+
+class NoExtentsExport(FilterExport):
+    """*next*, all of it data."""
+
+    def can_extents(self) -> bool:
+        return False

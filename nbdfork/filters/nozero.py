@@ -1,0 +1,80 @@
+"""The nozero filter: do not let the disk make zeroes in its own way."""
+
+import errno
+
+from nbdfork.filter import Filter, FilterExport
+from nbdfork.filters import not_fast, zeroer
+from nbdfork.plugin import FAST_ZERO, MAY_TRIM, Export, Parameter, Support, parse
+
+
+class NoZero(Filter):
+    """change how zeroes are made"""
+
+    zeromode = Parameter(
+        parse.choice("none", "emulate", "notrim", "plugin"),
+        default="none",
+        metavar="none|emulate|notrim|plugin",
+        help="whether the disk's own way is used",
+    )
+    fastzeromode = Parameter(
+        parse.choice("none", "slow", "ignore", "default"),
+        default="default",
+        metavar="none|slow|ignore|default",
+        help="what becomes of requests for fast zeroing",
+    )
+
+    def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
+        if self.zeromode in ("none", "emulate"):
+            # What the disk cannot do by itself is written by the server.
+            offer = self.zeromode == "emulate"
+            return WrittenZeroes(next, offer, offer and self.fastzeromode != "none")
+        if next.can_write() and not read_only and not next.can_zero():
+            raise OSError(
+                errno.EOPNOTSUPP,
+                f"zeromode={self.zeromode}: the disk has no way of its own to make zeroes;"
+                " use zeromode=emulate",
+            )
+        return ChangedZeroes(next, self.fastzeromode, may_trim=self.zeromode == "plugin")
+
+
+class WrittenZeroes(FilterExport):
+    """*next* without its `zero`.
+
+    If *offer*, clients may ask for zeroes, and the server writes them; if *offer_fast*, they may
+    ask whether it is fast: no.
+    """
+
+    def __init__(self, next: Export, offer: bool, offer_fast: bool) -> None:
+        super().__init__(next)
+        self._support = Support.EMULATE if offer else Support.NONE
+        self._offer_fast = offer_fast
+
+    def can_zero(self) -> Support:
+        return self._support
+
+    def can_fast_zero(self) -> bool:
+        return self._offer_fast
+
+
+class ChangedZeroes(FilterExport):
+    """*next* with the flags of its `zero` changed."""
+
+    def __init__(self, next: Export, fast: str, *, may_trim: bool) -> None:
+        super().__init__(next)
+        self._fast = fast
+        self._may_trim = may_trim
+        self._zero_below = zeroer(next)
+
+    def can_fast_zero(self) -> bool:
+        if self._fast == "default":
+            return self.next.can_fast_zero()
+        return self._fast != "none"
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        if flags & FAST_ZERO and self._fast == "slow":
+            raise not_fast()
+        if self._fast == "ignore":
+            flags &= ~FAST_ZERO
+        if not self._may_trim:
+            flags &= ~MAY_TRIM
+        self._zero_below(count, offset, flags)

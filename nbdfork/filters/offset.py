@@ -1,0 +1,56 @@
+"""The offset filter: serve a part of the disk."""
+
+import errno
+from collections.abc import Iterator
+
+from nbdfork.filter import Filter, FilterExport
+from nbdfork.plugin import Buffer, Export, Extent, Parameter, parse
+
+
+class Offset(Filter):
+    """serve a part of the disk"""
+
+    offset = Parameter(parse.size, default=0, metavar="OFFSET", help="where the part begins")
+    range = Parameter(parse.size, metavar="LENGTH", help="how long it is; to the end if not given")
+
+    def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
+        return OffsetExport(next, self.offset, self.range)
+
+
+class OffsetExport(FilterExport):
+    """*length* bytes of *next* from *offset*; all the rest of it if that is None."""
+
+    def __init__(self, next: Export, offset: int, length: int | None) -> None:
+        super().__init__(next)
+        self._offset = offset
+        size = next.get_size()
+        self._size = size - offset if length is None else length
+        if self._size < 0 or offset + self._size > size:
+            wanted = f"offset={offset}" + ("" if length is None else f" range={length}")
+            raise OSError(errno.EINVAL, f"{wanted}: the disk has only {size} bytes")
+        # Requests are checked to be aligned within the part, and must then be so on the disk.
+        minimum = next.block_size().minimum
+        if offset % minimum:
+            raise OSError(errno.EINVAL, f"offset={offset}: the disk needs a multiple of {minimum}")
+
+    def get_size(self) -> int:
+        return self._size
+
+    def pread(self, count: int, offset: int) -> Buffer:
+        return self.next.pread(count, offset + self._offset)
+
+    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        self.next.pwrite(data, offset + self._offset, flags)
+
+    def trim(self, count: int, offset: int, flags: int) -> None:
+        self.next.trim(count, offset + self._offset, flags)
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        self.next.zero(count, offset + self._offset, flags)
+
+    def cache(self, count: int, offset: int) -> None:
+        self.next.cache(count, offset + self._offset)
+
+    def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
+        for start, length, kind in self.next.extents(count, offset + self._offset, flags):
+            yield Extent(start - self._offset, length, kind)

@@ -1,0 +1,50 @@
+"""The full plugin: a disk that reads as zeroes and has no space left for anything.
+
+It is what a client sees of a thin-provisioned disk when the storage below has run out.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from typing import NoReturn
+
+from nbdfork.plugin import HOLE, ZERO, Extent, Parameter, Plugin, parse
+
+
+class Full(Plugin):
+    """a disk that is full: every write fails"""
+
+    size = Parameter(
+        parse.size, required=True, magic=True, metavar="SIZE", help="the size of the disk"
+    )
+
+    def get_size(self) -> int:
+        return self.size
+
+    def can_fast_zero(self) -> bool:
+        return True  # nothing fails faster
+
+    def can_multi_conn(self) -> bool:
+        return True
+
+    def pread(self, count: int, offset: int) -> bytes:
+        return bytes(count)
+
+    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        _no_space()
+
+    def trim(self, count: int, offset: int, flags: int) -> None:
+        _no_space()
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        _no_space()
+
+    def cache(self, count: int, offset: int) -> None:
+        """Nothing can come any nearer."""
+
+    def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
+        yield Extent(offset, count, HOLE | ZERO)
+
+
+def _no_space() -> NoReturn:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,0 +1,123 @@
+"""The iso plugin: the files of directories as an ISO 9660 image, a CD-ROM.
+
+The image is made when the server starts, in a scratch file that all clients read.  Files have
+their names in the Rock Ridge and Joliet extensions, for Unix and Windows; what a reader sees that
+knows neither is a shortened name.
+"""
+
+import itertools
+import os
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, ScratchFile, parse
+from nbdfork.plugin.descriptor import DescriptorExport
+
+if TYPE_CHECKING:
+    from pycdlib import PyCdlib
+
+_MAX_JOLIET = 64  # characters of a name
+_NOT_IN_JOLIET = re.compile(r"[*/:;?\\]")
+_NOT_IN_ISO = re.compile("[^A-Z0-9_]")
+
+
+class Iso(Plugin):
+    """the files of directories as a CD-ROM"""
+
+    dir = Parameter(
+        parse.path,
+        required=True,
+        repeatable=True,
+        magic=True,
+        metavar="DIRECTORY",
+        help="a directory whose files are on it",
+    )
+    label = Parameter(str, default="NBDFORK", metavar="LABEL", help="the name of the volume")
+
+    def config_complete(self) -> None:
+        for path in self.dir:
+            if not os.path.isdir(path):
+                raise ConfigError(f"iso: {path}: there is no directory of this name")
+        if not re.fullmatch("[A-Z0-9_]{1,16}", self.label):
+            raise ConfigError(f"iso: label={self.label}: use up to 16 of A-Z, 0-9 and _")
+
+    def get_ready(self) -> None:
+        try:
+            from pycdlib import PyCdlib
+            from pycdlib.pycdlibexception import PyCdlibException
+        except ImportError:
+            message = 'the iso plugin needs pycdlib: pip install "nbdfork[iso]"'
+            raise ConfigError(message) from None
+        image = PyCdlib()
+        image.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=self.label)
+        self._scratch = ScratchFile()
+        try:
+            content = _Content(image)
+            for path in self.dir:
+                content.add_all_of(path)
+            with open(self._scratch.fd, "r+b", closefd=False) as file:
+                image.write_fp(file)
+        except (PyCdlibException, UnicodeError) as error:
+            raise ConfigError(f"iso: {error}") from error
+        finally:
+            image.close()
+
+    def open(self, export_name: str, read_only: bool) -> Export:
+        return DescriptorExport(os.dup(self._scratch.fd), writable=False)
+
+
+class _Place(NamedTuple):
+    """The path of a file or directory as readers without Rock Ridge see it."""
+
+    iso: str
+    joliet: str
+
+
+class _Content:
+    """What is on the image so far, by its path in the directories it comes from."""
+
+    def __init__(self, image: "PyCdlib") -> None:
+        self._image = image
+        self._places = {"": _Place("", "")}
+        self._taken: set[str] = set()
+
+    def add_all_of(self, directory: str, inside: str = "") -> None:
+        """Add what is in *directory* to the directory *inside* of the image."""
+        with os.scandir(directory) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path = f"{inside}/{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    if path not in self._places:
+                        iso, joliet = self._place(inside, entry.name, is_directory=True)
+                        self._image.add_directory(iso, entry.name, joliet)
+                    self.add_all_of(entry.path, path)
+                elif path in self._places:
+                    raise ConfigError(f"iso: {path} is in more than one of the directories")
+                else:
+                    self._add(entry, inside)
+
+    def _add(self, entry: os.DirEntry[str], inside: str) -> None:
+        """Add a file or a symbolic link; a device, a fifo or a socket is left out."""
+        if entry.is_symlink():
+            iso, _ = self._place(inside, entry.name)  # Joliet has no links
+            self._image.add_symlink(iso, entry.name, os.readlink(entry.path))
+        elif entry.is_file():
+            iso, joliet = self._place(inside, entry.name)
+            self._image.add_file(entry.path, iso, entry.name, joliet)
+
+    def _place(self, inside: str, name: str, is_directory: bool = False) -> _Place:
+        """Find shortened names for *name* that nothing else in its directory has."""
+        parent = self._places[inside]
+        stem, dot, extension = name.upper().rpartition(".") if not is_directory else ("", "", "")
+        stem, extension = (stem, extension[:8]) if dot else (name.upper(), "")
+        end = "" if is_directory else f".{_NOT_IN_ISO.sub('_', extension)};1"
+        for number in itertools.count():
+            suffix = f"_{number}" if number else ""
+            short = _NOT_IN_ISO.sub("_", stem)[: 20 - len(suffix)] + suffix + end
+            long = _NOT_IN_JOLIET.sub("_", name)[: _MAX_JOLIET - len(suffix)] + suffix
+            place = _Place(f"{parent.iso}/{short}", f"{parent.joliet}/{long}")
+            if self._taken.isdisjoint(place):
+                break
+        self._taken.update(place)
+        self._places[f"{inside}/{name}"] = place
+        return place

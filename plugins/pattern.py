@@ -1,0 +1,36 @@
+"""The pattern plugin: a disk in which each 8 bytes tell their own offset.
+
+What is read from offset 0x28 is 00 00 00 00 00 00 00 28, so a byte that a client, or a filter,
+has put into the wrong place gives itself away.
+"""
+
+import array
+import sys
+
+from nbdfork.plugin import Parameter, Plugin, parse
+
+WORD = 8
+
+
+class Pattern(Plugin):
+    """a disk whose content is its offsets, as big-endian 64-bit integers"""
+
+    size = Parameter(
+        parse.size, required=True, magic=True, metavar="SIZE", help="the size of the disk"
+    )
+
+    def get_size(self) -> int:
+        return self.size
+
+    def can_multi_conn(self) -> bool:
+        return True
+
+    def pread(self, count: int, offset: int) -> memoryview:
+        skip = offset % WORD
+        words = array.array("Q", range(offset - skip, offset + count, WORD))
+        if sys.byteorder == "little":
+            words.byteswap()
+        return memoryview(words).cast("B")[skip : skip + count]
+
+    def cache(self, count: int, offset: int) -> None:
+        """It is computed anyway."""

@@ -1,0 +1,16 @@
+"""The zero plugin: a disk of no bytes at all, to try clients on."""
+
+from nbdfork.plugin import Plugin
+
+
+class Zero(Plugin):
+    """a disk of size zero"""
+
+    def get_size(self) -> int:
+        return 0
+
+    def can_multi_conn(self) -> bool:
+        return True
+
+    def pread(self, count: int, offset: int) -> bytes:
+        raise AssertionError("the server lets no read past the end of a disk")
