@@ -10,7 +10,7 @@ check: lint test
 lint:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m mypy --strict nbdfork plugins tests contrib/benchmark.py
+	$(PYTHON) -m mypy --strict nbdfork plugins tests contrib/*.py
 
 test:
 	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile

@@ -7,17 +7,19 @@ a disk from within a program.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nbdfork.embed import serve
+    from nbdfork.embed import Server, serve
+    from nbdfork.plugin.errors import ConfigError
+    from nbdfork.server.errors import StartupError
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "serve"]
+__all__ = ["ConfigError", "Server", "StartupError", "__version__", "serve"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `serve` when it is first used: plugins import this package, and need none of it."""
-    if name == "serve":
-        from nbdfork.embed import serve
+    """Import what is for programs when it is first used: plugins import this package, too."""
+    if name in ("ConfigError", "Server", "StartupError", "serve"):
+        from nbdfork import embed
 
-        return serve
+        return getattr(embed, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

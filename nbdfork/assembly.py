@@ -23,7 +23,7 @@ def supervisor(options: Options, backend: Backend, listeners: Listeners) -> Supe
     clients_at_once = 1
     one_at_a_time = backend.thread_model() is ThreadModel.SERIALIZE_CONNECTIONS
     if one_at_a_time or backend.one_process():
-        size = PoolSize(max_clients=1, spare_workers=1, clients_per_worker=0)
+        size = PoolSize.one()
         clients_at_once = 1 if one_at_a_time else options.max_clients
     service = worker.Service(
         backend.after_fork,

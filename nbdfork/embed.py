@@ -18,6 +18,7 @@ from nbdfork import assembly, uri
 from nbdfork.filter import Filter
 from nbdfork.options import Options
 from nbdfork.plugin.backend import Backend, Layer
+from nbdfork.plugin.errors import ConfigError
 from nbdfork.plugin.plugin import Plugin
 from nbdfork.server import sockets
 from nbdfork.server.errors import StartupError
@@ -27,6 +28,19 @@ log = logging.getLogger(__name__)
 
 _READY = b"ready"
 _STOP_SECONDS = 30.0
+
+_leashes: set[int] = set()
+"""The ends of pipes that this program holds to keep its servers running."""
+
+
+def _let_go_of_leashes() -> None:
+    """In a process that is forked: only the program itself keeps its servers running."""
+    for leash in _leashes:
+        os.close(leash)
+    _leashes.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_of_leashes)
 
 
 class Server:
@@ -49,10 +63,10 @@ class Server:
 
         Raises RuntimeError if the server did not end well.
         """
-        if self._leash < 0:
-            return
+        if self._leash not in _leashes:
+            return  # stopped before; or this is a fork of the program that started it
+        _leashes.discard(self._leash)
         os.close(self._leash)
-        self._leash = -1
         status = self._process.wait(_STOP_SECONDS)
         if status:
             raise RuntimeError(f"the nbdfork server ended with status {status}")
@@ -86,6 +100,8 @@ def serve(
     a TCP port on *address* (0: any free one).  Clients can connect when this returns.  Raises
     `ConfigError` or `StartupError`.
     """
+    if unix is not None and port is not None:
+        raise ValueError("a server listens on unix= or on port=, not on both")
     options = Options(
         newstyle=newstyle or export_name is not None,
         exportname=export_name,
@@ -129,16 +145,17 @@ def _fork(options: Options, backend: Backend, listeners: Listeners) -> tuple[int
     """
     ready, ready_end = os.pipe()
     leash_end, leash = os.pipe()
+    _leashes.add(leash)
     pid = os.fork()
     if pid == 0:
         os.close(ready)
-        os.close(leash)
         _become_supervisor(options, backend, listeners, ready_end, leash_end)
     os.close(ready_end)
     os.close(leash_end)
     message = os.read(ready, 65536)
     os.close(ready)
     if message != _READY:
+        _leashes.discard(leash)
         os.close(leash)
         psutil.Process(pid).wait(_STOP_SECONDS)
         raise StartupError(message.decode() or "the server died while it was starting")
@@ -166,3 +183,6 @@ def _become_supervisor(
 def _tell(pipe: int, message: bytes) -> None:
     os.write(pipe, message)
     os.close(pipe)
+
+
+__all__ = ["ConfigError", "Server", "StartupError", "serve"]

@@ -9,6 +9,8 @@ import nbdfork
 from nbdfork.cli import UsageError
 from nbdfork.options import TABLE, Options
 from nbdfork.plugin import load
+from nbdfork.plugin.backend import Backend, Layer
+from nbdfork.plugin.plugin import Plugin
 
 _SYNOPSIS = """\
 usage: nbdfork [OPTION ...] PLUGIN [[KEY=]VALUE ...]
@@ -39,7 +41,15 @@ def show(options: Options) -> None:
     elif found is None:
         raise UsageError("no plugin is given")
     else:
-        _print_pairs(load.dump(found))
+        _print_pairs(load.dump(found, _configured(found, options)))
+
+
+def _configured(found: load.Found, options: Options) -> Plugin:
+    """Return the plugin; if it is given parameters, configured with them."""
+    plugin = found.plugin_class()
+    if options.arguments:
+        Backend(Layer(found.name, plugin)).configure(options.arguments)
+    return plugin
 
 
 def usage() -> str:

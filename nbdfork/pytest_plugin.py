@@ -1,8 +1,8 @@
-"""A fixture for people who test NBD clients.
+"""The pytest fixture `nbd_server`, for people who test NBD clients.
 
 def test_my_client(nbd_server):
-server = nbd_server(MyDisk(size="1M"))
-my_client(server.uri)
+    server = nbd_server(MyDisk(size="1M"))
+    my_client(server.uri)
 """
 
 from collections.abc import Callable, Iterator

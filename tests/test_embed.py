@@ -107,6 +107,34 @@ def test_mistakes_are_raised(tmp_path: Path) -> None:
         nbdfork.serve(Unready(size=1))
 
 
+def test_servers_can_be_stopped_in_any_order() -> None:
+    first, second, third = (nbdfork.serve(Ram(size="1M")) for _ in range(3))
+    for server in (second, first, third):
+        qemu_io(third.uri, "read 0 512")
+        server.stop()
+
+
+def test_a_fork_of_the_program_keeps_no_server_running() -> None:
+    server = nbdfork.serve(Ram(size="1M"))
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writer)
+        server.stop()  # not its to stop
+        os.read(reader, 1)
+        os._exit(0)
+    qemu_io(server.uri, "read 0 512")
+    server.stop()
+    os.close(writer)
+    os.close(reader)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_one_place_to_listen() -> None:
+    with pytest.raises(ValueError, match="not on both"):
+        nbdfork.serve(Ram(size=1), unix="/nonexistent/sock", port=0)
+
+
 def test_stopping_twice_is_no_mistake() -> None:
     server = nbdfork.serve(Ram(size=1))
     server.stop()

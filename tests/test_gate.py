@@ -149,6 +149,16 @@ def test_native_fua_is_handed_down() -> None:
     ]
 
 
+def test_emulation_keeps_to_the_maximum() -> None:
+    class Small(Native):
+        def block_size(self) -> BlockSize:
+            return BlockSize(512, 4096, 65536 + 512)
+
+    disk = Small(1 << 20)
+    Gate(disk, read_only=False).zero(200 * 1024, 0, False, False, False)
+    assert [call[1] for call in disk.calls[1:]] == [66048, 66048, 66048, 6656]
+
+
 def test_zeroes_are_written_where_zero_does_not_work() -> None:
     size = (2 << 20) + 100
     disk = Native(size)

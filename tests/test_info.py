@@ -126,7 +126,7 @@ def test_plugin_parameters_that_are_wrong() -> None:
         ("file", "dir=/etc/passwd"): "not a directory",
         ("file", "/etc/passwd", "fadvise=x"): "expected one of: normal, random, sequential",
         ("null", "-D", "nbdfork.x=1"): "no such debug flag; there is: backend.controlpath",
-        ("null", "-D", "file.zero=1"): "'file' is neither nbdfork nor the plugin 'null'",
+        ("null", "-D", "file.zero=1"): "'file' is none of: nbdfork, null",
         ("file", "/etc/passwd", "-D", "file.x=1"): "no such debug flag; the plugin has: zero",
     }
     for words, message in expected.items():

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -17,14 +18,35 @@ import pytest
 from nbdfork.options import TABLE
 from nbdfork.plugin import load
 from nbdfork.plugin.parameters import ParameterSet
+from nbdfork.plugin.plugin import takes_any_key
 from tests.harness import SECONDS, nbdfork, need, output, run
 
-MANUAL = Path(__file__).parent.parent / "man"
-PAGES = sorted(page.name for page in MANUAL.glob("*.1"))
+ROOT = Path(__file__).parent.parent
+MANUAL = ROOT / "man"
+PAGES = sorted(page.name for page in MANUAL.iterdir())
+LAYER_PAGE = re.compile(r"nbdfork-([\w-]+)-(plugin|filter)\.[13]")
+LAYER_PAGES = [page for page in PAGES if LAYER_PAGE.fullmatch(page)]
+KINDS = {"plugin": load.PLUGIN, "filter": load.FILTER}
 
 NOT_RUN = {"guestfish", "nbd-client", "qemu-system-x86_64", "/dev/sda1"}
 """What needs a guest, a device of the kernel, or a disk that may not be there.  Examples with one
 of these are not run; all others are."""
+
+FILE = re.compile(
+    r"^\.Bd -literal(?: -offset \w+)?\n(# (\S+\.(?:py|toml))\n.*?)^\.Ed\n", re.MULTILINE | re.DOTALL
+)
+"""A display that is a whole file: its first line is a comment with the file's name."""
+
+ESCAPES = {
+    r"\-": "-",
+    r"\e": "\\",
+    r"\&": "",
+    r"\(aq": "'",
+    r"\(dq": '"',
+    r"\(ha": "^",
+    r"\(ti": "~",
+}
+"""The escapes that files on a page may use."""
 
 TOOLS = ("cmp", "nbdcopy", "nbdinfo", "nbdsh", "od", "qemu-img", "qemu-io", "truncate")
 """The clients that examples need."""
@@ -35,11 +57,19 @@ PR_SET_CHILD_SUBREAPER = 36
 # -- reading pages ----------------------------------------------------------------------------
 
 
+def source(page: str) -> str:
+    return (MANUAL / page).read_text()
+
+
+def render(text: str) -> str:
+    """Return the source of a page as a reader sees it, but with lines that are never broken."""
+    shown = output("mandoc", "-Tutf8", "-Owidth=1000", input=text)
+    return re.sub(".\b", "", shown)
+
+
 @cache
 def rendered(page: str) -> str:
-    """Return *page* as a reader sees it, but with lines that are never broken."""
-    text = output("mandoc", "-Tutf8", "-Owidth=1000", MANUAL / page)
-    return re.sub(".\b", "", text)
+    return render(source(page))
 
 
 def section(page: str, title: str) -> str:
@@ -58,12 +88,32 @@ def option_names(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])-(?:-[a-z][\w-]*|\w)(?![\w-])", text))
 
 
-def examples(page: str) -> Iterator[tuple[str, str]]:
-    """Yield (prompt, script) for each run of lines of *page* that has a prompt in front.
+def files(page: str) -> list[tuple[str, str]]:
+    """Return (name, content) of each file on *page*, in their order."""
+    return [(match[2], unescaped(match[1])) for match in FILE.finditer(source(page))]
 
-    Lines without a prompt, such as output, are left out; a backslash joins the next line.
+
+def unescaped(text: str) -> str:
+    """Return what mdoc *text*, part of a literal display, stands for."""
+    return re.sub(r"\\(?:\(..|.)", lambda match: ESCAPES[match[0]], text)
+
+
+def examples(page: str) -> Iterator[tuple[str, str, int]]:
+    """Yield (prompt, script, files) for each run of lines of *page* that has a prompt in front.
+
+    *files* is how many files stand before it.  Lines without a prompt, such as output, are left
+    out; a backslash joins the next line.
     """
-    for block in rendered(page).replace("\\\n", "").split("\n\n"):
+    parts = FILE.split(source(page))[::3]  # what is around the files
+    seen: list[tuple[str, str]] = []
+    for number in range(len(parts)):
+        found = list(runs(render("".join(parts[: number + 1]))))
+        yield from ((*run, number) for run in found[len(seen) :])
+        seen = found
+
+
+def runs(text: str) -> Iterator[tuple[str, str]]:
+    for block in text.replace("\\\n", "").split("\n\n"):
         lines = re.findall(r"^ +([$#]) (.*)", block, re.MULTILINE)
         if lines:
             yield lines[0][0], "\n".join(line for _, line in lines)
@@ -103,31 +153,48 @@ def test_help_mentions_every_option() -> None:
     assert option_names(text) == {name for option in TABLE for name in option.names}
 
 
-def test_every_plugin_has_a_page_and_every_page_a_plugin() -> None:
-    pages = {page.removeprefix("nbdfork-").removesuffix("-plugin.1") for page in PAGES}
-    shipped = {path.stem for path in Path(load.plugin_directory()).glob("[!_]*.py")}
-    assert pages == shipped | {"nbdfork.1"}
+@pytest.mark.parametrize("word", KINDS)
+def test_every_plugin_and_filter_has_a_page_and_every_page_one_of_them(word: str) -> None:
+    kind = KINDS[word]
+    shipped = sorted(module.name for module in pkgutil.iter_modules([load.directory(kind)]))
+    assert [
+        name for name, kind_of_page in map(layer, LAYER_PAGES) if kind_of_page is kind
+    ] == shipped
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.endswith("-plugin.1")])
-def test_the_parameters_of_a_plugin_are_on_its_page_and_no_other(page: str) -> None:
+def test_there_are_no_other_pages() -> None:
+    others = set(PAGES) - set(LAYER_PAGES)
+    assert others == {"nbdfork.1", "nbdfork.3", "nbdfork-filter.3", "nbdfork-plugin.3"}
+
+
+def layer(page: str) -> tuple[str, load.Kind]:
+    """Return the name and the kind of what *page* is about."""
+    match = LAYER_PAGE.fullmatch(page)
+    assert match is not None
+    return match[1], KINDS[match[2]]
+
+
+@pytest.mark.parametrize("page", LAYER_PAGES)
+def test_the_parameters_are_on_the_page_and_no_other(page: str) -> None:
     need("mandoc")
-    name = page.removeprefix("nbdfork-").removesuffix("-plugin.1")
-    declared = ParameterSet(load.find(name).plugin_class).by_key
+    plugin_class = load.find(*layer(page)).plugin_class
+    declared = ParameterSet(plugin_class).by_key
     heads = {}
     for line in list_heads(section(page, "PARAMETERS")):
         if match := re.match(r"(\[?)([\w-]+)=(\]?)(.*)", line):
             heads[match[2]] = (bool(match[1] and match[3]), match[4].replace(" | ", "|"))
     assert heads == {key: (found.magic, found.metavar) for key, found in declared.items()}
-    keys_in_synopsis = set(re.findall(r"([\w-]+)=", section(page, "SYNOPSIS")))
+    keys_in_synopsis = set(re.findall(r"(?<![\w-])(\w[\w-]*)=", section(page, "SYNOPSIS")))
+    if takes_any_key(plugin_class()):
+        keys_in_synopsis.discard("key")
     assert keys_in_synopsis == declared.keys()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.endswith("-plugin.1")])
-def test_the_debug_flags_of_a_plugin_are_on_its_page_and_no_other(page: str) -> None:
+@pytest.mark.parametrize("page", LAYER_PAGES)
+def test_the_debug_flags_are_on_the_page_and_no_other(page: str) -> None:
     need("mandoc")
-    name = page.removeprefix("nbdfork-").removesuffix("-plugin.1")
-    flags = load.find(name).plugin_class.debug_flags
+    name, kind = layer(page)
+    flags = load.find(name, kind).plugin_class.debug_flags
     heads = list_heads(section(page, "DEBUG FLAGS"))
     assert heads == [f"{name}.{flag}=1" for flag in flags]
 
@@ -135,7 +202,7 @@ def test_the_debug_flags_of_a_plugin_are_on_its_page_and_no_other(page: str) -> 
 # -- running the examples ---------------------------------------------------------------------
 
 
-def all_examples() -> list[tuple[str, str, str]]:
+def all_examples() -> list[tuple[str, str, str, int]]:
     if shutil.which("mandoc") is None:
         return []
     return [(page, *example) for page in PAGES for example in examples(page)]
@@ -143,21 +210,29 @@ def all_examples() -> list[tuple[str, str, str]]:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A directory with a disk.img, and nbdfork in `bin`, that any user can reach."""
+    """A directory that any user can reach, with a disk.img and the template of a plugin."""
     with tempfile.TemporaryDirectory(prefix="nbdfork-example") as name:
         directory = Path(name)
         directory.chmod(0o755)
         (directory / "disk.img").write_bytes(os.urandom(4 * 1024 * 1024))
         (directory / "disk.img").chmod(0o666)
+        (directory / "contrib").mkdir()
+        shutil.copy(ROOT / "contrib" / "template_plugin.py", directory / "contrib")
         yield directory
 
 
 @pytest.fixture
 def path() -> Iterator[str]:
-    """The PATH of the examples: nbdfork and the system's programs, and not the Python of a
-    virtual environment, in which the system's programs would miss their modules.
+    """The PATH of the examples: nbdfork, and the system's programs.
+
+    Of a virtual environment there are only `python` and `pytest`, and not `python3`: with that,
+    the system's programs would miss their modules.
     """
     with tempfile.TemporaryDirectory(prefix="nbdfork-bin") as name:
+        for command, words in {"python": "", "pytest": "-m pytest"}.items():
+            script = Path(name, command)
+            script.write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
+            script.chmod(0o755)
         Path(name, "nbdfork").symlink_to(Path(sys.executable).parent / "nbdfork")
         yield f"{name}:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -190,18 +265,30 @@ def _nothing_left_running() -> Iterator[None]:
 
 def test_the_pages_have_examples() -> None:
     need("mandoc")
-    assert {page for page, _, _ in all_examples()} == set(PAGES)
+    assert {page for page, *_ in all_examples()} == set(PAGES)
+
+
+def test_every_file_on_a_page_is_run() -> None:
+    need("mandoc")
+    for page in PAGES:
+        last = max((count for _, _, count in examples(page)), default=0)
+        assert last == len(files(page)), f"{page}: no example after the last file"
 
 
 @pytest.mark.usefixtures("_nothing_left_running")
-@pytest.mark.parametrize(("page", "prompt", "script"), all_examples())
-def test_example(page: str, prompt: str, script: str, place: Path, path: str) -> None:
+@pytest.mark.parametrize(("page", "prompt", "script", "count"), all_examples())
+def test_example(page: str, prompt: str, script: str, count: int, place: Path, path: str) -> None:
     words = set(re.findall(r"[\w/-]+", script))
     if unrunnable := words & NOT_RUN:
         pytest.skip(f"not run: {', '.join(unrunnable)}")
     if prompt == "#" and os.geteuid() != 0:
         pytest.skip("only root can do this")
+    written = files(page)[:count]
+    for _, content in written:
+        words |= set(re.findall(r"[\w-]+", content))
     need(*words.intersection(TOOLS))
+    for name, content in written:
+        (place / name).write_text(content)
     # Not through pipes: a server that was left behind would hold them open.
     with (place / "output").open("w+") as log:
         done = subprocess.run(

@@ -7,17 +7,6 @@ from nbdfork.plugin import FAST_ZERO, FUA, Export, Extent
 
 _ZEROES = memoryview(bytes(1024 * 1024))
 _NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP})
-_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
-_FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
-
-
-def boolean(text: str) -> bool:
-    """Parse a truth value, for a `Parameter`."""
-    if text.lower() in _TRUE:
-        return True
-    if text.lower() in _FALSE:
-        return False
-    raise ValueError("expected true or false")
 
 
 def clipped(extents: Iterable[Extent], start: int, end: int) -> Iterator[Extent]:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 
 from nbdfork.filter import Filter, FilterExport
-from nbdfork.filters import boolean, clipped, write_zeroes
+from nbdfork.filters import clipped, write_zeroes
 from nbdfork.plugin import (
     HOLE,
     MAY_TRIM,
@@ -58,7 +58,7 @@ def _when(text: str) -> bool | str:
     if text.startswith("/"):
         return text
     try:
-        return boolean(text)
+        return parse.boolean(text)
     except ValueError:
         raise ValueError("expected true, false, or an absolute path") from None
 
@@ -70,7 +70,7 @@ class Cow(Filter):
         _block_size, default=65536, metavar="SIZE", help="the size of the overlay's blocks"
     )
     cow_on_cache = Parameter(
-        boolean, default=False, metavar="BOOL", help="keep what clients ask to cache, too"
+        parse.boolean, default=False, metavar="BOOL", help="keep what clients ask to cache, too"
     )
     cow_on_read = Parameter[bool | str](
         _when,

@@ -4,8 +4,8 @@ import re
 import time
 
 from nbdfork.filter import Filter, FilterExport
-from nbdfork.filters import boolean, not_fast, zeroer
-from nbdfork.plugin import FAST_ZERO, Buffer, ConfigError, Export, Extent, Parameter
+from nbdfork.filters import not_fast, zeroer
+from nbdfork.plugin import FAST_ZERO, Buffer, ConfigError, Export, Extent, Parameter, parse
 
 _LONGEST = 30 * 24 * 3600.0
 
@@ -38,7 +38,7 @@ class Delay(Filter):
     delay_open = _delay("clients when they open the disk")
     delay_close = _delay("the end of a connection")
     delay_fast_zero = Parameter(
-        boolean,
+        parse.boolean,
         default=True,
         metavar="BOOL",
         help="delay fast zeroes, too; if false, refuse them at once",

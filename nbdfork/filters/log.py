@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 
 from nbdfork.filter import Filter, FilterExport
-from nbdfork.filters import boolean, zeroer
+from nbdfork.filters import zeroer
 from nbdfork.plugin import (
     FAST_ZERO,
     FUA,
@@ -40,7 +40,10 @@ class Log(Filter):
 
     logfile = Parameter(parse.path, metavar="FILE", help="the log; without it nothing is logged")
     logappend = Parameter(
-        boolean, default=False, metavar="BOOL", help="append to the file, do not begin it anew"
+        parse.boolean,
+        default=False,
+        metavar="BOOL",
+        help="append to the file, do not begin it anew",
     )
 
     def get_ready(self) -> None:

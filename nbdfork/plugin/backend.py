@@ -78,7 +78,8 @@ class Backend:
         for assignment in assignments:
             assignment.finish()
         for layer in reversed(self._layers):
-            layer.plugin.config_complete()
+            with _starting(layer, "config_complete"):
+                layer.plugin.config_complete()
 
     def _assign(self, assignments: list[Assignment], key: str | None, text: str) -> None:
         plugin = self._layers[-1].plugin
@@ -94,7 +95,8 @@ class Backend:
         if key is None or not takes_any_key(plugin):
             known = [known for one in assignments for known in one.declared.by_key]
             raise unknown(self.name, key, text, known)
-        plugin.config(key, text)
+        with _starting(self._layers[-1], "config"):
+            plugin.config(key, text)
 
     def set_debug_flag(self, owner: str, flag: str, value: int) -> None:
         """Set a debug flag of a layer (`-D OWNER.FLAG=N`).  Raises `ConfigError`."""
@@ -102,9 +104,8 @@ class Backend:
             if layer.name == owner:
                 break
         else:
-            raise ConfigError(
-                f"-D {owner}.{flag}: {owner!r} is neither nbdfork nor the plugin {self.name!r}"
-            )
+            names = ", ".join(["nbdfork", *(layer.name for layer in self._layers)])
+            raise ConfigError(f"-D {owner}.{flag}: {owner!r} is none of: {names}")
         if flag not in layer.plugin.debug:
             known = ", ".join(layer.plugin.debug) or "none"
             raise ConfigError(f"-D {owner}.{flag}: no such debug flag; the plugin has: {known}")
@@ -122,10 +123,8 @@ class Backend:
         """Let the layers make what all clients share.  Raises `ConfigError`."""
         log.debug("%s: get_ready", self.name)
         for layer in reversed(self._layers):
-            try:
+            with _starting(layer, "get_ready"):
                 layer.plugin.get_ready()
-            except OSError as error:
-                raise ConfigError(f"{layer.name}: {error}") from error
         if self.thread_model() is ThreadModel.SERIALIZE_ALL_REQUESTS:
             self._lock = Lock() if self.one_process() else SharedLock()
 
@@ -206,3 +205,19 @@ class Backend:
         except Exception as error:
             log.exception("%s: %s: a bug of the plugin:", self.name, method)
             raise OSError(errno.EIO, "the plugin failed") from error
+
+
+@contextmanager
+def _starting(layer: Layer, method: str) -> Iterator[None]:
+    """Turn whatever goes wrong while the server starts into a `ConfigError`."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{layer.name}: {error}") from error
+    except Exception as error:
+        log.debug("%s: %s: a bug of the plugin:", layer.name, method, exc_info=True)
+        raise ConfigError(
+            f"{layer.name}: {method} failed: {type(error).__name__}: {error} (-v tells where)"
+        ) from error

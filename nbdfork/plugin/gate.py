@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_ZEROES = memoryview(bytes(1024 * 1024))
-_CACHE_PIECE = 1024 * 1024
+_PIECE = 1024 * 1024
+_ZEROES = memoryview(bytes(_PIECE))
 _NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP})
 
 
@@ -70,6 +70,8 @@ class Gate:
         self.description = export.description()
         self.can_extents = export.can_extents()
         self._misaligned = self.block_size.minimum - 1
+        maximum = self.block_size.maximum
+        self._piece = min(_PIECE, maximum - maximum % self.block_size.minimum)
         self._lock = lock
         self._pread = self._bind(export.pread)
         self._pwrite = self._bind(export.pwrite)
@@ -149,8 +151,8 @@ class Gate:
         if self.cache_support is Support.NATIVE:
             self._cache(count, offset)
             return
-        for start in range(offset, offset + count, _CACHE_PIECE):
-            self._pread(min(_CACHE_PIECE, offset + count - start), start)
+        for start in range(offset, offset + count, self._piece):
+            self._pread(min(self._piece, offset + count - start), start)
 
     def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
         """Return extents that follow each other from *offset* on and end within the range.
@@ -225,7 +227,7 @@ class Gate:
     def _write_zeroes(self, count: int, offset: int, flags: int) -> None:
         end = offset + count
         while offset < end:
-            piece = _ZEROES[: end - offset]
+            piece = _ZEROES[: min(self._piece, end - offset)]
             self._pwrite(piece, offset, flags)
             offset += len(piece)
 

@@ -142,20 +142,20 @@ def _class_in(module: ModuleType, kind: Kind) -> type[Plugin]:
 
 def help_text(found: Found) -> str:
     """Return what `--help PLUGIN` says of a plugin or filter."""
-    description = inspect.getdoc(found.plugin_class) or ""
-    first = description.splitlines()[0] if description else ""
+    description = (found.plugin_class.__doc__ or "").strip()  # its own, not an inherited one
+    first = description.splitlines()[0] if description else "(no description)"
     lines = [f"{found.kind.word}: {found.name} - {first}", f"({found.path})"]
     return "\n".join(lines + ParameterSet(found.plugin_class).help_lines())
 
 
-def dump(found: Found) -> Iterator[tuple[str, str]]:
-    """Yield the key and value pairs that `--dump-plugin` prints."""
+def dump(found: Found, plugin: Plugin) -> Iterator[tuple[str, str]]:
+    """Yield the key and value pairs that `--dump-plugin` prints of *plugin*."""
     parameters = ParameterSet(found.plugin_class)
-    plugin = found.plugin_class()
     yield "path", found.path
     yield "name", found.name
     yield "version", found.version
     yield "thread_model", plugin.thread_model().name.lower()
+    yield "one_process", "yes" if plugin.one_process() else "no"
     if parameters.magic is not None:
         yield "magic_config_key", parameters.magic.key
     for key in parameters.by_key:

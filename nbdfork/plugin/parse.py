@@ -23,6 +23,9 @@ _SUFFIXES = {
     "e": 2**60,
 }
 
+_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+_FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
+
 
 def size(text: str) -> int:
     """Parse a number of bytes: "512", "10k", "1G"; suffixes b s(ectors) k M G T P E."""
@@ -41,6 +44,15 @@ def path(text: str) -> str:
     if not text:
         raise ValueError("a file name is expected")
     return os.path.abspath(text)
+
+
+def boolean(text: str) -> bool:
+    """Parse a truth value: true, yes, on, 1, or false, no, off, 0."""
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise ValueError("expected true or false")
 
 
 def choice(*words: str) -> Callable[[str], str]:

@@ -31,6 +31,7 @@ GUARANTEED_PAYLOAD = 32 * 1024 * 1024
 MAX_DISCARD = 2 * MAX_PAYLOAD
 """A WRITE longer than this is not even read and dropped: its sender is disconnected."""
 
+_ANY_FLAG = 0xFFFF
 _HEADER_SIZE = wire.REQUEST.size
 _NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP})
 _SUCCESS = wire.UINT32.pack(wire.SIMPLE_REPLY_MAGIC) + wire.UINT32.pack(0)
@@ -67,15 +68,20 @@ class Transmission:
         self._max_payload = maximum if maximum < GUARANTEED_PAYLOAD else MAX_PAYLOAD
         fua = wire.CMD_FLAG_FUA if gate.fua is not Support.NONE else 0
         fast_zero = wire.CMD_FLAG_FAST_ZERO if gate.can_fast_zero else 0
+        # A read-only export refuses to be changed, whatever the flags.
+        never_mind = 0 if gate.can_write else _ANY_FLAG
         # A command and the flags it may carry.  FUA is allowed on all once it is offered,
         # because clients are known to set it on odd ones (protocol document, "Command flags").
         self._commands: dict[int, tuple[int, Command]] = {
             wire.CMD_READ: (fua, self._read),
-            wire.CMD_WRITE: (fua, self._write),
+            wire.CMD_WRITE: (fua | never_mind, self._write),
             wire.CMD_FLUSH: (fua, self._flush),
-            wire.CMD_TRIM: (fua, self._trim),
+            wire.CMD_TRIM: (fua | never_mind, self._trim),
             wire.CMD_CACHE: (fua, self._cache),
-            wire.CMD_WRITE_ZEROES: (fua | wire.CMD_FLAG_NO_HOLE | fast_zero, self._write_zeroes),
+            wire.CMD_WRITE_ZEROES: (
+                fua | wire.CMD_FLAG_NO_HOLE | fast_zero | never_mind,
+                self._write_zeroes,
+            ),
         }
 
     def serve(self) -> None:
@@ -154,7 +160,6 @@ def _unknown(flags: int, offset: int, length: int, data: Payload) -> None:
     raise Refused(errno.EINVAL, "unknown command")
 
 
-_ANY_FLAG = 0xFFFF
 _UNKNOWN_COMMAND: tuple[int, Command] = (_ANY_FLAG, _unknown)
 
 

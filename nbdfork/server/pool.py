@@ -19,6 +19,11 @@ class PoolSize:
     spare_workers: int
     clients_per_worker: int
 
+    @classmethod
+    def one(cls) -> "PoolSize":
+        """Return the size of a pool of one worker that stays."""
+        return cls(max_clients=1, spare_workers=1, clients_per_worker=0)
+
     def to_fork(self, spare: int, total: int) -> int:
         """Return how many workers to fork, *spare* of the *total* having no client."""
         return max(0, min(self.spare_workers - spare, self.max_clients - total))

@@ -10,6 +10,7 @@ import logging
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable
 
@@ -140,6 +141,8 @@ class Supervisor:
         surplus = self._size.to_retire(spare)
         if surplus:
             os.write(self._leash_end, bytes(surplus))
+        if self._size == PoolSize.one():
+            return  # that it is busy is nothing to warn of
         at_limit = self._board.count(State.SERVING) == self._size.max_clients
         if at_limit and not self._at_limit:
             log.warning("all %d clients are taken: others have to wait", self._size.max_clients)
@@ -161,6 +164,7 @@ class Supervisor:
         # on the pipe of the supervisor, which would think it was meant.
         signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, signal.SIGCHLD))
         try:
+            sys.stdout.flush()  # or what is in its buffer would be printed by both
             pid = os.fork()
             if pid == 0:
                 self._become_worker(place)
@@ -180,6 +184,7 @@ class Supervisor:
             for fd in (self._leash_end, self._news, self._signals, self._signals_end):
                 os.close(fd)
             status = worker.run(place, self._service)
+            sys.stdout.flush()
         finally:
             logging.shutdown()
             os._exit(status)

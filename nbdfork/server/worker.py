@@ -176,8 +176,14 @@ def _serve_in_threads(place: Place, service: Service, stopper: Stopper) -> None:
             threads.discard(threading.current_thread())
             free.release()
 
+    def wait_for_a_thread() -> bool:
+        if free.acquire(blocking=False):
+            return True
+        log.warning("all %d clients are taken: others have to wait", service.clients_at_once)
+        return free.acquire()
+
     place.report(State.IDLE)
-    while free.acquire() and (client := _accept(place, stopper)) is not None:
+    while wait_for_a_thread() and (client := _accept(place, stopper)) is not None:
         thread = threading.Thread(target=serve, args=(client,))
         threads.add(thread)
         thread.start()

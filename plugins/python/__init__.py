@@ -1,0 +1,146 @@
+"""The python plugin: scripts written for nbdkit's Python API, unmodified.
+
+Such a script may keep its disk in a variable, so one process serves all clients, each in a
+thread of its own, unless the script says NBDFORK_PROCESSES = True.  What clients are told, and
+which error they get, is what nbdkit makes of the same script.
+"""
+
+import contextlib
+import logging
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+
+from nbdfork.plugin import ConfigError, Export, ExportInfo, Parameter, Plugin, ThreadModel, parse
+
+from . import nbdkit
+from .export import ExportOfVersion1, ScriptExport
+from .script import API_VERSIONS, Script, request, server_of
+
+log = logging.getLogger(__name__)
+
+
+class Python(Plugin):
+    """run a script written for nbdkit's Python API"""
+
+    script = Parameter(
+        parse.path, required=True, magic=True, metavar="SCRIPT", help="the script; comes first"
+    )
+
+    _loaded: Script | None = None
+    _model = ThreadModel.SERIALIZE_ALL_REQUESTS
+
+    # -- starting -----------------------------------------------------------------------
+
+    def dump_plugin(self) -> Mapping[str, str]:
+        if self.script is not None:
+            self._load().call_at_startup("dump_plugin")
+        return {
+            "python_version": platform.python_version(),
+            "nbdkit_python_maximum_api_version": str(API_VERSIONS[-1]),
+        }
+
+    def _load(self) -> Script:
+        """Return the script; it is run when it is needed first."""
+        if self._loaded is None:
+            self._loaded = Script(self.script)
+        return self._loaded
+
+    def config(self, key: str, value: str) -> None:
+        if self.script is None:
+            raise ConfigError(f"python: {key}={value} comes before the script: name that first")
+        script = self._load()
+        if script.get("config") is None:
+            raise ConfigError(
+                f"python: {script.path}: takes no parameters, but {key}={value} is given; leave"
+                " it out, or define config(key, value)"
+            )
+        script.call_at_startup("config", key, value)
+
+    def config_complete(self) -> None:
+        script = self._load()
+        script.call_at_startup("config_complete")
+        if script.get("thread_model") is not None:
+            model = script.call_at_startup("thread_model")
+            try:
+                self._model = ThreadModel(model)
+            except ValueError:
+                raise ConfigError(
+                    f"python: {script.path}: thread_model returned {model!r}; return one of"
+                    " nbdkit.THREAD_MODEL_*"
+                ) from None
+
+    def thread_model(self) -> ThreadModel:
+        return self._model
+
+    def one_process(self) -> bool:
+        return self._loaded is None or self._loaded.constant("NBDFORK_PROCESSES") is not True
+
+    def get_ready(self) -> None:
+        self._process_at_start = os.getpid()
+        self._load().call_at_startup("get_ready")
+        _flush_output()
+
+    # -- serving ------------------------------------------------------------------------
+
+    def after_fork(self) -> None:
+        script = self._load()
+        script.serve_as_main()
+        script.call_at_startup("after_fork")
+        nbdkit._serve_under(server_of(self._process_at_start))
+
+    def preconnect(self, read_only: bool) -> None:
+        script = self._load()
+        if script.get("preconnect") is None:
+            return
+        try:
+            script.call("preconnect", read_only)
+        except OSError as error:
+            log.error("%s", error)  # the server takes it for a decision, not for a failure
+            raise
+
+    def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
+        script = self._load()
+        if script.get("list_exports") is None:
+            return super().list_exports(read_only)
+        return script.call_for_list("list_exports", _export_info, read_only, False)
+
+    def default_export(self, read_only: bool) -> str:
+        script = self._load()
+        if script.get("default_export") is None:
+            return ""
+        name = script.call("default_export", read_only, False)
+        if not isinstance(name, str):
+            raise script.error("default_export", f"returned {name!r}; return a string")
+        return name
+
+    def open(self, export_name: str, read_only: bool) -> Export:
+        script = self._load()
+        request.export_name = export_name
+        handle = script.call("open", read_only)
+        kind = ExportOfVersion1 if script.api_version == 1 else ScriptExport
+        return kind(script, handle, self._model)
+
+    def cleanup(self) -> None:
+        script = self._load()
+        try:
+            if script.get("cleanup") is not None:
+                script.call("cleanup")
+        finally:
+            _flush_output()
+
+
+def _flush_output() -> None:
+    """Let out what the script has printed: a fork would copy it, and a worker's end drop it."""
+    with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
+        sys.stdout.flush()
+
+
+def _export_info(item: object) -> ExportInfo:
+    match item:
+        case str(name):
+            return ExportInfo(name)
+        case (str(name), str(description)) if isinstance(item, tuple):
+            return ExportInfo(name, description)
+    raise TypeError(f"{item!r} is no export; return a list of names or (name, description) tuples")

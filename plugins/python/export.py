@@ -1,0 +1,243 @@
+"""One client's view of the disk of a script: facts and operations, as nbdkit makes them of it."""
+
+import errno
+import logging
+import operator
+from typing import Any
+
+from nbdfork.plugin import (
+    MAY_TRIM,
+    BlockSize,
+    Buffer,
+    Export,
+    Extent,
+    Support,
+    ThreadModel,
+    parse,
+)
+
+from .script import FAILURES, Script, request
+
+log = logging.getLogger(__name__)
+
+_NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP})
+_SUPPORT = {0: Support.NONE, 1: Support.EMULATE, 2: Support.NATIVE}
+
+
+class ScriptExport(Export):
+    """One client's view of the disk of a script of API version 2; *handle* is the script's."""
+
+    def __init__(self, script: Script, handle: object, model: ThreadModel) -> None:
+        self._script = script
+        self._handle = handle
+        self._model = model
+        # Called with every request, so looked up once.
+        self._script_pread: Any = script.get("pread")
+        self._script_pwrite: Any = script.get("pwrite")
+
+    # -- facts --------------------------------------------------------------------------
+
+    def get_size(self) -> int:
+        size = self._ask("get_size")
+        try:
+            size = operator.index(size)
+        except TypeError:
+            raise self._script.error("get_size", f"returned {size!r}; return an int") from None
+        if not 0 <= size <= parse.MAX_SIZE:
+            raise self._script.error("get_size", f"returned {size}; return 0 to 2^63-1 bytes")
+        return int(size)
+
+    def can_write(self) -> bool:
+        return self._is("can_write", self._has("pwrite"))
+
+    def can_flush(self) -> bool:
+        return self._is("can_flush", self._has("flush"))
+
+    def can_trim(self) -> bool:
+        return self._is("can_trim", self._has("trim"))
+
+    def can_zero(self) -> bool:
+        return self._is("can_zero", self._has("zero"))
+
+    def can_fast_zero(self) -> bool:
+        return self._is("can_fast_zero", not self._has("zero"))
+
+    def can_extents(self) -> bool:
+        return self._is("can_extents", self._has("extents"))
+
+    def can_multi_conn(self) -> bool:
+        # One client at a time has no use for more connections; and they would wait for ever.
+        return self._is("can_multi_conn", False) and (
+            self._model is not ThreadModel.SERIALIZE_CONNECTIONS
+        )
+
+    def is_rotational(self) -> bool:
+        return self._is("is_rotational", False)
+
+    def can_fua(self) -> Support:
+        default = Support.EMULATE if self._has("flush") else Support.NONE
+        return self._support("can_fua", default, "FUA")
+
+    def can_cache(self) -> Support:
+        default = Support.NATIVE if self._has("cache") else Support.NONE
+        return self._support("can_cache", default, "CACHE")
+
+    def block_size(self) -> BlockSize:
+        if not self._has("block_size"):
+            return BlockSize()
+        sizes = self._ask("block_size")
+        match sizes:
+            case (0, 0, 0):
+                return BlockSize()
+            case (int(minimum), int(preferred), int(maximum)):
+                return BlockSize(minimum, preferred, maximum)
+        raise self._script.error(
+            "block_size", f"returned {sizes!r}; return a tuple (minimum, preferred, maximum)"
+        )
+
+    def description(self) -> str:
+        if not self._has("export_description"):
+            return ""
+        try:
+            text = self._ask("export_description")
+        except OSError as error:  # no reason not to serve the disk
+            log.error("%s", error)
+            return ""
+        if isinstance(text, str):
+            return text
+        log.error("%s: export_description returned %r; return a string", self._script.path, text)
+        return ""
+
+    def _has(self, callback: str) -> bool:
+        return self._script.get(callback) is not None
+
+    def _ask(self, callback: str) -> Any:
+        return self._script.call(callback, self._handle)
+
+    def _is(self, callback: str, default: bool) -> bool:
+        if not self._has(callback):
+            return default
+        answer = self._ask(callback)
+        if not isinstance(answer, bool):
+            log.warning(
+                "%s: %s returned %r, which nbdkit takes for False, and so does nbdfork; return"
+                " True or False", self._script.path, callback, answer,
+            )  # fmt: skip
+        return answer is True
+
+    def _support(self, callback: str, default: Support, prefix: str) -> Support:
+        if not self._has(callback):
+            return default
+        answer = self._ask(callback)
+        if answer in _SUPPORT:
+            return _SUPPORT[answer]
+        raise self._script.error(
+            callback, f"returned {answer!r}; return nbdkit.{prefix}_NONE, _EMULATE or _NATIVE"
+        )
+
+    # -- operations ---------------------------------------------------------------------
+
+    def pread(self, count: int, offset: int) -> Buffer:
+        data = bytearray(count)
+        request.error = 0
+        try:
+            self._script_pread(self._handle, memoryview(data), offset, 0)
+        except FAILURES as error:
+            raise self._script.error("pread", error) from error
+        return data
+
+    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        if self._script_pwrite is None:
+            self._script.call("pwrite")
+        request.error = 0
+        try:
+            self._script_pwrite(self._handle, data.toreadonly(), offset, flags)
+        except FAILURES as error:
+            raise self._script.error("pwrite", error) from error
+
+    def flush(self) -> None:
+        self._script.call("flush", self._handle, 0)
+
+    def trim(self, count: int, offset: int, flags: int) -> None:
+        self._script.call("trim", self._handle, count, offset, flags)
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        self._zero(count, offset, flags)
+
+    def _zero(self, count: int, offset: int, last: int | bool) -> None:
+        if not self._has("zero"):
+            raise OSError(errno.EOPNOTSUPP, "the script has no zero")
+        self._script.call("zero", self._handle, count, offset, last)
+        if request.error in _NOT_SUPPORTED:  # it counts even if nothing is raised
+            raise OSError(request.error, "the script asks for zeroes to be written")
+
+    def cache(self, count: int, offset: int) -> None:
+        self._script.call("cache", self._handle, count, offset, 0)
+
+    def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
+        return self._script.call_for_list("extents", _extent, self._handle, count, offset, flags)
+
+    def close(self) -> None:
+        try:
+            if self._has("close"):
+                self._ask("close")
+        finally:
+            self._handle = None
+            request.export_name = None
+
+
+def _extent(item: object) -> Extent:
+    match item:
+        case (int(offset), int(length), int(kind)) if isinstance(item, tuple):
+            return Extent(offset, length, kind)
+    raise TypeError(f"{item!r} is no extent; return a list of (offset, length, type) tuples")
+
+
+class ExportOfVersion1(ScriptExport):
+    """The same for API version 1: a read returns a buffer, and there are no flags."""
+
+    def can_fua(self) -> Support:
+        # The script cannot be told, so it is asked to flush.
+        answer = super().can_fua()
+        return Support.EMULATE if answer is Support.NATIVE and self._has("flush") else answer
+
+    def pread(self, count: int, offset: int) -> Buffer:
+        request.error = 0
+        try:
+            data = self._script_pread(self._handle, count, offset)
+        except FAILURES as error:
+            raise self._script.error("pread", error) from error
+        if type(data) is bytes and len(data) == count:
+            return data
+        return self._cut(data, count)
+
+    def _cut(self, data: object, count: int) -> Buffer:
+        """Return the first *count* bytes of whatever buffer the script has returned."""
+        try:
+            view = memoryview(data).cast("B")  # type: ignore[arg-type]
+        except TypeError:
+            kind = type(data).__name__
+            raise self._script.error("pread", f"returned {kind}; return bytes") from None
+        if len(view) < count:
+            raise self._script.error(
+                "pread", f"returned {len(view)} bytes; return as many as asked for, {count}"
+            )
+        return view[:count]
+
+    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        if self._script_pwrite is None:
+            self._script.call("pwrite")
+        request.error = 0
+        try:
+            self._script_pwrite(self._handle, data.toreadonly(), offset)
+        except FAILURES as error:
+            raise self._script.error("pwrite", error) from error
+
+    def flush(self) -> None:
+        self._script.call("flush", self._handle)
+
+    def trim(self, count: int, offset: int, flags: int) -> None:
+        self._script.call("trim", self._handle, count, offset)
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        self._zero(count, offset, bool(flags & MAY_TRIM))

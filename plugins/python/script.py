@@ -1,0 +1,279 @@
+"""A script written for nbdkit's Python API: loaded, checked and called.
+
+Here a script's mistakes become messages.  While the server starts, they are `ConfigError`, one
+line that names the file, the callback and the fix; later they are `ScriptError`, which carries
+the errno for the client and, for the log, the traceback.
+"""
+
+import inspect
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import CodeType, ModuleType
+from typing import Any, TypeVar
+
+from nbdfork.plugin import ConfigError
+
+from . import nbdkit
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+request = nbdkit._request
+
+FAILURES = (Exception, SystemExit)
+"""What a callback may raise: `sys.exit()` in one fails the request and not the server."""
+
+API_VERSIONS = (1, 2)
+REQUIRED = ("open", "get_size", "pread")
+
+_EIO = 5
+
+SIGNATURES = {
+    "dump_plugin": "",
+    "config": "key, value",
+    "config_complete": "",
+    "thread_model": "",
+    "get_ready": "",
+    "after_fork": "",
+    "cleanup": "",
+    "preconnect": "readonly",
+    "list_exports": "readonly, is_tls",
+    "default_export": "readonly, is_tls",
+    "open": "readonly",
+    "close": "h",
+    "get_size": "h",
+    "export_description": "h",
+    "block_size": "h",
+    "is_rotational": "h",
+    "can_multi_conn": "h",
+    "can_write": "h",
+    "can_flush": "h",
+    "can_trim": "h",
+    "can_zero": "h",
+    "can_fast_zero": "h",
+    "can_fua": "h",
+    "can_cache": "h",
+    "can_extents": "h",
+    "pread": "h, buf, offset, flags",
+    "pwrite": "h, buf, offset, flags",
+    "flush": "h, flags",
+    "trim": "h, count, offset, flags",
+    "zero": "h, count, offset, flags",
+    "cache": "h, count, offset, flags",
+    "extents": "h, count, offset, flags",
+}
+"""The callbacks, and what they are called with in API version 2."""
+
+SIGNATURES_OF_VERSION_1 = {
+    "pread": "h, count, offset",
+    "pwrite": "h, buf, offset",
+    "flush": "h",
+    "trim": "h, count, offset",
+    "zero": "h, count, offset, may_trim",
+}
+"""Those that differ in API version 1."""
+
+
+class ScriptError(OSError):
+    """A callback failed while serving.
+
+    The client gets `errno`; the log gets all that is known of *cause*, an exception or a text.
+    """
+
+    def __init__(self, path: str, callback: str, code: int, cause: BaseException | str) -> None:
+        super().__init__(code, f"{callback} failed in the script")
+        self._where = f"{path}: {callback}"
+        self._cause = cause
+
+    def __str__(self) -> str:
+        if isinstance(self._cause, str):
+            return f"{self._where}: {self._cause}"
+        # The first frame is the caller's, not the script's.
+        stack = self._cause.__traceback__
+        lines = traceback.format_exception(
+            type(self._cause), self._cause, stack and stack.tb_next, chain=True
+        )
+        return f"{self._where}: " + "".join(lines).rstrip()
+
+
+class Script:
+    """A script that has been run, with its callbacks.
+
+    Raises `ConfigError` if it cannot be run or lacks what it needs.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.module = ModuleType("__main__")
+        self.module.__file__ = path
+        sys.modules["nbdkit"] = nbdkit
+        code = self._compile()
+        with self.as_main():
+            self._run(code)
+        self.api_version = self._api_version()
+        self._callbacks = self._find_callbacks()
+
+    # -- loading ------------------------------------------------------------------------
+
+    def _compile(self) -> CodeType:
+        try:
+            with open(self.path, "rb") as file:
+                source = file.read()
+        except OSError as error:
+            reason = f"cannot read the script: {error.strerror}"
+            raise ConfigError(f"python: {self.path}: {reason}") from error
+        try:
+            return compile(source, self.path, "exec", dont_inherit=True)
+        except SyntaxError as error:
+            where = f"{self.path}:{error.lineno}"
+            raise ConfigError(
+                f"python: {where}: {type(error).__name__}: {error.msg}; correct the script"
+            ) from error
+        except ValueError as error:  # such as a NUL in it
+            raise ConfigError(f"python: {self.path}: not a Python script: {error}") from error
+
+    @contextmanager
+    def as_main(self) -> Iterator[None]:
+        """Let the script be the module __main__, as dataclasses and pickle want it."""
+        previous = sys.modules["__main__"]
+        sys.modules["__main__"] = self.module
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = previous
+
+    def _run(self, code: CodeType) -> None:
+        try:
+            exec(code, self.module.__dict__)
+        except Exception as error:
+            raise self._startup_error("loading the script", error) from error
+
+    def _api_version(self) -> int:
+        version = getattr(self.module, "API_VERSION", 1)
+        if type(version) is not int or version not in API_VERSIONS:
+            raise ConfigError(
+                f"python: {self.path}: API_VERSION is {version!r}; set it to 2, or to 1, which is"
+                " the default"
+            )
+        return version
+
+    def _find_callbacks(self) -> dict[str, Callable[..., Any]]:
+        for name in REQUIRED:
+            if not callable(self.module.__dict__.get(name)):
+                state = "not a function" if hasattr(self.module, name) else "missing"
+                raise ConfigError(
+                    f"python: {self.path}: the callback {name} is {state}; define"
+                    f" {name}({self._signature(name)})"
+                )
+        # A name that is no function is a variable of the script's own, not a callback.
+        found = {
+            name: self.module.__dict__[name]
+            for name in SIGNATURES
+            if callable(self.module.__dict__.get(name))
+        }
+        for name, function in found.items():
+            self._check_signature(name, function)
+        return found
+
+    def _signature(self, name: str) -> str:
+        if self.api_version == 1 and name in SIGNATURES_OF_VERSION_1:
+            return SIGNATURES_OF_VERSION_1[name]
+        return SIGNATURES[name]
+
+    def _check_signature(self, name: str, function: Callable[..., Any]) -> None:
+        """Refuse a function of the script that cannot be called with what it will get.
+
+        What it has imported is let pass: `from functools import cache` is not meant for us.
+        """
+        if name not in REQUIRED and getattr(function, "__module__", "") != "__main__":
+            return
+        expected = self._signature(name)
+        try:
+            signature = inspect.signature(function)
+        except (ValueError, TypeError):
+            return  # written in C: only calling it will tell
+        try:
+            signature.bind(*expected.split(", ")) if expected else signature.bind()
+        except TypeError:
+            raise ConfigError(
+                f"python: {self.path}: {name}{signature} does not fit API_VERSION"
+                f" {self.api_version}; define {name}({expected}){self._other_version(name)}"
+            ) from None
+
+    def _other_version(self, name: str) -> str:
+        if name not in SIGNATURES_OF_VERSION_1:
+            return ""
+        return f", or set API_VERSION = {3 - self.api_version}"
+
+    # -- calling ------------------------------------------------------------------------
+
+    def get(self, name: str) -> Callable[..., Any] | None:
+        """Return a callback, or None if the script does not have it."""
+        return self._callbacks.get(name)
+
+    def constant(self, name: str) -> object:
+        """Return a constant of the script, or None."""
+        return getattr(self.module, name, None)
+
+    def call_at_startup(self, name: str, *arguments: object) -> Any:
+        """Call a callback if there is one.  Raises `ConfigError` if it fails."""
+        function = self.get(name)
+        if function is None:
+            return None
+        try:
+            return function(*arguments)
+        except Exception as error:
+            raise self._startup_error(name, error) from error
+
+    def call(self, name: str, *arguments: object) -> Any:
+        """Call a callback that the script must have by now.  Raises `ScriptError`."""
+        function = self.get(name)
+        if function is None:
+            raise self.error(name, "the script does not have this callback, but says it can")
+        request.error = 0
+        try:
+            return function(*arguments)
+        except FAILURES as error:
+            raise self.error(name, error) from error
+
+    def call_for_list(
+        self, name: str, convert: Callable[[object], T], *arguments: object
+    ) -> list[T]:
+        """Call a callback that returns an iterable, and convert its items."""
+        found = self.call(name, *arguments)
+        try:
+            return [convert(item) for item in found]
+        except FAILURES as error:  # a generator of the script's runs only now
+            raise self.error(name, error) from error
+
+    def error(self, name: str, cause: BaseException | str) -> ScriptError:
+        """Return the error of a callback; its errno is what set_error said, or EIO."""
+        return ScriptError(self.path, name, request.error or _EIO, cause)
+
+    def _startup_error(self, what: str, error: Exception) -> ConfigError:
+        log.debug("%s: %s failed:", self.path, what, exc_info=error)
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == self.path]
+        where = f"{self.path}:{lines[-1]}" if lines else self.path
+        message = " ".join(str(error).split())
+        return ConfigError(
+            f"python: {where}: {what} failed: {type(error).__name__}: {message}"
+            " (-v shows the traceback)"
+        )
+
+    def serve_as_main(self) -> None:
+        """Let the script be __main__ for good: all that this process does is to serve it."""
+        sys.modules["__main__"] = self.module
+
+
+def server_of(process_at_start: int) -> int:
+    """Return which process to end to end the server, asked in one that serves clients.
+
+    It is the parent, the supervisor, unless the process has served since the start (`-s`).
+    """
+    return os.getpid() if os.getpid() == process_at_start else os.getppid()
