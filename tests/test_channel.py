@@ -108,19 +108,31 @@ def test_memory_that_may_change_is_not_kept() -> None:
     stream = Recorder()
     channel = Channel(stream)
     small, large = bytearray(b"abc"), bytearray(DISCARD_SIZE)
-    channel.put(small)
+    channel.put_with_data(b"1", small)
     small[:] = b"xyz"
-    channel.put(memoryview(large))
+    channel.put_with_data(b"2", memoryview(large))
     large[:] = b"x" * DISCARD_SIZE
     channel.flush()
-    assert stream.sent == b"abc" + bytes(DISCARD_SIZE)
+    assert stream.sent == b"1abc2" + bytes(DISCARD_SIZE)
+
+
+def test_large_data_are_sent_where_they_lie() -> None:
+    stream = Recorder()
+    channel = Channel(stream)
+    channel.put(b"1")
+    channel.put_with_data(b"2", bytes(DISCARD_SIZE))
+    assert stream.calls == []
+    channel.put_with_data(b"3", bytes(SEND_SIZE))
+    assert stream.calls == ["send"]
+    assert stream.sent == b"12" + bytes(DISCARD_SIZE) + b"3" + bytes(SEND_SIZE)
 
 
 @pytest.mark.parametrize("takes", [1, 3, 7])
 def test_partial_sends_are_continued(takes: int) -> None:
     stream = Recorder(takes=takes)
     channel = Channel(stream)
-    channel.put(b"abc", b"", b"defgh", b"i")
+    for part in (b"abc", b"", b"defgh", b"i"):
+        channel.put(part)
     channel.flush()
     assert stream.sent == b"abcdefghi"
 

@@ -22,8 +22,11 @@ RECEIVE_SIZE = 256 * 1024
 SEND_SIZE = 256 * 1024
 """Replies leave when this many bytes are waiting, even if more requests could be parsed."""
 
-MAX_PARTS = 1024
-"""The kernel's IOV_MAX: the most buffers one sendmsg(2) takes."""
+JOIN_SIZE = 32 * 1024
+"""Up to this size it is cheaper to copy data behind its header than to send two buffers."""
+
+MAX_PARTS = 1000
+"""Replies leave when they are so many buffers; sendmsg(2) takes 1024 (IOV_MAX) at the most."""
 
 DISCARD_SIZE = 64 * 1024
 """Unwanted bytes are read and dropped in pieces of this size."""
@@ -135,23 +138,26 @@ class Channel:
 
     # -- sending ------------------------------------------------------------------------
 
-    def put(self, *parts: Buffer) -> None:
-        """Queue one message.
+    def put(self, message: bytes) -> None:
+        """Queue a message."""
+        self._parts.append(message)
+        self._pending += len(message)
+        if self._pending >= SEND_SIZE or len(self._parts) >= MAX_PARTS:
+            self.flush()
 
-        Anything but `bytes` may change before it leaves (it may be the plugin's own memory):
+    def put_with_data(self, header: bytes, data: Buffer) -> None:
+        """Queue a message of a header and data.
+
+        Anything but `bytes` may change before it leaves, for it may be the plugin's own memory:
         if small it is copied, if large it is sent at once.
         """
-        hurry = False
-        for part in parts:
-            size = len(part)
-            if type(part) is not bytes:
-                if size < DISCARD_SIZE:
-                    part = bytes(part)
-                else:
-                    hurry = True
-            self._parts.append(part)
-            self._pending += size
-        if hurry or self._pending >= SEND_SIZE or len(self._parts) >= MAX_PARTS - 8:
+        if len(data) <= JOIN_SIZE:
+            self.put(header + data)
+            return
+        self._parts += (header, data)
+        self._pending += len(header) + len(data)
+        is_stable = type(data) is bytes
+        if not is_stable or self._pending >= SEND_SIZE or len(self._parts) >= MAX_PARTS:
             self.flush()
 
     def flush(self) -> None:

@@ -110,9 +110,10 @@ class Transmission:
                 code = _wire_error(error, command, flags, offset, length)
                 channel.put(wire.SIMPLE_REPLY.pack(wire.SIMPLE_REPLY_MAGIC, code, cookie))
             else:
-                channel.put(_SUCCESS + cookie)
-                if result is not None:
-                    channel.put(result)
+                if result is None:
+                    channel.put(_SUCCESS + cookie)
+                else:
+                    channel.put_with_data(_SUCCESS + cookie, result)
 
     def _take_payload(self, length: int) -> Payload:
         """Consume the payload of a WRITE; return None, having dropped it, if it is too long."""
