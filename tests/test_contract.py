@@ -97,10 +97,10 @@ def write_often(client: Client) -> None:
 
 
 def test_the_lock_survives_the_death_of_its_holder() -> None:
-    with Server(LOCAL, "model=serialize_all_requests") as server, clients(server, 2) as (a, b):
-        a.greet()
-        worker = eventually(server.serving)[0]
-        b.greet()
+    with Server(LOCAL, "model=serialize_all_requests") as server:
+        a = Client(server).greet()
+        (worker,) = eventually(server.serving)
+        b = Client(server).greet()
         stop = threading.Event()
         writer = threading.Thread(target=write_until, args=(a, stop))
         writer.start()
@@ -110,6 +110,8 @@ def test_the_lock_survives_the_death_of_its_holder() -> None:
         stop.set()
         writer.join()
         b.write(b"z")
+        a.close()
+        b.close()
 
 
 def write_until(client: Client, stop: threading.Event) -> None:
