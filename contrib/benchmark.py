@@ -91,10 +91,7 @@ def running(server: Server, disk: Path, directory: Path) -> Iterator[str]:
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     uri = server.uri(socket)
     try:
-        for _ in range(200):
-            if subprocess.run(["nbdinfo", "--size", uri], capture_output=True).returncode == 0:
-                break
-            time.sleep(0.05)
+        wait_for(uri)
         yield uri
     finally:
         process.terminate()
@@ -105,7 +102,7 @@ def running(server: Server, disk: Path, directory: Path) -> Iterator[str]:
             pidfile.unlink(missing_ok=True)
 
 
-def measure(uri: str, load: Load, seconds: float) -> float:
+def measure(uri: str, load: Load, seconds: int) -> float:
     """Return operations per second."""
     command = [
         "fio", "--name=x", "--ioengine=nbd", f"--uri={uri}", f"--rw={load.rw}",
@@ -113,13 +110,27 @@ def measure(uri: str, load: Load, seconds: float) -> float:
         f"--runtime={seconds}", "--output-format=json", "--randrepeat=1",
     ]  # fmt: skip
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return operations(text)
+
+
+def operations(text: str) -> float:
+    """Return the operations per second in what fio printed."""
     job = json.loads(text[text.index("{") :])["jobs"][0]
     return float(job["read"]["iops"] + job["write"]["iops"])
 
 
+def wait_for(uri: str) -> None:
+    """Wait until a server answers at *uri*; exit if it does not."""
+    for _ in range(200):
+        if subprocess.run(["nbdinfo", "--size", uri], capture_output=True).returncode == 0:
+            return
+        time.sleep(0.05)
+    sys.exit(f"no server answers at {uri}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--seconds", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("servers", nargs="*", metavar="SERVER", help=", ".join(SERVERS))
     options = parser.parse_args()

@@ -10,15 +10,15 @@ ratios, not at the figures.  It needs fio with its nbd engine, nbdkit and its py
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmark import operations, wait_for
 
 SCRIPTS = Path(__file__).parent.parent / "tests" / "scripts"
 
@@ -58,17 +58,14 @@ def running(command: list[str], script: tuple[str, ...], socket: Path) -> Iterat
     process = subprocess.Popen([*command, "-U", str(socket), "python", path, *script[1:]])
     uri = f"nbd+unix:///?socket={socket}"
     try:
-        for _ in range(200):
-            if subprocess.run(["nbdinfo", "--size", uri], capture_output=True).returncode == 0:
-                break
-            time.sleep(0.05)
+        wait_for(uri)
         yield uri
     finally:
         process.terminate()
         process.wait(30)
 
 
-def measure(uri: str, load: Load, seconds: float) -> float:
+def measure(uri: str, load: Load, seconds: int) -> float:
     """Return operations per second, of all clients together."""
     command = [
         "fio", "--name=x", "--ioengine=nbd", f"--uri={uri}", f"--rw={load.rw}", "--bs=4k",
@@ -78,17 +75,12 @@ def measure(uri: str, load: Load, seconds: float) -> float:
     clients = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(load.clients)
     ]
-    return sum(_operations(client.communicate()[0]) for client in clients)
-
-
-def _operations(text: str) -> float:
-    job = json.loads(text[text.index("{") :])["jobs"][0]
-    return float(job["read"]["iops"] + job["write"]["iops"])
+    return sum(operations(client.communicate()[0]) for client in clients)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--seconds", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     best = {(server, load.name): 0.0 for server in SERVERS for load in LOADS}

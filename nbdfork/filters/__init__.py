@@ -4,9 +4,9 @@ import errno
 from collections.abc import Callable, Iterable, Iterator
 
 from nbdfork.plugin import FAST_ZERO, FUA, Export, Extent
+from nbdfork.plugin.errors import NOT_SUPPORTED
 
 _ZEROES = memoryview(bytes(1024 * 1024))
-_NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP})
 
 
 def clipped(extents: Iterable[Extent], start: int, end: int) -> Iterator[Extent]:
@@ -42,7 +42,7 @@ def zeroer(next: Export) -> Callable[[int, int, int], None]:
             try:
                 next.zero(count, offset, flags)
             except OSError as error:
-                if error.errno not in _NOT_SUPPORTED or flags & FAST_ZERO:
+                if error.errno not in NOT_SUPPORTED or flags & FAST_ZERO:
                     raise
             else:
                 return

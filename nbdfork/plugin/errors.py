@@ -4,6 +4,11 @@
 the client gets its errno.  Anything else is a bug of the plugin: the client gets EIO.
 """
 
+import errno
+
+NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP})
+"""What an export raises to say that it cannot do this in a way of its own."""
+
 
 class ConfigError(Exception):
     """The server cannot run as it was asked to; the message tells the user why, and the fix."""

@@ -79,7 +79,7 @@ class Export:
 
     def get_size(self) -> int:
         """Return the size of the disk in bytes, at most 2^63-1."""
-        raise NotImplementedError(f"{type(self).__name__}.get_size is not implemented")
+        raise self._missing("get_size")
 
     def pread(self, count: int, offset: int) -> Buffer:
         """Return exactly *count* bytes from *offset*.
@@ -93,22 +93,22 @@ class Export:
 
     def pread_into(self, data: memoryview, offset: int) -> None:
         """Fill *data* with the bytes from *offset*."""
-        raise NotImplementedError(f"{type(self).__name__} implements neither pread nor pread_into")
+        raise self._missing("pread (or pread_into)")
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
         """Write all of *data* at *offset*.  *data* is only good until this returns.
 
         *flags*: `FUA`, if `can_fua` is native.
         """
-        raise NotImplementedError
+        raise self._missing("pwrite")
 
     def flush(self) -> None:
         """Return when everything written so far is on stable storage."""
-        raise NotImplementedError
+        raise self._missing("flush")
 
     def trim(self, count: int, offset: int, flags: int) -> None:
         """Discard *count* bytes from *offset*: a hint.  *flags*: as for `pwrite`."""
-        raise NotImplementedError
+        raise self._missing("trim")
 
     def zero(self, count: int, offset: int, flags: int) -> None:
         """Make *count* bytes from *offset* read as zeroes.
@@ -116,11 +116,11 @@ class Export:
         *flags*: `MAY_TRIM`, `FAST_ZERO`, and `FUA` if `can_fua` is native.  OSError with
         EOPNOTSUPP, raised before anything is changed, makes the server write zeroes instead.
         """
-        raise NotImplementedError
+        raise self._missing("zero")
 
     def cache(self, count: int, offset: int) -> None:
         """Bring *count* bytes from *offset* nearer: a hint."""
-        raise NotImplementedError
+        raise self._missing("cache")
 
     def extents(self, count: int, offset: int, flags: int) -> Iterable[Extent]:
         """Tell which parts of a range are data, holes, or zeroes.
@@ -128,7 +128,7 @@ class Export:
         The extents follow each other without a gap, the first one holds *offset*; they may reach
         beyond the range, or end before it.  *flags*: `REQ_ONE`.
         """
-        raise NotImplementedError
+        raise self._missing("extents")
 
     def close(self) -> None:
         """The client has gone."""
@@ -190,6 +190,10 @@ class Export:
     def description(self) -> str:
         """Return a line about this export for people, or ""."""
         return ""
+
+    def _missing(self, method: str) -> NotImplementedError:
+        """Return the error of a method that was called though there is none: a bug."""
+        return NotImplementedError(f"{type(self).__name__} does not implement {method}")
 
     def _overrides(self, method: str) -> bool:
         return getattr(type(self), method) is not getattr(Export, method)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
-from nbdfork.plugin.errors import Refused
+from nbdfork.plugin.errors import NOT_SUPPORTED, Refused
 from nbdfork.plugin.export import (
     FAST_ZERO,
     FUA,
@@ -32,7 +32,6 @@ T = TypeVar("T")
 
 _PIECE = 1024 * 1024
 _ZEROES = memoryview(bytes(_PIECE))
-_NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP})
 
 
 class Gate:
@@ -219,7 +218,7 @@ class Gate:
         try:
             self._zero(count, offset, flags | (self._fua_flag if fua else 0))
         except OSError as error:
-            if error.errno not in _NOT_SUPPORTED:
+            if error.errno not in NOT_SUPPORTED:
                 raise
             return False
         return True

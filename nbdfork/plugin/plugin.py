@@ -60,7 +60,7 @@ class Plugin(Export):
         Override it to take keys that cannot be declared; they come in the order of the command
         line, together with the declared ones.
         """
-        raise NotImplementedError
+        raise self._missing("config")
 
     def config_complete(self) -> None:
         """All parameters are set: check them together."""

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-from nbdfork.plugin.errors import Refused
+from nbdfork.plugin.errors import NOT_SUPPORTED, Refused
 from nbdfork.plugin.export import Support
 from nbdfork.plugin.gate import Gate
 from nbdfork.protocol import wire
@@ -33,7 +33,6 @@ MAX_DISCARD = 2 * MAX_PAYLOAD
 
 _ANY_FLAG = 0xFFFF
 _HEADER_SIZE = wire.REQUEST.size
-_NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP})
 _SUCCESS = wire.UINT32.pack(wire.SIMPLE_REPLY_MAGIC) + wire.UINT32.pack(0)
 
 Payload: TypeAlias = memoryview | None
@@ -177,6 +176,6 @@ def _wire_error(error: Exception, command: int, flags: int, offset: int, length:
         return wire.ENOMEM if isinstance(error, MemoryError) else wire.EIO
     if error.errno is None:
         return wire.EIO
-    if error.errno in _NOT_SUPPORTED and flags & wire.CMD_FLAG_FAST_ZERO:
+    if error.errno in NOT_SUPPORTED and flags & wire.CMD_FLAG_FAST_ZERO:
         return wire.ENOTSUP
     return wire.WIRE_ERRORS.get(error.errno, wire.EINVAL)
