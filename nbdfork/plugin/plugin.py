@@ -75,6 +75,14 @@ class Plugin(Export):
         """
         return False
 
+    def waits(self) -> bool:
+        """Whether requests spend their time waiting for something else, as a network does.
+
+        Then several requests of one client are carried out at the same time, each in a thread
+        (`--threads`), if the thread model is `PARALLEL`: an export's methods must bear that.
+        """
+        return False
+
     def get_ready(self) -> None:
         """Make what all clients share.  Called once, before the workers are forked and before
         privileges are dropped: what is made here must be shared by its nature (an open file,
