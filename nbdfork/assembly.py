@@ -6,11 +6,16 @@ Neither wing knows the other; what passes between them is decided here.
 from nbdfork.options import Options
 from nbdfork.plugin.backend import Backend
 from nbdfork.plugin.plugin import ThreadModel
+from nbdfork.protocol import wire
 from nbdfork.protocol.connection import Connection, Settings
+from nbdfork.protocol.handshake import Offer
 from nbdfork.server import worker
 from nbdfork.server.pool import PoolSize
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.supervisor import Supervisor
+
+THREADS = 16
+"""How many requests of one client a disk that waits gets at once; nbdkit's number."""
 
 
 def supervisor(options: Options, backend: Backend, listeners: Listeners) -> Supervisor:
@@ -25,9 +30,10 @@ def supervisor(options: Options, backend: Backend, listeners: Listeners) -> Supe
     if one_at_a_time or backend.one_process():
         size = PoolSize.one()
         clients_at_once = 1 if one_at_a_time else options.max_clients
+    spoken = settings(options, backend)
     service = worker.Service(
         backend.after_fork,
-        lambda client, on_export: Connection(client, backend, settings(options), on_export),
+        lambda client, on_export: Connection(client, backend, spoken, on_export),
         backend.cleanup,
         options.keepalive,
         size.clients_per_worker,
@@ -36,6 +42,22 @@ def supervisor(options: Options, backend: Backend, listeners: Listeners) -> Supe
     return Supervisor(listeners, size, service, options.shutdown_limit)
 
 
-def settings(options: Options) -> Settings:
+def settings(options: Options, backend: Backend) -> Settings:
     """Return how clients are spoken to."""
-    return Settings(options.newstyle, options.handshake_limit)
+    flags = wire.FLAG_FIXED_NEWSTYLE | wire.FLAG_NO_ZEROES
+    offer = Offer(
+        flags=flags & options.mask_handshake,
+        extended_headers=not (options.no_extended_headers or options.no_structured_replies),
+        structured_replies=not options.no_structured_replies,
+        meta_contexts=not options.no_meta_contexts,
+    )
+    return Settings(options.newstyle, options.handshake_limit, offer, _threads(options, backend))
+
+
+def _threads(options: Options, backend: Backend) -> int:
+    """Return how many requests of one client are carried out at once."""
+    if backend.thread_model() is not ThreadModel.PARALLEL:
+        return 1
+    if options.threads is not None:
+        return options.threads
+    return THREADS if backend.waits() else 1

@@ -161,6 +161,13 @@ def _unix(text: str) -> str:
     return text if text == "-" else parse.path(text)
 
 
+def _mask(text: str) -> int:
+    value = int(text, 0) if re.fullmatch(r"0[xX][0-9a-fA-F]+|[0-9]+", text, re.ASCII) else -1
+    if not 0 <= value <= 0xFFFF:
+        raise ValueError("a number up to 0xffff is expected")
+    return value
+
+
 def _debug_flag(text: str) -> tuple[str, str, int]:
     match = re.fullmatch(r"([^.=]+)\.([^=]+)=([0-9]+)", text, re.ASCII)
     if match is None:
@@ -173,11 +180,13 @@ _CONVERTERS: dict[str, Callable[[str], Any]] = {
     "debug": _debug_flag,
     "handshake-limit": _seconds,
     "log": _log,
+    "mask-handshake": _mask,
     "max-clients": parse.whole(1, _MOST),
     "pidfile": parse.path,
     "port": _port,
     "shutdown-limit": _seconds,
     "spare-workers": parse.whole(1, _MOST),
+    "threads": parse.whole(1, 1024),
     "unix": _unix,
 }
 

@@ -37,10 +37,9 @@ class FilterExport(Export):
 
     def __init__(self, next: Export) -> None:
         self.next = next
+        reads = self._overrides("pread") or self._overrides("pread_into")
         for name in _METHODS:
-            if not self._overrides(name) and not (
-                name == "pread" and self._overrides("pread_into")
-            ):
+            if not self._overrides(name) and not (reads and name in ("pread", "view")):
                 setattr(self, name, getattr(next, name))
 
 

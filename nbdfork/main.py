@@ -135,7 +135,8 @@ def _serve_single(options: Options, start: _Start) -> int:
     if isinstance(client, socket.socket):
         sockets.prepare_client(client, options.keepalive)
     backend.after_fork()
-    stopper.serve(Connection(client, backend, assembly.settings(options), lambda name: None))
+    spoken = assembly.settings(options, backend)
+    stopper.serve(Connection(client, backend, spoken, lambda name: None))
     backend.cleanup()
     backend.unload()
     return 0

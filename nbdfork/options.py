@@ -49,7 +49,11 @@ TABLE = (
     Option(("-i", "--ip-addr", "--ipaddr"), "IPADDR", "listen on this address (all)"),
     Option(("--keepalive",), None, "set TCP keepalive on connections"),
     Option(("--log",), "stderr|syslog|null|FILE", "where messages go"),
+    Option(("--mask-handshake",), "MASK", "offer only these handshake flags, to test clients"),
     Option(("--max-clients",), "N", "the most clients served at once (256)"),
+    Option(("--no-eh", "--no-extended-headers"), None, "refuse extended headers, to test clients"),
+    Option(("--no-mc", "--no-meta-contexts"), None, "refuse metadata contexts, to test clients"),
+    Option(("--no-sr", "--no-structured-replies"), None, "refuse structured replies and more"),
     Option(("-n", "--new-style", "--newstyle"), None, "use the newstyle protocol"),
     Option(("-o", "--old-style", "--oldstyle"), None, "use the oldstyle protocol (default)"),
     Option(("-P", "--pid-file", "--pidfile"), "PIDFILE", "write the server's process ID there"),
@@ -62,6 +66,7 @@ TABLE = (
     ),
     Option(("-s", "--stdin", "--single"), None, "serve one client on stdin/stdout (implies -f)"),
     Option(("--spare-workers",), "N", "idle workers to keep ready for clients (4)"),
+    Option(("-t", "--threads"), "N", "requests of one client served at once (16 if they wait)"),
     Option(("-U", "--unix"), "SOCKET|-", "listen on a Unix domain socket; -: a private one"),
     Option(("-u", "--user"), "USER", "change to this user, by name or number"),
     Option(("-v", "--verbose"), None, "print debugging messages"),
@@ -97,6 +102,11 @@ class Options:
     exportname: str | None = None
     readonly: bool = False
     handshake_limit: float = 10.0
+    threads: int | None = None
+    mask_handshake: int = 0xFFFF
+    no_extended_headers: bool = False
+    no_structured_replies: bool = False
+    no_meta_contexts: bool = False
 
     # The process.
     foreground: bool = False

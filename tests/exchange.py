@@ -5,7 +5,8 @@ A file in tests/golden is a list of lines:
     $ ARGUMENTS        start the server with them; NAME.py is tests/plugins/NAME.py
     C HEX ...          the client sends
     S HEX ...          the server must answer exactly this; TEXT is a length (u32) and that
-                       many bytes of UTF-8
+                       many bytes of UTF-8; ERROR:HEX is the payload of an ERROR chunk with its
+                       length (u32; ERROR64:HEX: u64) in front, any text in it
     E                  the server must close the connection
     ---                the same again with a new connection
     GREET, BYE         the fixed newstyle greeting; DISC and the server's close
@@ -17,6 +18,7 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).parent
 
@@ -25,8 +27,18 @@ _MACROS = {
     "BYE": ["C 25609513 0000 0002 0000000000000000 0000000000000000 00000000", "E"],
 }
 
-Step = tuple[str, list[bytes | None]]
-"""C, S or E, and the bytes; None stands for TEXT."""
+
+class Text(NamedTuple):
+    """TEXT, or the payload of an ERROR chunk, with a length of so many bytes in front."""
+
+    length_size: int
+    error: bytes | None
+
+
+Part = bytes | Text
+
+Step = tuple[str, list[Part]]
+"""C, S or E, and the bytes."""
 
 
 def files() -> list[Path]:
@@ -66,11 +78,19 @@ def _lines(path: Path) -> Iterator[str]:
             yield from _MACROS.get(line, [line])
 
 
-def _bytes(word: str) -> bytes | None:
+def _bytes(word: str) -> Part:
     if word == "TEXT":
-        return None
+        return Text(4, None)
+    if word.startswith("ERROR"):
+        kind, _, error = word.partition(":")
+        return Text(8 if kind == "ERROR64" else 4, bytes.fromhex(error))
     pattern, _, count = word.partition("*")
     return bytes.fromhex(pattern) * int(count or 1)
+
+
+def sent(parts: list[Part]) -> bytes:
+    """Return what the client sends in a step."""
+    return b"".join(part for part in parts if isinstance(part, bytes))
 
 
 class Player:
@@ -84,7 +104,7 @@ class Player:
         """Go through *steps*, sending *piece* bytes at a time (0: all in one)."""
         for kind, parts in steps:
             if kind == "C":
-                self.send(b"".join(part for part in parts if part is not None), piece)
+                self.send(sent(parts), piece)
             else:
                 self.check(kind, parts)
 
@@ -92,7 +112,7 @@ class Player:
         """Send all that the client has to say in one go, then look at the answers."""
         for kind, parts in steps:
             if kind == "C":
-                self.send(b"".join(part for part in parts if part is not None), 0)
+                self.send(sent(parts), 0)
         for kind, parts in steps:
             if kind != "C":
                 self.check(kind, parts)
@@ -106,20 +126,24 @@ class Player:
         except (BrokenPipeError, ConnectionResetError):
             pass
 
-    def check(self, kind: str, parts: list[bytes | None]) -> None:
+    def check(self, kind: str, parts: list[Part]) -> None:
         """Receive and compare what the server must have sent."""
         if kind == "E":
             assert self._receive(1) == b""
         for part in parts:
-            if part is None:
-                self._receive_text()
+            if isinstance(part, Text):
+                self._receive_text(part)
             else:
                 assert self._receive(len(part)).hex() == part.hex()
 
-    def _receive_text(self) -> None:
-        length = int.from_bytes(self._receive(4), "big")
+    def _receive_text(self, expected: Text) -> None:
+        length = int.from_bytes(self._receive(expected.length_size), "big")
         text = self._receive(length)
         assert len(text) == length
+        if expected.error is not None:
+            assert text[:4].hex() == expected.error.hex()
+            assert int.from_bytes(text[4:6], "big") == length - 6
+            text = text[6:]
         assert text.decode()
 
     def _receive(self, count: int) -> bytes:

@@ -1,9 +1,11 @@
 """The pool: one client a worker, spares, limits, deaths, and the drain at the end."""
 
+import errno
 import signal
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -257,7 +259,10 @@ def keep_writing(client: Client, last: list[int], index: int) -> None:
     """Overwrite the counter *index* on the disk, noting each value that was acknowledged."""
     try:
         for number in range(1_000_000):
-            assert client.write(b"%08d" % number, 8 * index) == 0
+            error = client.write(b"%08d" % number, 8 * index)
+            if error:  # what came too late
+                assert error == errno.ESHUTDOWN
+                return
             last[index] = number
     except (EOFError, OSError):
         pass
@@ -278,6 +283,25 @@ def test_requests_sent_before_the_signal_are_answered() -> None:
         for _ in range(100):
             assert client.reply() == (0, b"")
         assert client.reply(800) == (0, b"".join(b"%08d" % n for n in range(100)))
+        with pytest.raises(EOFError):
+            client.receive(1)
+
+
+def test_requests_sent_while_the_server_ends_are_refused() -> None:
+    """The client had its say; that the server goes down is told to the rest of its requests."""
+    listen = ("-i", "127.0.0.1", "-p", "0")
+    slow = ("--filter=delay", "memory", "1M", "wdelay=1", "-t1")
+    with Server(*slow, listen=listen) as server, clients(server, 1) as (client,):
+        client.greet()
+        client.socket.sendall(header(1, 0, 8) + b"in time!")
+        (worker,) = eventually(server.serving)
+        server.process.send_signal(signal.SIGTERM)
+        assert eventually(lambda: len(server.workers()) == 1)
+        time.sleep(0.1)  # the signal has reached it, too
+        client.socket.sendall(header(1, 8, 8) + b"too late" + header(0, 0, 8))
+        assert client.reply() == (0, b"")
+        assert client.reply() == (errno.ESHUTDOWN, b"")
+        assert client.reply() == (errno.ESHUTDOWN, b"")
         with pytest.raises(EOFError):
             client.receive(1)
 

@@ -48,6 +48,9 @@ class Delay(Filter):
         if self.rdelay is not None and self.delay_read is not None:
             raise ConfigError("delay: rdelay= and delay-read= are the same: give one of them")
 
+    def waits(self) -> bool:
+        return True
+
     def open(self, export_name: str, read_only: bool) -> Export:
         _sleep(self.delay_open or 0)
         return super().open(export_name, read_only)

@@ -1,7 +1,7 @@
 """The offset filter: serve a part of the disk."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from nbdfork.filter import Filter, FilterExport
 from nbdfork.plugin import Buffer, Export, Extent, Parameter, parse
@@ -52,5 +52,16 @@ class OffsetExport(FilterExport):
         self.next.cache(count, offset + self._offset)
 
     def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
-        for start, length, kind in self.next.extents(count, offset + self._offset, flags):
+        return self._moved(self.next.extents(count, offset + self._offset, flags))
+
+    def context_extents(
+        self, context: str, count: int, offset: int, flags: int
+    ) -> Iterator[Extent]:
+        return self._moved(self.next.context_extents(context, count, offset + self._offset, flags))
+
+    def view(self, count: int, offset: int) -> Buffer | None:
+        return self.next.view(count, offset + self._offset)
+
+    def _moved(self, below: Iterable[Extent]) -> Iterator[Extent]:
+        for start, length, kind in below:
             yield Extent(start - self._offset, length, kind)

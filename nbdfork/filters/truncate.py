@@ -98,3 +98,20 @@ class TruncateExport(FilterExport):
                 offset = extent.offset + extent.length
         if offset >= self._real:
             yield Extent(offset, self._size - offset, HOLE | ZERO)
+
+    def context_extents(
+        self, context: str, count: int, offset: int, flags: int
+    ) -> Iterator[Extent]:
+        """What is past the real end is of no known type, which is 0 in every context."""
+        if inside := self._inside(count, offset):
+            below = self.next.context_extents(context, inside, offset, flags)
+            for extent in clipped(below, offset, offset + inside):
+                yield extent
+                offset = extent.offset + extent.length
+        if offset >= self._real:
+            yield Extent(offset, self._size - offset, 0)
+
+    def view(self, count: int, offset: int) -> Buffer | None:
+        if self._inside(count, offset) < count:
+            return None
+        return self.next.view(count, offset)

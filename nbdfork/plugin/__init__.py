@@ -5,7 +5,7 @@ This wing knows neither processes nor the protocol.  What is named here is publi
 """
 
 from nbdfork.plugin import parse
-from nbdfork.plugin.errors import ConfigError
+from nbdfork.plugin.errors import ConfigError, PartialError
 from nbdfork.plugin.export import (
     FAST_ZERO,
     FUA,
@@ -38,6 +38,7 @@ __all__ = [
     "ExportInfo",
     "Extent",
     "Parameter",
+    "PartialError",
     "Plugin",
     "ScratchFile",
     "SharedBuffer",

@@ -115,6 +115,10 @@ class Backend:
         """Return the strictest thread model of all layers."""
         return min(layer.plugin.thread_model() for layer in self._layers)
 
+    def waits(self) -> bool:
+        """Return whether several requests of one client should be carried out at once."""
+        return any(layer.plugin.waits() for layer in self._layers)
+
     def one_process(self) -> bool:
         """Return whether one process must serve all clients."""
         return any(layer.plugin.one_process() for layer in self._layers)

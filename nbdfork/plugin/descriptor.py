@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 
+from nbdfork.plugin.errors import PartialError
 from nbdfork.plugin.export import (
     FAST_ZERO,
     FUA,
@@ -23,6 +24,8 @@ from nbdfork.plugin.export import (
     Extent,
     Support,
 )
+from nbdfork.plugin.mapping import Mapping
+from nbdfork.types import Buffer
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +72,7 @@ class DescriptorExport(Export):
         self._is_block = stat.S_ISBLK(status.st_mode)
         self._size = self._ask_device(_BLKGETSIZE64, 8) if self._is_block else status.st_size
         self._sector = self._ask_device(_BLKSSZGET, 4) if self._is_block else 1
+        self._mapping: Mapping | None = None  # made when first asked for: many need none
         self._refused: set[str] = set()  # ways to zero that the file system turned down
 
     def _ask_device(self, request: int, size: int) -> int:
@@ -99,16 +103,26 @@ class DescriptorExport(Export):
 
     def pread(self, count: int, offset: int) -> bytes:
         data = os.pread(self._fd, count, offset)
-        if len(data) == count:
-            return data
-        parts = [data]
-        while count := count - len(data):
-            offset += len(data)
-            data = os.pread(self._fd, count, offset)
-            if not data:
-                raise OSError(errno.EIO, "the file has become shorter than it was when opened")
-            parts.append(data)
-        return b"".join(parts)
+        return data if len(data) == count else self._pread_rest(data, count, offset)
+
+    def _pread_rest(self, data: bytes, count: int, offset: int) -> bytes:
+        """Read on after a short read, which is what comes before an error, or the end."""
+        while len(data) < count:
+            try:
+                more = os.pread(self._fd, count - len(data), offset + len(data))
+            except OSError as error:
+                number = error.errno or errno.EIO
+                raise PartialError(number, os.strerror(number), len(data)) from error
+            if not more:
+                text = "the file has become shorter than it was when opened"
+                raise PartialError(errno.EIO, text, len(data))
+            data += more
+        return data
+
+    def view(self, count: int, offset: int) -> Buffer | None:
+        if self._mapping is None:
+            self._mapping = Mapping(self._fd, self._size)
+        return self._mapping.resident(count, offset)
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
         # RWF_DSYNC makes this write durable, and only this one: fdatasync would wait for all.

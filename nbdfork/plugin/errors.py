@@ -14,5 +14,16 @@ class ConfigError(Exception):
     """The server cannot run as it was asked to; the message tells the user why, and the fix."""
 
 
+class PartialError(OSError):
+    """An operation failed after its first *done* bytes, which are good.
+
+    A client that asked for structured replies is told where.
+    """
+
+    def __init__(self, number: int, text: str, done: int) -> None:
+        super().__init__(number, text)
+        self.done = done
+
+
 class Refused(OSError):
     """The gate turned a request down before any plugin saw it: the client's mistake."""

@@ -95,6 +95,14 @@ class Export:
         """Fill *data* with the bytes from *offset*."""
         raise self._missing("pread (or pread_into)")
 
+    def view(self, count: int, offset: int) -> Buffer | None:
+        """Return a large range as memory that is only to be sent, or None: use `pread`.
+
+        Nobody may look into it, for it may be a mapped file, and what has been cut off from that
+        cannot be touched.  The system, which sends it, can try and fail.
+        """
+        return None
+
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
         """Write all of *data* at *offset*.  *data* is only good until this returns.
 
@@ -129,6 +137,23 @@ class Export:
         beyond the range, or end before it.  *flags*: `REQ_ONE`.
         """
         raise self._missing("extents")
+
+    def contexts(self) -> Iterable[str]:
+        """Return the metadata contexts, beyond base:allocation, that clients may ask about.
+
+        A name is "x-NAMESPACE:NAME", or of a namespace registered with the protocol.
+        """
+        return ()
+
+    def context_extents(
+        self, context: str, count: int, offset: int, flags: int
+    ) -> Iterable[Extent]:
+        """Tell what a metadata context says of a range, as `extents` does.
+
+        The extents' types are what the context defines: numbers below 2^32, or 2^64 for clients
+        with extended headers.
+        """
+        raise self._missing("context_extents")
 
     def close(self) -> None:
         """The client has gone."""

@@ -7,10 +7,12 @@ the export does not implement is emulated here.  It knows nothing of bytes on a 
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TypeVar
 
+from nbdfork.plugin import extents
 from nbdfork.plugin.errors import NOT_SUPPORTED, Refused
 from nbdfork.plugin.export import (
     FAST_ZERO,
@@ -29,6 +31,15 @@ from nbdfork.types import Buffer
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_VIEW_SIZE = 64 * 1024
+"""Below this size it is cheaper to read than to find out whether a view can be had."""
+
+_LOOK_AHEAD = 16 * 1024 * 1024
+"""How far to look for data beyond a request, so that the next ones need not look."""
+
+_MOST_PARTS = 64
+"""A range of more parts than that is read as data: a reply of many small pieces saves nothing."""
 
 _PIECE = 1024 * 1024
 _ZEROES = memoryview(bytes(_PIECE))
@@ -68,6 +79,9 @@ class Gate:
         self.is_rotational = export.is_rotational()
         self.description = export.description()
         self.can_extents = export.can_extents()
+        self.contexts = tuple(export.contexts())
+        self._check_contexts()
+        self._known_data = (0, 0)  # start and end of a part that was data when last looked at
         self._misaligned = self.block_size.minimum - 1
         maximum = self.block_size.maximum
         self._piece = min(_PIECE, maximum - maximum % self.block_size.minimum)
@@ -78,7 +92,12 @@ class Gate:
         self._trim = self._bind(export.trim)
         self._zero = self._bind(export.zero)
         self._cache = self._bind(export.cache)
-        self._extents = self._bind(lambda *arguments: list(export.extents(*arguments)), "extents")
+        self._extents = self._bind(_clipped(export.extents), "extents")
+        self._context_extents = self._bind(
+            lambda context, *range: _clipped(partial(export.context_extents, context))(*range),
+            "context_extents",
+        )
+        self._view = self._bind(export.view)
         self._close = self._bind(export.close)
 
     def _check_facts(self) -> None:
@@ -89,6 +108,15 @@ class Gate:
         if not (powers and minimum <= 65536 and max(minimum, 512) <= preferred <= maximum):
             raise OSError(errno.EINVAL, f"the plugin's block sizes are invalid: {self.block_size}")
 
+    def _check_contexts(self) -> None:
+        for name in self.contexts:
+            namespace, colon, leaf = name.partition(":")
+            if not (namespace and colon and leaf) or namespace == "base":
+                raise OSError(
+                    errno.EINVAL,
+                    f"the plugin's metadata context {name!r} is not named x-NAMESPACE:NAME",
+                )
+
     # -- operations ---------------------------------------------------------------------
 
     def pread(self, count: int, offset: int) -> Buffer:
@@ -97,6 +125,8 @@ class Gate:
             self._refuse_range(count, offset, errno.EINVAL)
         if not count:
             return b""
+        if count >= _VIEW_SIZE and (view := self._view(count, offset)) is not None:
+            return view
         data = self._pread(count, offset)
         if len(data) != count:
             raise OSError(errno.EIO, f"the plugin returned {len(data)} bytes for {count}")
@@ -158,28 +188,46 @@ class Gate:
 
         Neighbours of one type are merged.  Raises OSError with EIO for extents that leave gaps.
         """
-        if offset + count > self.size:
-            self._refuse_range(count, offset, errno.EINVAL)
-        if not count:
-            raise Refused(errno.EINVAL, "an empty range has no extents")
+        self._check_status(count, offset)
         if not self.can_extents:
             return [Extent(offset, count, 0)]
-        found: list[Extent] = []
-        position, end = offset, offset + count
-        for start, length, kind in self._extents(count, offset, flags):
-            if start + length <= position or start >= end:
-                continue
-            if start > position or length <= 0 or kind & ~(HOLE | ZERO):
-                break
-            length = min(start + length, end) - position
-            if found and found[-1].type == kind:
-                found[-1] = found[-1]._replace(length=found[-1].length + length)
-            else:
-                found.append(Extent(position, length, kind))
-            position += length
-        if not found:
-            raise OSError(errno.EIO, f"the plugin gave no extent that holds {offset}")
+        found: list[Extent] = self._extents(count, offset, flags)
+        if any(extent.type & ~(HOLE | ZERO) for extent in found):
+            raise OSError(errno.EIO, f"the plugin gave extents of unknown types: {found}")
+        if self._misaligned:
+            found = extents.align(found, self._misaligned + 1, self.size)
         return found[:1] if flags & REQ_ONE else found
+
+    def status(self, context: str, count: int, offset: int, flags: int) -> list[Extent]:
+        """Return what the export says of a range in one of its `contexts`; see `extents`."""
+        self._check_status(count, offset)
+        found: list[Extent] = self._context_extents(context, count, offset, flags)
+        return found[:1] if flags & REQ_ONE else found
+
+    def pread_sparse(self, count: int, offset: int) -> list[tuple[Extent, Buffer | None]]:
+        """Return the parts of a range, each with its data, or None if it reads as zeroes.
+
+        A hole may come as data: what was data when last looked at is not looked at again.
+        """
+        start, end = self._known_data
+        if (start <= offset and offset + count <= end) or not self.can_extents:
+            return [(Extent(offset, count, 0), self.pread(count, offset))]
+        if offset + count > self.size or (offset | count) & self._misaligned:
+            self._refuse_range(count, offset, errno.EINVAL)
+        ahead = min(self.size - offset, max(count, _LOOK_AHEAD))
+        first = self.extents(ahead, offset, REQ_ONE)[0]
+        if not first.type & ZERO:
+            self._known_data = (offset, offset + first.length)
+        if first.length >= count:
+            found = [Extent(offset, count, first.type)]
+        else:
+            found = self.extents(count, offset, 0)
+            if len(found) > _MOST_PARTS or found[-1].offset + found[-1].length < offset + count:
+                found = [Extent(offset, count, 0)]
+        return [
+            (part, None if part.type & ZERO else self.pread(part.length, part.offset))
+            for part in found
+        ]
 
     def close(self) -> None:
         """The client has gone.  Errors are logged: nobody is left to be told."""
@@ -189,6 +237,12 @@ class Gate:
             log.exception("closing the export failed")
 
     # -- checks and emulation -----------------------------------------------------------
+
+    def _check_status(self, count: int, offset: int) -> None:
+        if offset + count > self.size or (offset | count) & self._misaligned:
+            self._refuse_range(count, offset, errno.EINVAL)
+        if not count:
+            raise Refused(errno.EINVAL, "nothing can be said of an empty range")
 
     def _check_write(self, count: int, offset: int, past_end: int) -> None:
         if not self.can_write:
@@ -239,6 +293,14 @@ class Gate:
         if self._lock is not None:
             method = _locked(method, self._lock)
         return method
+
+
+def _clipped(method: Callable[..., Iterable[Extent]]) -> Callable[..., list[Extent]]:
+    def clipped(count: int, offset: int, flags: int) -> list[Extent]:
+        most = 1 if flags & REQ_ONE else extents.MOST_EXTENTS
+        return extents.clip(method(count, offset, flags), count, offset, most)
+
+    return clipped
 
 
 def _locked(method: Callable[..., T], lock: AbstractContextManager[object]) -> Callable[..., T]:

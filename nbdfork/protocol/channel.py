@@ -8,6 +8,7 @@ while holding unsent replies*.  This file knows no message of the protocol.
 import fcntl
 import socket
 import termios
+import threading
 import time
 from collections.abc import Iterable
 from struct import unpack
@@ -182,6 +183,11 @@ class Channel:
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._stream.settimeout(seconds)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether only what the client has sent already is received; see `stop`."""
+        return self._allowance is not None
+
     def stop(self) -> None:
         """Receive only what the client has already sent, then report that it left.
 
@@ -212,6 +218,28 @@ class Channel:
             pass  # the client is gone, which is what closing is for
         finally:
             self._stream.close()
+
+
+class SharedChannel(Channel):
+    """A channel whose replies come from several threads: each leaves at once, and whole."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream)
+        self._lock = threading.RLock()
+
+    def put(self, message: bytes) -> None:
+        with self._lock:
+            super().put(message)
+            super().flush()
+
+    def put_with_data(self, header: bytes, data: Buffer) -> None:
+        with self._lock:
+            super().put_with_data(header, data)
+            super().flush()
+
+    def flush(self) -> None:
+        with self._lock:
+            super().flush()
 
 
 def _drop(parts: list[Buffer], count: int) -> list[Buffer]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from nbdfork.plugin.backend import Backend
 from nbdfork.plugin.gate import Gate
 from nbdfork.protocol import handshake
-from nbdfork.protocol.channel import Channel, Stream
+from nbdfork.protocol.channel import Channel, SharedChannel, Stream
 from nbdfork.protocol.errors import Disconnected, ProtocolError
-from nbdfork.protocol.transmission import Transmission
+from nbdfork.protocol.transmission import Session, Transmission
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +23,13 @@ class Settings:
     """How clients are spoken to.
 
     *handshake_limit*: the seconds that a client may take to choose an export; 0 is for ever.
+    *threads*: how many requests of one client are carried out at the same time.
     """
 
     newstyle: bool
     handshake_limit: float
+    offer: handshake.Offer
+    threads: int
 
 
 class Connection:
@@ -42,7 +45,7 @@ class Connection:
         settings: Settings,
         on_export: Callable[[str], None],
     ) -> None:
-        self._channel = Channel(stream)
+        self._channel = SharedChannel(stream) if settings.threads > 1 else Channel(stream)
         self._backend = backend
         self._settings = settings
         self._on_export = on_export
@@ -50,12 +53,12 @@ class Connection:
 
     def serve(self) -> None:
         """Serve the client until it leaves, and close its connection."""
-        gate: Gate | None = None
+        session: Session | None = None
         try:
             self._backend.preconnect()
-            gate = self._handshake()
-            if gate is not None:
-                Transmission(self._channel, gate).serve()
+            session = self._handshake()
+            if session is not None:
+                self._transmit(session)
         except ProtocolError as error:
             log.info("disconnecting the client: %s", error)
         except OSError as error:
@@ -63,8 +66,8 @@ class Connection:
         except Disconnected as error:
             log.info("lost the client: %s", error)
         finally:
-            if gate is not None:
-                self._close_export(gate)
+            if session is not None:
+                session.gate.close()
             self._channel.close()
 
     def stop(self) -> None:
@@ -75,27 +78,46 @@ class Connection:
         self._stopped = True
         self._channel.stop()
 
-    def _handshake(self) -> Gate | None:
+    def _handshake(self) -> Session | None:
         self._channel.set_deadline(self._settings.handshake_limit or None)
-        gate: Gate | None
+        session: Session | None
         if self._settings.newstyle:
-            negotiation = handshake.Newstyle(self._channel, self._backend)
-            gate, name = negotiation.negotiate(), negotiation.export_name
+            offer = self._settings.offer
+            session = handshake.Newstyle(self._channel, self._backend, offer).negotiate()
         else:
-            gate, name = handshake.oldstyle(self._channel, self._backend), ""
+            session = handshake.oldstyle(self._channel, self._backend)
         self._channel.set_deadline(None)
-        if gate is not None:
-            log.debug("transmission: export %r of %d bytes", name, gate.size)
-            self._on_export(name)
-        return gate
+        if session is not None:
+            log.debug("transmission: export %r of %d bytes", session.name, session.gate.size)
+            self._on_export(session.name)
+        return session
 
-    def _close_export(self, gate: Gate) -> None:
-        """Close the export; if it was the server that ended the connection, flush it first,
-        because the client could not.
+    def _transmit(self, session: Session) -> None:
+        """Serve requests; if it is the server that ends, flush, which the client cannot, and
+        turn down what has come in the meantime.
         """
-        if self._stopped and gate.can_write and gate.can_flush:
-            try:
-                gate.flush()
-            except Exception:
-                log.exception("flushing the export failed: writes may be lost")
-        gate.close()
+        transmission = _transmission(self._channel, session, self._settings.threads)
+        try:
+            transmission.serve()
+        finally:
+            if self._stopped:
+                _flush(session.gate)
+        if self._stopped:
+            self._channel.stop()
+            transmission.refuse()
+
+
+def _transmission(channel: Channel, session: Session, threads: int) -> Transmission:
+    if not isinstance(channel, SharedChannel):
+        return Transmission(channel, session)
+    from nbdfork.protocol.parallel import ParallelTransmission  # most servers have no use for it
+
+    return ParallelTransmission(channel, session, threads)
+
+
+def _flush(gate: Gate) -> None:
+    if gate.can_write and gate.can_flush:
+        try:
+            gate.flush()
+        except Exception:
+            log.exception("flushing the export failed: writes may be lost")

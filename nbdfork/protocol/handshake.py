@@ -6,16 +6,18 @@ document, "Fixed newstyle negotiation" and "Option types".
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from nbdfork.plugin.backend import Backend, UnknownExport
 from nbdfork.plugin.export import BlockSize
 from nbdfork.plugin.gate import Gate
-from nbdfork.protocol import wire
+from nbdfork.protocol import metacontexts, wire
 from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import ProtocolError
-from nbdfork.protocol.transmission import transmission_flags
+from nbdfork.protocol.replies import ExtendedReplies, SimpleReplies, StructuredReplies
+from nbdfork.protocol.transmission import Session
 from nbdfork.types import Buffer
 
 log = logging.getLogger(__name__)
@@ -26,13 +28,36 @@ MAX_OPTION_DATA = 64 * 1024
 MAX_OPTION_DISCARD = 64 * 1024 * 1024
 """A longer option than this ends the connection; nbdkit's limit."""
 
+_MAX_TEXT = 512
+
 MAX_OPTIONS = 32
 """How many options a client may send, and as many again for each export it was shown, since
 it may want to ask about every one; nbdkit's limit."""
 
 
+@dataclass(frozen=True)
+class Offer:
+    """What newstyle clients may have.
+
+    *flags*: the handshake flags.  Without *extended_headers*, *structured_replies* or
+    *meta_contexts* the options that ask for them are unknown.
+    """
+
+    flags: int = wire.FLAG_FIXED_NEWSTYLE | wire.FLAG_NO_ZEROES
+    extended_headers: bool = True
+    structured_replies: bool = True
+    meta_contexts: bool = True
+
+
 class _Invalid(Exception):
     """The option's data are malformed."""
+
+
+class _Selection(NamedTuple):
+    """The metadata contexts that were selected for an export, by their ids."""
+
+    export: str
+    contexts: dict[int, str]
 
 
 class _Reply(NamedTuple):
@@ -42,39 +67,37 @@ class _Reply(NamedTuple):
     text: str = ""
 
 
-def oldstyle(channel: Channel, backend: Backend) -> Gate:
+def oldstyle(channel: Channel, backend: Backend) -> Session:
     """Greet the client in the old style: it is told the size, and has no say."""
     try:
-        gate = backend.open(backend.canonical_name(""))
+        session = Session(backend.open(backend.canonical_name("")))
     except (OSError, UnknownExport) as error:
         log.error("the export cannot be opened: %s", error)
         raise ProtocolError("the oldstyle protocol cannot report an error") from error
     channel.put(
         wire.OLDSTYLE_GREETING.pack(
-            wire.INIT_MAGIC, wire.OLDSTYLE_MAGIC, gate.size, 0, transmission_flags(gate)
+            wire.INIT_MAGIC, wire.OLDSTYLE_MAGIC, session.gate.size, 0, session.flags()
         )
     )
-    return gate
+    return session
 
 
 class Newstyle:
     """The fixed newstyle negotiation with one client."""
 
-    def __init__(self, channel: Channel, backend: Backend) -> None:
+    def __init__(self, channel: Channel, backend: Backend, offer: Offer) -> None:
         self._channel = channel
         self._backend = backend
+        self._offer = offer
         self._fixed = False
         self._no_zeroes = False
         self._options_left = MAX_OPTIONS
+        self._replies: type[SimpleReplies] = SimpleReplies
+        self._selection = _Selection("", {})
         self._name = ""
         self._gate: Gate | None = None  # of the last INFO: a GO must see the same facts
 
-    @property
-    def export_name(self) -> str:
-        """The canonical name of the export that was chosen."""
-        return self._name
-
-    def negotiate(self) -> Gate | None:
+    def negotiate(self) -> Session | None:
         """Answer options until the client has chosen an export.
 
         Return None if it left instead.  Raises `ProtocolError` or `Disconnected`.
@@ -84,19 +107,24 @@ class Newstyle:
         except BaseException:
             self._close_gate()
             raise
-        if not chosen:
+        if not chosen or self._gate is None:
             self._close_gate()
             return None
-        return self._gate
+        return self._session(self._gate)
+
+    def _session(self, gate: Gate) -> Session:
+        """Return what has been settled.  Contexts are those of one export, and of no other."""
+        contexts = self._selection.contexts if self._selection.export == self._name else {}
+        return Session(gate, self._name, self._replies, contexts)
 
     def _greet(self) -> bool:
         channel = self._channel
-        offered = wire.FLAG_FIXED_NEWSTYLE | wire.FLAG_NO_ZEROES
+        offered = self._offer.flags
         channel.put(wire.NEWSTYLE_GREETING.pack(wire.INIT_MAGIC, wire.OPTION_MAGIC, offered))
         if not channel.receive(wire.CLIENT_FLAGS.size):
             return False  # only looked whether the port is open
         (flags,) = wire.CLIENT_FLAGS.unpack(channel.take(wire.CLIENT_FLAGS.size))
-        if flags & ~(wire.FLAG_C_FIXED_NEWSTYLE | wire.FLAG_C_NO_ZEROES):
+        if flags & ~offered:
             raise ProtocolError(f"the client flags are {flags:#x}")
         self._fixed = bool(flags & wire.FLAG_C_FIXED_NEWSTYLE)
         self._no_zeroes = bool(flags & wire.FLAG_C_NO_ZEROES)
@@ -129,12 +157,7 @@ class Newstyle:
             self._channel.discard(length)
             reply = _Reply(wire.REP_ERR_TOO_BIG, "the option is too long")
         else:
-            data = bytes(self._channel.take(length))
-            handler = _OPTIONS.get(option, Newstyle._unsupported)
-            try:
-                reply = handler(self, data)
-            except _Invalid as error:
-                reply = _Reply(wire.REP_ERR_INVALID, str(error))
+            reply = self._carry_out(option, bytes(self._channel.take(length)))
         if reply.text:
             log.debug("option %d refused: %s", option, reply.text)
         self._reply(option, reply.type, reply.text.encode())
@@ -142,6 +165,32 @@ class Newstyle:
         if reply.type != wire.REP_ACK:
             return None
         return {wire.OPT_GO: True, wire.OPT_ABORT: False}.get(option)
+
+    def _carry_out(self, option: int, data: bytes) -> _Reply:
+        if self._channel.stopped and option != wire.OPT_ABORT:
+            return _Reply(wire.REP_ERR_SHUTDOWN, "the server is shutting down")
+        handler = _OPTIONS.get(option)
+        if handler is None or not self._is_offered(option):
+            return _Reply(wire.REP_ERR_UNSUP, "this server does not know the option")
+        try:
+            return handler(self, data)
+        except _Invalid as error:
+            return _Reply(wire.REP_ERR_INVALID, str(error))
+        except UnknownExport as error:
+            return _Reply(wire.REP_ERR_UNKNOWN, str(error)[:_MAX_TEXT])
+        except OSError as error:
+            log.error("the export cannot be opened: %s", error)
+            reason = error.strerror or "see the server's log"
+            return _Reply(wire.REP_ERR_UNKNOWN, f"the export cannot be opened: {reason}")
+
+    def _is_offered(self, option: int) -> bool:
+        offer = self._offer
+        return {
+            wire.OPT_EXTENDED_HEADERS: offer.extended_headers,
+            wire.OPT_STRUCTURED_REPLY: offer.structured_replies,
+            wire.OPT_LIST_META_CONTEXT: offer.meta_contexts,
+            wire.OPT_SET_META_CONTEXT: offer.meta_contexts,
+        }.get(option, True)
 
     def _reply(self, option: int, reply_type: int, data: bytes) -> None:
         header = wire.OPTION_REPLY.pack(wire.OPTION_REPLY_MAGIC, option, reply_type, len(data))
@@ -153,11 +202,13 @@ class Newstyle:
         """EXPORT_NAME has no error reply: all that is left is to disconnect."""
         if length > wire.MAX_STRING:
             raise ProtocolError(f"an export name of {length} bytes")
+        if self._replies.is_extended or self._channel.stopped:
+            raise ProtocolError("EXPORT_NAME after EXTENDED_HEADERS, or while shutting down")
         try:
             gate = self._open(_string(self._channel.take(length)))
         except (_Invalid, UnknownExport, OSError) as error:
             raise ProtocolError(f"EXPORT_NAME: {error!r}") from error
-        reply = wire.EXPORT_NAME_REPLY.pack(gate.size, transmission_flags(gate))
+        reply = wire.EXPORT_NAME_REPLY.pack(gate.size, self._session(gate).flags())
         self._channel.put(reply if self._no_zeroes else reply + wire.EXPORT_NAME_PADDING)
 
     def _abort(self, data: bytes) -> _Reply:
@@ -185,16 +236,10 @@ class Newstyle:
 
     def _info_or_go(self, option: int, data: bytes) -> _Reply:
         name, wanted = _parse_info_request(data)
-        try:
-            gate = self._open(name)
-        except UnknownExport:
-            return _Reply(wire.REP_ERR_UNKNOWN, f"there is no export {name[:256]!r}")
-        except OSError as error:
-            log.error("the export %r cannot be opened: %s", name, error)
-            reason = error.strerror or "see the server's log"
-            return _Reply(wire.REP_ERR_UNKNOWN, f"the export cannot be opened: {reason}")
+        gate = self._open(name)
         # EXPORT goes first: qemu checks the size against a BLOCK_SIZE that came before it.
-        size = wire.INFO_EXPORT_DATA.pack(wire.INFO_EXPORT, gate.size, transmission_flags(gate))
+        flags = self._session(gate).flags()
+        size = wire.INFO_EXPORT_DATA.pack(wire.INFO_EXPORT, gate.size, flags)
         self._reply(option, wire.REP_INFO, size)
         if wire.INFO_BLOCK_SIZE in wanted or gate.block_size != BlockSize():
             sizes = wire.INFO_BLOCK_SIZE_DATA.pack(wire.INFO_BLOCK_SIZE, *gate.block_size)
@@ -208,19 +253,43 @@ class Newstyle:
     def _reply_text(self, option: int, info: int, text: str) -> None:
         self._reply(option, wire.REP_INFO, wire.UINT16.pack(info) + text.encode())
 
-    def _not_offered(self, data: bytes) -> _Reply:
-        _expect_empty(data)
-        return _Reply(wire.REP_ERR_UNSUP, "not supported by this server")
-
     def _starttls(self, data: bytes) -> _Reply:
         _expect_empty(data)
         return _Reply(wire.REP_ERR_POLICY, "this server offers no TLS")
 
-    def _set_meta_context(self, data: bytes) -> _Reply:
-        raise _Invalid("structured replies have not been negotiated")
+    def _structured_reply(self, data: bytes) -> _Reply:
+        _expect_empty(data)
+        if self._replies.is_extended:
+            return _Reply(wire.REP_ERR_EXT_HEADER_REQD, "extended headers are in use already")
+        self._replies = StructuredReplies
+        return _Reply(wire.REP_ACK)
 
-    def _unsupported(self, data: bytes) -> _Reply:
-        return _Reply(wire.REP_ERR_UNSUP, "unknown option")
+    def _extended_headers(self, data: bytes) -> _Reply:
+        _expect_empty(data)
+        if self._replies.is_extended:
+            raise _Invalid("extended headers are in use already")
+        self._replies = ExtendedReplies
+        return _Reply(wire.REP_ACK)
+
+    def _list_meta_context(self, data: bytes) -> _Reply:
+        name, queries = _parse_queries(data)
+        for context in metacontexts.listed(metacontexts.offered(self._open(name)), queries):
+            self._reply_context(wire.OPT_LIST_META_CONTEXT, 0, context)
+        return _Reply(wire.REP_ACK)
+
+    def _set_meta_context(self, data: bytes) -> _Reply:
+        self._selection = _Selection("", {})  # the old one is void even if this fails
+        if not self._replies.has_chunks:
+            raise _Invalid("neither structured replies nor extended headers are in use")
+        name, queries = _parse_queries(data)
+        contexts = metacontexts.selected(metacontexts.offered(self._open(name)), queries)
+        for number, context in contexts.items():
+            self._reply_context(wire.OPT_SET_META_CONTEXT, number, context)
+        self._selection = _Selection(self._name, contexts)
+        return _Reply(wire.REP_ACK)
+
+    def _reply_context(self, option: int, number: int, name: str) -> None:
+        self._reply(option, wire.REP_META_CONTEXT, wire.UINT32.pack(number) + name.encode())
 
     # -- the export ---------------------------------------------------------------------
 
@@ -244,9 +313,10 @@ _OPTIONS: dict[int, Callable[[Newstyle, bytes], _Reply]] = {
     wire.OPT_STARTTLS: Newstyle._starttls,
     wire.OPT_INFO: Newstyle._info,
     wire.OPT_GO: Newstyle._go,
-    wire.OPT_STRUCTURED_REPLY: Newstyle._not_offered,
+    wire.OPT_STRUCTURED_REPLY: Newstyle._structured_reply,
+    wire.OPT_LIST_META_CONTEXT: Newstyle._list_meta_context,
     wire.OPT_SET_META_CONTEXT: Newstyle._set_meta_context,
-    wire.OPT_EXTENDED_HEADERS: Newstyle._not_offered,
+    wire.OPT_EXTENDED_HEADERS: Newstyle._extended_headers,
 }
 
 
@@ -270,14 +340,34 @@ def _string(data: Buffer) -> str:
 
 def _parse_info_request(data: bytes) -> tuple[str, set[int]]:
     """Parse the data of INFO and GO: name length, name, count, that many info types."""
-    if len(data) < 6:
-        raise _Invalid("the data are too short")
-    (name_length,) = wire.UINT32.unpack_from(data)
-    if name_length > len(data) - 6:
-        raise _Invalid("the export name is longer than the data")
-    name = _string(data[4 : 4 + name_length])
-    infos = data[4 + name_length :]
-    (count,) = wire.UINT16.unpack_from(infos)
+    name, infos = _split_string(data)
+    (count,) = wire.UINT16.unpack(infos[:2].ljust(2, b"\0"))
     if len(infos) != 2 + 2 * count:
         raise _Invalid("the number of info types does not fit the data")
     return name, {wire.UINT16.unpack_from(infos, 2 + 2 * i)[0] for i in range(count)}
+
+
+def _parse_queries(data: bytes) -> tuple[str, Sequence[str]]:
+    """Parse the data of LIST and SET_META_CONTEXT: export name, count, that many queries."""
+    name, rest = _split_string(data)
+    if len(rest) < 4:
+        raise _Invalid("the data are too short")
+    (count,) = wire.UINT32.unpack_from(rest)
+    rest = rest[4:]
+    queries = []
+    while rest:
+        query, rest = _split_string(rest)
+        queries.append(query)
+    if len(queries) != count:
+        raise _Invalid("the number of queries does not fit the data")
+    return name, queries
+
+
+def _split_string(data: bytes) -> tuple[str, bytes]:
+    """Return the string that *data* begin with, its length first, and what comes after it."""
+    if len(data) < 4:
+        raise _Invalid("the data are too short")
+    (length,) = wire.UINT32.unpack_from(data)
+    if length > len(data) - 4:
+        raise _Invalid("a string is longer than the data")
+    return _string(data[4 : 4 + length]), data[4 + length :]

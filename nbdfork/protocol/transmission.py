@@ -8,15 +8,17 @@ the plugin and fails it with EIO; neither ends the connection.
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from nbdfork.plugin.errors import NOT_SUPPORTED, Refused
-from nbdfork.plugin.export import Support
+from nbdfork.plugin.errors import NOT_SUPPORTED, PartialError, Refused
+from nbdfork.plugin.export import REQ_ONE, Extent, Support
 from nbdfork.plugin.gate import Gate
 from nbdfork.protocol import wire
 from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import ProtocolError
+from nbdfork.protocol.replies import Chunk, SimpleReplies, StructuredReplies
 from nbdfork.types import Buffer
 
 log = logging.getLogger(__name__)
@@ -29,51 +31,73 @@ GUARANTEED_PAYLOAD = 32 * 1024 * 1024
 """What a client may send without asking (protocol document, "Block size constraints")."""
 
 MAX_DISCARD = 2 * MAX_PAYLOAD
-"""A WRITE longer than this is not even read and dropped: its sender is disconnected."""
+"""A payload longer than this is not even read and dropped: its sender is disconnected."""
+
+SPARSE_READ = 64 * 1024
+"""A shorter READ is answered with data even if it reads a hole: to look for holes would take
+longer than to send zeroes."""
 
 _ANY_FLAG = 0xFFFF
-_HEADER_SIZE = wire.REQUEST.size
-_SUCCESS = wire.UINT32.pack(wire.SIMPLE_REPLY_MAGIC) + wire.UINT32.pack(0)
 
 Payload: TypeAlias = memoryview | None
+"""The data of a WRITE, or other data that came with a request; None if there are none, or too
+many."""
 
-Command: TypeAlias = Callable[[int, int, int, Payload], Buffer | None]
-"""Takes flags, offset, length and the payload of a WRITE; returns the data of a READ."""
+
+Command: TypeAlias = Callable[[int, int, int, Payload], Buffer | list[Chunk] | None]
+"""Takes flags, offset, length and payload; returns the data of a READ, or the chunks of a
+reply, or None if there is nothing to return."""
 
 
-def transmission_flags(gate: Gate) -> int:
-    """Return what the client is told about the export."""
-    offers = {
-        wire.TRANSMIT_READ_ONLY: not gate.can_write,
-        wire.TRANSMIT_SEND_FLUSH: gate.can_flush,
-        wire.TRANSMIT_SEND_FUA: gate.fua is not Support.NONE,
-        wire.TRANSMIT_ROTATIONAL: gate.is_rotational,
-        wire.TRANSMIT_SEND_TRIM: gate.can_trim,
-        wire.TRANSMIT_SEND_WRITE_ZEROES: gate.can_zero,
-        wire.TRANSMIT_SEND_FAST_ZERO: gate.can_fast_zero,
-        wire.TRANSMIT_CAN_MULTI_CONN: gate.can_multi_conn,
-        wire.TRANSMIT_SEND_CACHE: gate.cache_support is not Support.NONE,
-    }
-    return wire.TRANSMIT_HAS_FLAGS | sum(flag for flag, offered in offers.items() if offered)
+@dataclass(frozen=True)
+class Session:
+    """What the handshake has settled.  *contexts* were selected by the client, by their ids."""
+
+    gate: Gate
+    name: str = ""
+    replies: type[SimpleReplies] = SimpleReplies
+    contexts: Mapping[int, str] = field(default_factory=dict)
+
+    def flags(self) -> int:
+        """Return what the client is told about the export."""
+        gate, replies = self.gate, self.replies
+        offers = {
+            wire.TRANSMIT_READ_ONLY: not gate.can_write,
+            wire.TRANSMIT_SEND_FLUSH: gate.can_flush,
+            wire.TRANSMIT_SEND_FUA: gate.fua is not Support.NONE,
+            wire.TRANSMIT_ROTATIONAL: gate.is_rotational,
+            wire.TRANSMIT_SEND_TRIM: gate.can_trim,
+            wire.TRANSMIT_SEND_WRITE_ZEROES: gate.can_zero,
+            wire.TRANSMIT_SEND_DF: replies.has_chunks,
+            wire.TRANSMIT_SEND_FAST_ZERO: gate.can_fast_zero,
+            wire.TRANSMIT_CAN_MULTI_CONN: gate.can_multi_conn,
+            wire.TRANSMIT_SEND_CACHE: gate.cache_support is not Support.NONE,
+            wire.TRANSMIT_BLOCK_STATUS_PAYLOAD: replies.is_extended and bool(self.contexts),
+        }
+        return wire.TRANSMIT_HAS_FLAGS | sum(flag for flag, offered in offers.items() if offered)
 
 
 class Transmission:
     """The transmission phase of one client."""
 
-    def __init__(self, channel: Channel, gate: Gate) -> None:
+    def __init__(self, channel: Channel, session: Session) -> None:
         self._channel = channel
-        self._gate = gate
+        self._gate = gate = session.gate
+        self._unknown: tuple[int, Command] = (_ANY_FLAG, _unknown)
+        self._contexts = session.contexts
+        self._replies = session.replies(channel)
         maximum = gate.block_size.maximum
         self._max_payload = maximum if maximum < GUARANTEED_PAYLOAD else MAX_PAYLOAD
         fua = wire.CMD_FLAG_FUA if gate.fua is not Support.NONE else 0
         fast_zero = wire.CMD_FLAG_FAST_ZERO if gate.can_fast_zero else 0
         # A read-only export refuses to be changed, whatever the flags.
         never_mind = 0 if gate.can_write else _ANY_FLAG
+        payload = wire.CMD_FLAG_PAYLOAD_LEN if session.replies.is_extended else 0
         # A command and the flags it may carry.  FUA is allowed on all once it is offered,
         # because clients are known to set it on odd ones (protocol document, "Command flags").
         self._commands: dict[int, tuple[int, Command]] = {
             wire.CMD_READ: (fua, self._read),
-            wire.CMD_WRITE: (fua | never_mind, self._write),
+            wire.CMD_WRITE: (fua | payload | never_mind, self._write),
             wire.CMD_FLUSH: (fua, self._flush),
             wire.CMD_TRIM: (fua | never_mind, self._trim),
             wire.CMD_CACHE: (fua, self._cache),
@@ -81,7 +105,11 @@ class Transmission:
                 fua | wire.CMD_FLAG_NO_HOLE | fast_zero | never_mind,
                 self._write_zeroes,
             ),
+            wire.CMD_BLOCK_STATUS: (fua | wire.CMD_FLAG_REQ_ONE | payload, self._block_status),
         }
+        if isinstance(self._replies, StructuredReplies):
+            self._status_of = self._replies.status
+            self._commands[wire.CMD_READ] = (fua | wire.CMD_FLAG_DF, self._read_sparse)
 
     def serve(self) -> None:
         """Answer requests until the client disconnects, politely or not.
@@ -90,34 +118,67 @@ class Transmission:
         in the middle of a request.
         """
         channel = self._channel
-        commands = self._commands
-        unpack = wire.REQUEST.unpack_from
-        while channel.end - channel.start >= _HEADER_SIZE or channel.receive(_HEADER_SIZE):
+        answer = self._answer
+        size = self._replies.request.size
+        unpack = self._replies.request.unpack_from
+        expected = self._replies.request_magic
+        while channel.end - channel.start >= size or channel.receive(size):
             magic, flags, command, cookie, offset, length = unpack(channel.buffer, channel.start)
-            channel.start += _HEADER_SIZE
-            if magic != wire.REQUEST_MAGIC:
+            channel.start += size
+            if magic != expected:
                 raise ProtocolError(f"the request magic is {magic:#010x}")
             if command == wire.CMD_DISC:
                 return
-            payload = self._take_payload(length) if command == wire.CMD_WRITE else None
-            try:
-                allowed, operation = commands.get(command, _UNKNOWN_COMMAND)
-                if flags & ~allowed:
-                    raise Refused(errno.EINVAL, f"the flags {flags:#06x} are not allowed on it")
-                result = operation(flags, offset, length, payload)
-            except Exception as error:
-                code = _wire_error(error, command, flags, offset, length)
-                channel.put(wire.SIMPLE_REPLY.pack(wire.SIMPLE_REPLY_MAGIC, code, cookie))
-            else:
-                if result is None:
-                    channel.put(_SUCCESS + cookie)
-                else:
-                    channel.put_with_data(_SUCCESS + cookie, result)
+            payload = None
+            if command == wire.CMD_WRITE or flags & wire.CMD_FLAG_PAYLOAD_LEN:
+                payload = self._take_payload(command, flags, length)
+            answer(flags, command, cookie, offset, length, payload)
 
-    def _take_payload(self, length: int) -> Payload:
-        """Consume the payload of a WRITE; return None, having dropped it, if it is too long."""
+    def refuse(self) -> None:
+        """Tell the client, whatever else it has asked for, that the server is going down."""
+        self._commands = {}
+        self._unknown = (_ANY_FLAG, _shutting_down)
+        self.serve()
+
+    def _answer(
+        self,
+        flags: int,
+        command: int,
+        cookie: bytes,
+        offset: int,
+        length: int,
+        payload: Payload,
+    ) -> None:
+        """Carry out one request and queue its reply."""
+        replies = self._replies
+        try:
+            allowed, operation = self._commands.get(command, self._unknown)
+            if flags & ~allowed:
+                raise Refused(errno.EINVAL, f"the flags {flags:#06x} are not allowed on it")
+            result = operation(flags, offset, length, payload)
+        except Exception as error:
+            code, text = _wire_error(error, command, flags, offset, length)
+            done = None
+            if isinstance(error, PartialError) and 0 <= error.done < length:
+                done = error.done
+            replies.error(cookie, offset, code, text, done)
+        else:
+            if result is None:
+                replies.success(cookie, offset)
+            elif isinstance(result, list):
+                replies.chunks(cookie, offset, result)
+            else:
+                replies.data(cookie, offset, result)
+
+    def _take_payload(self, command: int, flags: int, length: int) -> Payload:
+        """Consume the data of a request; return None, having dropped them, if there are too many.
+
+        With compact headers only WRITE has data; PAYLOAD_LEN is then an invalid flag.
+        """
+        if command != wire.CMD_WRITE and not self._replies.is_extended:
+            return None
         if length > MAX_DISCARD:
-            raise ProtocolError(f"a WRITE of {length} bytes")
+            raise ProtocolError(f"a payload of {length} bytes")
         if length <= self._max_payload:
             return self._channel.take(length)
         self._channel.discard(length)
@@ -129,6 +190,17 @@ class Transmission:
         if length > self._max_payload:
             raise Refused(errno.EINVAL, f"more than {self._max_payload} bytes in one request")
         return self._gate.pread(length, offset)
+
+    def _read_sparse(
+        self, flags: int, offset: int, length: int, data: Payload
+    ) -> Buffer | list[Chunk]:
+        """As `_read`, but leave out the holes of a large range, unless the client says DF."""
+        if length < SPARSE_READ or flags & wire.CMD_FLAG_DF or length > self._max_payload:
+            return self._read(flags, offset, length, data)
+        parts = self._gate.pread_sparse(length, offset)
+        if len(parts) == 1 and parts[0][1] is not None:
+            return parts[0][1]
+        return [_content(extent, part) for extent, part in parts]
 
     def _write(self, flags: int, offset: int, length: int, data: Payload) -> None:
         if data is None:
@@ -144,9 +216,7 @@ class Transmission:
     def _cache(self, flags: int, offset: int, length: int, data: Payload) -> None:
         self._gate.cache(length, offset)
 
-    def _write_zeroes(
-        self, flags: int, offset: int, length: int, payload: memoryview | None
-    ) -> None:
+    def _write_zeroes(self, flags: int, offset: int, length: int, data: Payload) -> None:
         self._gate.zero(
             length,
             offset,
@@ -155,16 +225,53 @@ class Transmission:
             fua=bool(flags & wire.CMD_FLAG_FUA),
         )
 
+    def _block_status(self, flags: int, offset: int, length: int, data: Payload) -> list[Chunk]:
+        contexts = self._contexts
+        if not contexts:
+            raise Refused(errno.EINVAL, "no metadata context was selected")
+        if flags & wire.CMD_FLAG_PAYLOAD_LEN:
+            length, contexts = self._filtered(data)
+        one = REQ_ONE if flags & wire.CMD_FLAG_REQ_ONE else 0
+        return [
+            self._status_of(number, self._extents(name, length, offset, one))
+            for number, name in contexts.items()
+        ]
+
+    def _extents(self, context: str, count: int, offset: int, flags: int) -> list[Extent]:
+        if context == wire.BASE_ALLOCATION:
+            return self._gate.extents(count, offset, flags)
+        return self._gate.status(context, count, offset, flags)
+
+    def _filtered(self, data: Payload) -> tuple[int, Mapping[int, str]]:
+        """Parse the payload of a BLOCK_STATUS: the length, and the ids of contexts."""
+        if data is None or len(data) < 12 or len(data) % 4:
+            raise Refused(errno.EINVAL, "the payload is not a length and the ids of contexts")
+        (length,) = wire.UINT64.unpack_from(data)
+        ids = [number for (number,) in wire.UINT32.iter_unpack(data[8:])]
+        if len(set(ids)) < len(ids) or not self._contexts.keys() >= set(ids):
+            raise Refused(errno.EINVAL, "the payload names contexts that were not selected")
+        return length, {number: self._contexts[number] for number in ids}
+
+
+def _content(extent: Extent, data: Buffer | None) -> Chunk:
+    """Return the chunk for a part of what is read; without data, it is a hole."""
+    if data is None:
+        return Chunk(wire.REPLY_OFFSET_HOLE, wire.HOLE.pack(extent.offset, extent.length))
+    return Chunk(wire.REPLY_OFFSET_DATA, wire.UINT64.pack(extent.offset), data)
+
 
 def _unknown(flags: int, offset: int, length: int, data: Payload) -> None:
     raise Refused(errno.EINVAL, "unknown command")
 
 
-_UNKNOWN_COMMAND: tuple[int, Command] = (_ANY_FLAG, _unknown)
+def _shutting_down(flags: int, offset: int, length: int, data: Payload) -> None:
+    raise Refused(errno.ESHUTDOWN, "the server is shutting down")
 
 
-def _wire_error(error: Exception, command: int, flags: int, offset: int, length: int) -> int:
-    """Log *error* with its true cause and return the error number that the client is told."""
+def _wire_error(
+    error: Exception, command: int, flags: int, offset: int, length: int
+) -> tuple[int, str]:
+    """Log *error* with its true cause; return what the client is told: the number and a text."""
     name = wire.COMMAND_NAMES.get(command, f"command {command}")
     request = f"{name} of {length} bytes at {offset}"
     if isinstance(error, Refused):
@@ -173,9 +280,13 @@ def _wire_error(error: Exception, command: int, flags: int, offset: int, length:
         log.error("%s: %s", request, error)
     else:
         log.error("%s: a bug of the plugin:", request, exc_info=error)
-        return wire.ENOMEM if isinstance(error, MemoryError) else wire.EIO
+        code = wire.ENOMEM if isinstance(error, MemoryError) else wire.EIO
+        return code, f"{type(error).__name__}: {error}"
+    text = error.strerror or str(error)
     if error.errno is None:
-        return wire.EIO
+        return wire.EIO, text
     if error.errno in NOT_SUPPORTED and flags & wire.CMD_FLAG_FAST_ZERO:
-        return wire.ENOTSUP
-    return wire.WIRE_ERRORS.get(error.errno, wire.EINVAL)
+        return wire.ENOTSUP, text
+    if error.errno == errno.EOVERFLOW and flags & wire.CMD_FLAG_DF:
+        return wire.EOVERFLOW, text
+    return wire.WIRE_ERRORS.get(error.errno, wire.EINVAL), text
