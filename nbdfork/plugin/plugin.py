@@ -17,8 +17,8 @@ from nbdfork.plugin.parameters import ParameterSet
 class ThreadModel(enum.IntEnum):
     """What must not happen at the same time; the values are nbdkit's.
 
-    A worker serves the requests of its client one after another, so that `SERIALIZE_REQUESTS`
-    and `PARALLEL` come to the same.
+    The requests of one client come one after another in any case, but for `Plugin.waits` and
+    `--threads`.
     """
 
     SERIALIZE_CONNECTIONS = 0
