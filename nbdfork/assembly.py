@@ -3,6 +3,8 @@
 Neither wing knows the other; what passes between them is decided here.
 """
 
+import os
+
 from nbdfork.options import Options
 from nbdfork.plugin.backend import Backend
 from nbdfork.plugin.plugin import ThreadModel
@@ -51,7 +53,10 @@ def settings(options: Options, backend: Backend) -> Settings:
         structured_replies=not options.no_structured_replies,
         meta_contexts=not options.no_meta_contexts,
     )
-    return Settings(options.newstyle, options.handshake_limit, offer, _threads(options, backend))
+    # Where clients share a process, one that spins would keep the others from running.
+    spins = len(os.sched_getaffinity(0)) > 1 and not backend.one_process()
+    threads = _threads(options, backend)
+    return Settings(options.newstyle, options.handshake_limit, offer, threads, spins)
 
 
 def _threads(options: Options, backend: Backend) -> int:

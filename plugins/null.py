@@ -1,6 +1,8 @@
 """The null plugin: a disk that forgets what is written and reads as zeroes."""
 
-from nbdfork.plugin import Parameter, Plugin, Support, parse
+from collections.abc import Iterator
+
+from nbdfork.plugin import HOLE, ZERO, Extent, Parameter, Plugin, Support, parse
 
 
 class Null(Plugin):
@@ -37,3 +39,6 @@ class Null(Plugin):
 
     def cache(self, count: int, offset: int) -> None:
         pass
+
+    def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
+        yield Extent(offset, count, HOLE | ZERO)

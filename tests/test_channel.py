@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from nbdfork.protocol.channel import DISCARD_SIZE, RECEIVE_SIZE, SEND_SIZE, Channel
+from nbdfork.protocol.channel import BUFFER_SIZE, DISCARD_SIZE, SEND_SIZE, Channel
 from nbdfork.protocol.errors import Disconnected
 from nbdfork.types import Buffer
 
@@ -22,7 +22,7 @@ class Recorder:
         self.calls: list[str] = []
         self.sent = b""
 
-    def recv_into(self, buffer: memoryview, nbytes: int = 0, /) -> int:
+    def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0, /) -> int:
         self.calls.append("recv")
         if not self.pieces:
             return 0
@@ -71,7 +71,7 @@ def test_nothing_unsent_is_held_while_it_waits() -> None:
 
 
 def test_large_payloads_wait_with_nothing_unsent_too() -> None:
-    size = RECEIVE_SIZE + 10
+    size = BUFFER_SIZE + 10
     stream = Recorder(b"ab", bytes(size - 2))
     channel = Channel(stream)
     assert channel.receive(2)
@@ -145,7 +145,7 @@ def test_end_at_a_boundary_and_within_a_message() -> None:
         channel.receive(4)
     channel = Channel(Recorder(b"abc"))
     with pytest.raises(Disconnected):
-        channel.take(RECEIVE_SIZE + 1)
+        channel.take(BUFFER_SIZE + 1)
 
 
 def test_any_cut_gives_the_same_bytes() -> None:

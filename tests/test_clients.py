@@ -5,30 +5,23 @@ oldstyle protocol and in the newstyle one.
 """
 
 import filecmp
-import importlib
 import json
 import os
 import random
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.harness import Server, eventually, need, output, run
+from tests.libnbd import DISTRIBUTION, connected, fails, libnbd
 
 MIB = 1024 * 1024
 SIZE = 8 * MIB
 
 TCP = ("-p", "0", "-i", "127.0.0.1")
 NEWSTYLE = ("-n",)
-
-DISTRIBUTION = "/usr/lib/python3/dist-packages"
-"""Where Debian keeps libnbd's Python module; a virtual environment does not look there."""
 
 
 @dataclass(frozen=True)
@@ -83,41 +76,6 @@ def uri_of(server: Server, export_name: str) -> str:
     if "?socket=" in server.uri:
         return f"nbd+unix:///{export_name}?socket={server.socket}"
     return f"nbd://127.0.0.1:{server.port}/{export_name}"
-
-
-# -- libnbd in this process -----------------------------------------------------------------
-
-
-def libnbd() -> Any:
-    """Return libnbd's module; skip the test if it is not installed, or fails to load."""
-    need("nbdsh")  # of the same package
-    if DISTRIBUTION not in sys.path:
-        sys.path.append(DISTRIBUTION)  # last, because its other modules must not hide ours
-    try:
-        return importlib.import_module("nbd")
-    except ImportError:
-        if os.environ.get("NBDFORK_CI"):
-            raise
-        pytest.skip("libnbd's module is not for this Python")
-
-
-@contextmanager
-def connected(uri: str, checked: bool = True) -> Iterator[Any]:
-    """Connect to *uri*; unless *checked*, libnbd sends requests that it knows to be wrong."""
-    handle = libnbd().NBD()
-    if not checked:
-        handle.set_strict_mode(0)
-    handle.connect_uri(uri)
-    yield handle
-    handle.shutdown()
-
-
-@contextmanager
-def fails(error: str) -> Iterator[None]:
-    """Expect that the server answers a request with *error*."""
-    with pytest.raises(libnbd().Error) as caught:
-        yield
-    assert caught.value.errno == error
 
 
 # -- qemu -----------------------------------------------------------------------------------

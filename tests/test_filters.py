@@ -30,7 +30,8 @@ from nbdfork.plugin import (
 from nbdfork.plugin.backend import Backend, Layer
 from nbdfork.plugin.gate import Gate
 from tests.harness import NBDFORK, Server, nbdfork, need, output
-from tests.test_clients import connected, libnbd, noise
+from tests.libnbd import connected, libnbd
+from tests.test_clients import noise
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -6,6 +6,7 @@ while holding unsent replies*.  This file knows no message of the protocol.
 """
 
 import fcntl
+import os
 import socket
 import termios
 import threading
@@ -18,7 +19,19 @@ from nbdfork.protocol.errors import Disconnected
 from nbdfork.types import Buffer
 
 RECEIVE_SIZE = 256 * 1024
-"""Room for a batch of requests; also the largest payload that is handed on without a copy."""
+"""The most that is received at once, be it requests or the beginning of a payload."""
+
+BUFFER_SIZE = RECEIVE_SIZE + 1024 * 1024
+"""Room for that and for the rest of a payload, so that one of up to 1 MiB is handed on where it
+was received.  Memory that is never needed is never touched."""
+
+SPIN_SECONDS = 50e-6
+"""How long to look for the next request before going to sleep.  To fall asleep and be woken
+takes about as long, and a client that waits for each answer sends the next request sooner."""
+
+MOST_SKIPPED = 256
+"""If looking was in vain, so many receives at the most go to sleep at once before it is tried
+again: a client that is slow, or a machine that is busy, costs next to nothing."""
 
 SEND_SIZE = 256 * 1024
 """Replies leave when this many bytes are waiting, even if more requests could be parsed."""
@@ -39,7 +52,7 @@ LINGER_SECONDS = 2.0
 class Stream(Protocol):
     """What a channel needs of a socket; see `socket.socket` for the meanings."""
 
-    def recv_into(self, buffer: memoryview, nbytes: int = 0, /) -> int: ...
+    def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0, /) -> int: ...
     def sendmsg(self, buffers: Iterable[Buffer], /) -> int: ...
     def settimeout(self, value: float | None, /) -> None: ...
     def shutdown(self, how: int, /) -> None: ...
@@ -54,8 +67,9 @@ class Channel:
     reads these three directly, because a method call per request would be felt.
     """
 
-    def __init__(self, stream: Stream) -> None:
-        self.buffer = bytearray(RECEIVE_SIZE)
+    def __init__(self, stream: Stream, spins: bool = False) -> None:
+        """With *spins*, receiving is worth keeping a processor busy for a moment."""
+        self.buffer = bytearray(BUFFER_SIZE)
         self.start = 0
         self.end = 0
         self._view = memoryview(self.buffer)
@@ -64,11 +78,14 @@ class Channel:
         self._pending = 0
         self._deadline: float | None = None
         self._allowance: int | None = None  # bytes still to be received, once stopped
+        self._spins = spins
+        self._misses = 0  # how often spinning was in vain, since it last was not
+        self._skip = 0  # how many receives are not worth it
 
     # -- receiving ----------------------------------------------------------------------
 
     def receive(self, count: int) -> bool:
-        """Block until *count* bytes (at most `RECEIVE_SIZE`) are in the buffer.
+        """Block until *count* bytes (at most `BUFFER_SIZE`) are in the buffer.
 
         Return False if the client left at a message boundary, that is with nothing of the
         *count* bytes sent.  Raises `Disconnected` if it left after a part of them.
@@ -76,13 +93,15 @@ class Channel:
         self.flush()
         view = self._view
         have = self.end - self.start
-        if have:
+        if not have:
+            self.start = self.end = 0
+        elif self.start + count > BUFFER_SIZE:
             view[:have] = view[self.start : self.end]
-        self.start, self.end = 0, have
-        while self.end < count:
-            got = self._receive_into(view[self.end :])
+            self.start, self.end = 0, have
+        while self.end - self.start < count:
+            got = self._receive_into(view[self.end : self.end + RECEIVE_SIZE])
             if not got:
-                if not self.end:
+                if self.end == self.start:
                     return False
                 raise Disconnected("the client left in the middle of a message")
             self.end += got
@@ -91,16 +110,14 @@ class Channel:
     def take(self, count: int) -> memoryview:
         """Consume exactly *count* bytes.
 
-        The view is good until the next receive: a payload that arrived with its request is
-        handed on where it lies.
+        The view is good until the next receive: a payload is handed on where it was received.
         """
-        start = self.start
-        if self.end - start < count:
-            if count > RECEIVE_SIZE:
+        if self.end - self.start < count:
+            if count > BUFFER_SIZE:
                 return self._take_large(count)
             if not self.receive(count):
                 raise Disconnected("the client left before the data it announced")
-            start = 0
+        start = self.start
         self.start = start + count
         return self._view[start : self.start]
 
@@ -130,12 +147,34 @@ class Channel:
         if self._deadline is not None:
             self._stream.settimeout(max(self._deadline - time.monotonic(), 0.001))
         try:
-            got = self._stream.recv_into(view)
+            if self._spins and not self._skip and self._deadline is None:
+                got = self._receive_spinning(view)
+            else:
+                self._skip -= self._skip > 0
+                got = self._stream.recv_into(view)
         except OSError as error:  # a reset, a time-out: to the protocol they are all "gone"
             raise Disconnected(str(error)) from error
         if self._allowance is not None:
             self._allowance -= got
         return got
+
+    def _receive_spinning(self, view: memoryview) -> int:
+        """Receive without going to sleep if something comes within `SPIN_SECONDS`."""
+        receive_into = self._stream.recv_into
+        deadline = time.monotonic() + SPIN_SECONDS
+        while True:
+            try:
+                got = receive_into(view, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    break
+                os.sched_yield()  # it may be the client that wants this processor
+            else:
+                self._misses = 0
+                return got
+        self._misses += 1
+        self._skip = min(1 << self._misses, MOST_SKIPPED)
+        return receive_into(view)
 
     # -- sending ------------------------------------------------------------------------
 

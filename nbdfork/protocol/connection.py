@@ -23,13 +23,15 @@ class Settings:
     """How clients are spoken to.
 
     *handshake_limit*: the seconds that a client may take to choose an export; 0 is for ever.
-    *threads*: how many requests of one client are carried out at the same time.
+    *threads*: how many requests of one client are carried out at the same time.  *spins*: whether
+    there are processors to spare for looking out for requests.
     """
 
     newstyle: bool
     handshake_limit: float
     offer: handshake.Offer
     threads: int
+    spins: bool
 
 
 class Connection:
@@ -45,7 +47,9 @@ class Connection:
         settings: Settings,
         on_export: Callable[[str], None],
     ) -> None:
-        self._channel = SharedChannel(stream) if settings.threads > 1 else Channel(stream)
+        self._channel = (
+            SharedChannel(stream) if settings.threads > 1 else Channel(stream, settings.spins)
+        )
         self._backend = backend
         self._settings = settings
         self._on_export = on_export
@@ -88,7 +92,12 @@ class Connection:
             session = handshake.oldstyle(self._channel, self._backend)
         self._channel.set_deadline(None)
         if session is not None:
-            log.debug("transmission: export %r of %d bytes", session.name, session.gate.size)
+            log.debug(
+                "transmission: export %r of %d bytes, %s",
+                session.name,
+                session.gate.size,
+                session.replies.name,
+            )
             self._on_export(session.name)
         return session
 

@@ -28,6 +28,7 @@ class Chunk(NamedTuple):
 class SimpleReplies:
     """What every client understands."""
 
+    name = "simple replies"
     request = wire.REQUEST
     request_magic = wire.REQUEST_MAGIC
     has_chunks = False
@@ -58,6 +59,7 @@ class SimpleReplies:
 class StructuredReplies(SimpleReplies):
     """READ and BLOCK_STATUS, and all errors, are answered by chunks."""
 
+    name = "structured replies"
     has_chunks = True
 
     def data(self, cookie: bytes, offset: int, data: Buffer) -> None:
@@ -114,6 +116,7 @@ class StructuredReplies(SimpleReplies):
 class ExtendedReplies(StructuredReplies):
     """All is answered by chunks, which repeat the offset of the request; lengths have 64 bits."""
 
+    name = "extended headers"
     request = wire.EXTENDED_REQUEST
     request_magic = wire.EXTENDED_REQUEST_MAGIC
     is_extended = True

@@ -60,12 +60,15 @@ class PipeStream:
         self._poll.register(source, select.POLLIN)
         self._poll.register(self._stop_seen, select.POLLIN)
 
-    def recv_into(self, buffer: memoryview, nbytes: int = 0, /) -> int:
-        """Read some bytes; 0 is the end, or that `shutdown` was called."""
+    def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0, /) -> int:
+        """Read some bytes; 0 is the end, or that `shutdown` was called.
+
+        *flags* may be `socket.MSG_DONTWAIT`.
+        """
         timeout = None if self._timeout is None else self._timeout * 1000
-        ready = dict(self._poll.poll(timeout))
+        ready = dict(self._poll.poll(0 if flags & socket.MSG_DONTWAIT else timeout))
         if not ready:
-            raise TimeoutError("timed out")
+            raise BlockingIOError if flags & socket.MSG_DONTWAIT else TimeoutError("timed out")
         if self._source in ready:
             return os.readv(self._source, [buffer])
         return 0

@@ -1,0 +1,50 @@
+"""A disk whose reads wait for each other: none returns before so many have come as it was told.
+
+The first block can always be read; its first byte is how many reads there were at once.
+"""
+
+import threading
+import time
+
+from nbdfork.plugin import Export, Parameter, Plugin, parse
+
+
+class Together(Plugin):
+    """a disk that is only read by several requests at once"""
+
+    needs = Parameter(parse.whole(1, 100), default=1, metavar="N", help="how many reads it takes")
+
+    def waits(self) -> bool:
+        return True
+
+    def open(self, export_name: str, read_only: bool) -> Export:
+        return TogetherExport(self.needs)
+
+
+class TogetherExport(Export):
+    def __init__(self, needs: int) -> None:
+        self._barrier = threading.Barrier(needs)
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._data = bytearray(1 << 20)
+
+    def get_size(self) -> int:
+        return len(self._data)
+
+    def pread(self, count: int, offset: int) -> bytes:
+        if offset >= 512:
+            self._wait_for_others()
+        return bytes(self._data[offset : offset + count])
+
+    def _wait_for_others(self) -> None:
+        with self._lock:
+            self._under_way += 1
+            self._data[0] = max(self._data[0], self._under_way)
+        self._barrier.wait(30)
+        time.sleep(0.001)
+        with self._lock:
+            self._under_way -= 1
+
+    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        time.sleep(0.001)
+        self._data[offset : offset + len(data)] = data
