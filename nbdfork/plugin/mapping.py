@@ -25,7 +25,7 @@ class Mapping:
     """The file *fd*, of *size* bytes, mapped."""
 
     def __init__(self, fd: int, size: int) -> None:
-        self._size = size
+        self._fd = fd
         self._view: memoryview | None = None
         if not size or not _tells_residency(fd):
             return
@@ -42,8 +42,8 @@ class Mapping:
 
     def resident(self, count: int, offset: int) -> memoryview | None:
         """Return a range to be sent and not looked at, if all of it is in memory."""
-        if self._view is None:
-            return None
+        if self._view is None or os.fstat(self._fd).st_size < offset + count:
+            return None  # mincore may still count what a large folio holds past the end
         start = offset & -_PAGE
         length = offset + count - start
         pages = -(-length // _PAGE)

@@ -5,6 +5,7 @@ The law that makes batching safe is kept here and nowhere else: *never block in 
 while holding unsent replies*.  This file knows no message of the protocol.
 """
 
+import errno
 import fcntl
 import os
 import socket
@@ -213,6 +214,8 @@ class Channel:
                 pending -= sent
                 sent = self._stream.sendmsg(parts)
         except OSError as error:
+            if error.errno == errno.EFAULT:  # a view; its header may have been sent, so this is all
+                raise Disconnected("the disk was cut off while it was being sent") from error
             raise Disconnected(str(error)) from error
 
     # -- limits and the end -------------------------------------------------------------
