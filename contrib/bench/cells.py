@@ -1,0 +1,169 @@
+"""The table of what is measured: each cell a disk, a transport, a load, and what is hoped for.
+
+The whole product of patterns, transports, disks and clients would take hours; `core` marks what
+a run measures unless it is told to take all.  The script's RAM disk has one client, because two
+would share an interpreter in any server; the computed disk shows what two clients get.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from contrib.bench.loads import Copy, Fio, Load
+from contrib.bench.probes import (
+    Connects,
+    Map,
+    MemoryOfBusyClient,
+    MemoryOfIdleClient,
+    MemoryOfSpareWorker,
+    Startup,
+)
+
+BEST_PEER = "best peer"
+ABSOLUTE = ""
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Target:
+    """What nbdfork should reach: *factor* times what *against* has, or *factor* itself.
+
+    *against* is a column, `BEST_PEER` or `ABSOLUTE`.  It is a lower bound, or an upper one where
+    less is better.
+    """
+
+    against: str
+    factor: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row: what it is called, what is served how, what is done to it, and the targets."""
+
+    group: str
+    name: str
+    disk: str
+    transport: str
+    load: Load
+    targets: tuple[Target, ...] = ()
+    core: bool = True
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.group}: {self.name}"
+
+    @property
+    def has_ceiling(self) -> bool:
+        return any(target.against == "ceiling" for target in self.targets)
+
+
+GROUPS = {
+    "file-unix": "File in the page cache, Unix domain socket",
+    "file-tcp": "File in the page cache, TCP",
+    "ram-unix": "RAM disk, Unix domain socket",
+    "ram-tcp": "RAM disk, TCP",
+    "script-unix": "RAM disk as a Python script, Unix domain socket",
+    "script-tcp": "RAM disk as a Python script, TCP",
+    "computed": "Computed by a Python script (200 rounds of SHA-256 each 4 KiB)",
+    "copy": "nbdcopy of the whole file",
+    "status": "Block status of a sparse image of 1 TiB",
+    "connect": "Connect, read 4 KiB, close",
+    "memory": "Memory",
+    "start": "From exec until the first client is greeted",
+}
+"""What the groups of cells are, in the order of the report."""
+
+PATTERNS = (
+    ("randread", 4 * KIB, 1),
+    ("randwrite", 4 * KIB, 1),
+    ("randread", 4 * KIB, 32),
+    ("randwrite", 4 * KIB, 32),
+    ("randread", 64 * KIB, 8),
+    ("randwrite", 64 * KIB, 8),
+    ("read", 256 * KIB, 4),
+    ("write", 256 * KIB, 4),
+    ("read", MIB, 4),
+    ("write", MIB, 4),
+)
+"""fio's rw=, the block size in bytes, and the requests in flight."""
+
+CROWD = 16
+"""Clients of the cells that show many; of these only the heaviest pattern is measured."""
+
+WAYS = {
+    "randread": "random read",
+    "randwrite": "random write",
+    "read": "sequential read",
+    "write": "sequential write",
+}
+
+SMALL = 4 * KIB
+
+
+def _is_core(disk: str, transport: str, load: Fio) -> bool:
+    small_and_deep = load.block == SMALL and load.depth > 1
+    if disk == "file" and transport == "unix":
+        return load.clients == 1 or small_and_deep
+    if load.clients > 1 or (transport == "tcp" and disk != "file"):
+        return False
+    one_by_one = (load.block, load.rw, load.depth) == (SMALL, "randread", 1)
+    large = (load.block, load.rw) == (256 * KIB, "read")
+    return small_and_deep or large or (one_by_one and disk != "ram")
+
+
+def _targets(disk: str, transport: str, load: Fio) -> tuple[Target, ...]:
+    peer = Target(BEST_PEER, 1.5 if load.block == SMALL else 1.2)
+    if disk == "file" and transport == "unix" and load.block == SMALL and load.depth > 1:
+        return peer, Target("ceiling", 0.7)
+    return (peer,)
+
+
+def _fio_cells() -> Iterator[Cell]:
+    for disk in ("file", "ram", "script"):
+        for transport in ("unix", "tcp"):
+            for clients in (1, 2, CROWD):
+                for rw, block, depth in PATTERNS:
+                    load = Fio(rw, block, depth, clients)
+                    if disk == "script" and clients > 1:
+                        continue
+                    if clients == CROWD and (block, depth) != (SMALL, 32):
+                        continue
+                    yield Cell(
+                        f"{disk}-{transport}", _name(load), disk, transport, load,
+                        _targets(disk, transport, load), _is_core(disk, transport, load),
+                    )  # fmt: skip
+
+
+def _name(load: Fio) -> str:
+    size = f"{load.block // MIB} MiB" if load.block >= MIB else f"{load.block // KIB} KiB"
+    people = f", {load.clients} clients" if load.clients > 1 else ""
+    return f"{size} {WAYS[load.rw]}, QD{load.depth}{people}"
+
+
+def _more_cells() -> Iterator[Cell]:
+    better, much_better = (Target(BEST_PEER, 1.2),), (Target(BEST_PEER, 1.5),)
+    for clients in (1, 2):
+        load = Fio("randread", SMALL, 4, clients)
+        yield Cell("computed", _name(load), "computed", "unix", load, much_better)
+    yield Cell("copy", "to null:", "file", "unix", Copy(), better)
+    yield Cell("copy", "onto itself", "file", "unix", Copy(within=True), better)
+    yield Cell("status", "nbdinfo --map", "sparse", "unix", Map())
+    as_good = (Target("nbd-server", 1.0),)
+    for clients, people in ((1, "1 client"), (8, "8 clients at once")):
+        for transport, core in (("unix", True), ("tcp", False)):
+            name = f"{people}, {'TCP' if transport == 'tcp' else 'Unix domain socket'}"
+            yield Cell("connect", name, "file", transport, Connects(clients), as_good, core)
+    for kind, word in (("private", "private (USS)"), ("proportional", "proportional (PSS)")):
+        idle, busy = MemoryOfIdleClient(kind), MemoryOfBusyClient(kind)
+        yield Cell("memory", f"{word} per idle client", "file", "unix", idle)
+        name = f"{word} per busy client"
+        yield Cell("memory", name, "file", "unix", busy, core=kind == "private")
+    small = (Target(ABSOLUTE, 1.0),)
+    spare = MemoryOfSpareWorker()
+    yield Cell("memory", "private (USS) per spare worker", "file", "unix", spare, small)
+    quick = (Target("bare python", 2.5),)
+    yield Cell("start", "ready", "file", "unix", Startup(), quick)
+
+
+CELLS = (*_fio_cells(), *_more_cells())

@@ -1,0 +1,139 @@
+"""The command: which cells, which servers, how long; then the rounds, and the report.
+
+    python contrib/bench [--quick] [--cells PATTERN] [--servers NAME,...] [--output DIRECTORY]
+
+Without `--output` the report goes to standard output.  A usual run takes under 20 minutes.  It
+needs fio with its nbd engine, nbdcopy and nbdinfo; of the servers, those that are installed are
+measured.
+"""
+
+import argparse
+import datetime
+import fnmatch
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from contrib.bench import chart, machine, report
+from contrib.bench.cells import CELLS, Cell
+from contrib.bench.disks import MIB, Disks
+from contrib.bench.report import Row
+from contrib.bench.rounds import measure
+from contrib.bench.servers import CEILING, SERVERS, Server
+
+TOOLS = ("fio", "nbdcopy", "nbdinfo")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for."""
+
+    cells: Sequence[Cell]
+    servers: Sequence[Server]
+    rounds: int
+    seconds: float
+    size: int
+    directory: str | None
+    output: Path | None
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
+    """Return the settings; exits with a message if they make no sense."""
+    parser = argparse.ArgumentParser(
+        prog="bench", description="Measure nbdfork beside other NBD servers."
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="2 short rounds: a rough picture in a few minutes")
+    add("--all", action="store_true", help="all cells; the usual run leaves out many of them")
+    add("--cells", metavar="PATTERN", help="the cells of which the name matches, as *tcp*QD32*")
+    add("--list", action="store_true", help="print the names of the cells")
+    add("--servers", metavar="NAME,...", help=", ".join(server.name for server in SERVERS))
+    add("--rounds", type=int, metavar="N", help="turns of each server in each cell (5)")
+    add("--seconds", type=float, metavar="S", help="length of a turn (1.25)")
+    add("--size", type=int, default=512, metavar="MIB", help="size of the file (512)")
+    add("--directory", help="where the served files are made (a temporary directory)")
+    add("--output", type=Path, metavar="DIRECTORY", help="write results.md, .json and .svg there")
+    options = parser.parse_args(arguments)
+    cells = [cell for cell in CELLS if cell.core or options.all or options.cells]
+    if options.cells:
+        pattern = options.cells
+        cells = [cell for cell in cells if fnmatch.fnmatchcase(cell.full_name, pattern)]
+    if not cells:
+        parser.error(f"no cell matches {options.cells}; --list shows their names")
+    if options.list:
+        print("\n".join(cell.full_name for cell in cells))
+        sys.exit()
+    if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
+        parser.error(f"not installed: {', '.join(missing)}")
+    rounds, seconds = (2, 0.5) if options.quick else (5, 1.25)
+    rounds = rounds if options.rounds is None else options.rounds
+    seconds = seconds if options.seconds is None else options.seconds
+    if rounds < 1 or seconds <= 0 or options.size < 1:
+        parser.error("--rounds, --seconds and --size must be positive")
+    servers = _servers(parser, options.servers)
+    size = options.size * MIB
+    return Settings(cells, servers, rounds, seconds, size, options.directory, options.output)
+
+
+def _servers(parser: argparse.ArgumentParser, names: str | None) -> list[Server]:
+    """Return the servers that are named, or those that are installed."""
+    if names is None:
+        return [server for server in SERVERS if server.is_installed()]
+    by_name = {server.name: server for server in SERVERS}
+    chosen = [name.strip() for name in names.split(",")]
+    for name in chosen:
+        if name not in by_name:
+            parser.error(f"{name}: unknown server; there are {', '.join(by_name)}")
+        if not by_name[name].is_installed():
+            parser.error(f"{name}: not installed")
+    return [server for server in SERVERS if server.name in chosen]
+
+
+def run(settings: Settings) -> tuple[dict[str, str], list[Row]]:
+    """Measure all cells, telling on standard error how far it has come."""
+    begun = time.monotonic()
+    peers = frozenset(server.name for server in settings.servers if server.peer)
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="nbdfork-bench", dir=settings.directory) as name:
+        directory = Path(name)
+        facts = {
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            **machine.describe(directory, settings.servers),
+            "rounds": f"{settings.rounds} of {settings.seconds:g} s",
+            "file": f"{settings.size // MIB} MiB, no holes, in the page cache",
+            "clients": "fio: a process and a connection each",
+        }
+        disks = Disks(directory, settings.size)
+        for number, cell in enumerate(settings.cells, 1):
+            print(f"[{number}/{len(settings.cells)}] {cell.full_name}", file=sys.stderr)
+            disk = disks.get(cell.disk)
+            servers = [server for server in settings.servers if disk.kind in server.recipes]
+            if cell.has_ceiling:
+                servers.append(CEILING)
+            columns = measure(cell, disk, servers, settings.rounds, settings.seconds, directory)
+            rows.append(Row(cell, columns, peers))
+    facts["duration"] = f"{(time.monotonic() - begun) / 60:.1f} minutes"
+    return facts, rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark, and return the exit status: 1 if a server failed anywhere."""
+    settings = parse_arguments(arguments)
+    # Ending it must stop the servers, which only leaving their `with` blocks does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    facts, rows = run(settings)
+    text = report.markdown(facts, rows)
+    if settings.output is None:
+        print(text, end="")
+    else:
+        settings.output.mkdir(parents=True, exist_ok=True)
+        (settings.output / "results.md").write_text(text)
+        (settings.output / "results.json").write_text(report.as_json(facts, rows))
+        title = f"nbdfork beside other NBD servers, {facts['date']}"
+        (settings.output / "results.svg").write_text(chart.svg(title, rows))
+    return int(any(column.error for row in rows for column in row.columns.values()))
