@@ -63,6 +63,7 @@ def _threads(options: Options, backend: Backend) -> int:
     """Return how many requests of one client are carried out at once."""
     if backend.thread_model() is not ThreadModel.PARALLEL:
         return 1
-    if options.threads is not None:
-        return options.threads
-    return THREADS if backend.waits() else 1
+    threads = options.threads or (THREADS if backend.waits() else 1)
+    if threads > 1:
+        from nbdfork.protocol import parallel  # noqa: F401  # now, while it can be read
+    return threads

@@ -5,7 +5,6 @@ parameters come between them in real use.  The standard library's getopt does no
 it calls an abbreviation ambiguous that fits two names of the same option (`--read`).
 """
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -121,6 +120,8 @@ def _long_option(name: str) -> Option:
         return options.pop()
     if matches:
         raise UsageError(f"{name} is ambiguous: it may be {', '.join(sorted(matches))}")
+    import difflib  # only for those who mistype
+
     close = difflib.get_close_matches(name, _BY_NAME, 1)
     hint = f"; did you mean {close[0]}?" if close else ""
     raise UsageError(f"unknown option {name}{hint}")

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from nbdfork import assembly, cli, info, logs, uri
 from nbdfork.options import Options
@@ -20,17 +20,18 @@ from nbdfork.plugin import load
 from nbdfork.plugin.backend import Backend, Layer
 from nbdfork.plugin.errors import ConfigError
 from nbdfork.protocol.connection import Connection
-from nbdfork.server import daemon, linux, privileges, sockets, stdio, worker
-from nbdfork.server.captive import Captive
+from nbdfork.server import daemon, linux, privileges, processes, sockets, stdio, worker
 from nbdfork.server.errors import StartupError
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.supervisor import STOP_SIGNALS
 
+if TYPE_CHECKING:
+    from nbdfork.server.captive import Captive
+
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Start:
+class _Start(NamedTuple):
     """How the process found the world when it began."""
 
     descriptors: set[int]
@@ -75,10 +76,8 @@ def _serve(options: Options, start: _Start) -> int:
     listeners = _listen(options, start.activated)
     try:
         backend.get_ready()
-        where = _uri(options, listeners)
-        log.info("listening on %s: %s", listeners.describe(), where)
-        if options.print_uri:
-            print(where, flush=True)
+        if not options.foreground:  # soon there will be nobody to tell
+            _announce(options, listeners)
         launch = _detach(options, start)
         try:
             return _run(options, start, backend, listeners, identity, launch)
@@ -105,9 +104,12 @@ def _run(
     if options.pidfile is not None:
         daemon.write_pidfile(options.pidfile)
     supervisor = assembly.supervisor(options, backend, listeners)
+    if options.foreground:  # now that a signal, which who reads this may send, ends it cleanly
+        _announce(options, listeners)
     # The command keeps the privileges of its user; it can connect already, and will be served.
-    captive = Captive(options.run, _variables(options, listeners)) if options.run else None
+    captive = _start_captive(options, listeners) if options.run else None
     if identity is not None:
+        processes.load()
         listeners.give_private_to(identity.uid, identity.gid)
         privileges.drop_to(identity)
     if options.exit_with_parent and not linux.die_with_parent(STOP_SIGNALS[0], start.parent):
@@ -205,6 +207,20 @@ def _detach(options: Options, start: _Start) -> daemon.Foreground | daemon.Backg
     launch = daemon.detach(start.descriptors, keep_stderr)
     _set_up_logs(options, options.log or "syslog")
     return launch
+
+
+def _announce(options: Options, listeners: Listeners) -> None:
+    if options.print_uri or log.isEnabledFor(logging.INFO):
+        where = _uri(options, listeners)
+        log.info("listening on %s: %s", listeners.describe(), where)
+        if options.print_uri:
+            print(where, flush=True)
+
+
+def _start_captive(options: Options, listeners: Listeners) -> "Captive":
+    from nbdfork.server.captive import Captive  # and all that it imports
+
+    return Captive(options.run or "", _variables(options, listeners))
 
 
 def _uri(options: Options, listeners: Listeners) -> str:

@@ -4,11 +4,10 @@ The table is what the command line is parsed by; `--help` is printed from it, an
 page and the completion are held against it by tests.
 """
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One option: all its names, its argument's name (None if it takes none), and its help."""
 
     names: tuple[str, ...]
@@ -74,8 +73,7 @@ TABLE = (
 )
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What the user asked for.  Paths are absolute."""
 
     plugin: str | None = None
@@ -126,4 +124,4 @@ class Options:
     # Messages.
     verbose: bool = False
     log: str | None = None
-    debug: tuple[tuple[str, str, int], ...] = field(default=())  # (owner, flag, value)
+    debug: tuple[tuple[str, str, int], ...] = ()  # (owner, flag, value)

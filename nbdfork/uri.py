@@ -1,11 +1,17 @@
 """The names by which clients find the server: NBD URIs, and the forms of qemu and guestfish."""
 
 import re
-from urllib.parse import quote
 
 _LIBNBD = re.compile(r"\b(nbdinfo|nbdcopy|nbdsh|nbdfuse|nbddump|nbdublk)\b")
 _GUESTFISH = re.compile(r"\b(guestfish|guestmount|virt-[a-z-]+)\b")
 _PLAIN_PATH = re.compile(r"[\w/.+,@-]+", re.ASCII)
+
+
+def quote(text: str, safe: str = "/") -> str:
+    """Return *text* as a part of a URI, by percent-encoding."""
+    from urllib import parse  # and all that it imports; few servers are asked for their URI
+
+    return parse.quote(text, safe=safe)
 
 
 def nbd_uri(host: str, port: int | None, unix_path: str | None, export_name: str) -> str:

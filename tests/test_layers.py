@@ -25,7 +25,7 @@ ALLOWED = {
 
 ORDER = {
     "server": [
-        ["errors", "linux", "pool", "scoreboard"],
+        ["errors", "linux", "pool", "processes", "scoreboard"],
         ["privileges", "sockets", "daemon", "captive"],
         ["stdio", "worker"],
         ["supervisor"],

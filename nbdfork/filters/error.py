@@ -5,7 +5,7 @@ import os
 import random
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nbdfork.filter import Filter, FilterExport
 from nbdfork.filters import zeroer
@@ -78,8 +78,7 @@ class Error(Filter):
         return Fault(operation, name or "EIO", rate or 0.0, file)
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """How often, with which error, and while which file exists an operation fails."""
 
     operation: str

@@ -8,8 +8,8 @@ import errno
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from threading import Lock
+from typing import NamedTuple
 
 from nbdfork.filter import Filter
 from nbdfork.plugin.errors import ConfigError
@@ -29,8 +29,7 @@ class UnknownExport(Exception):
         super().__init__(f"there is no export {name!r}")
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """A plugin, or a filter, and the name it goes by."""
 
     name: str

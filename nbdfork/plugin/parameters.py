@@ -9,7 +9,6 @@ A parameter is declared as a class attribute, read as an instance attribute:
 From the declaration come parsing, error messages, `--help PLUGIN` and `--dump-plugin`.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, Literal, TypeVar, overload
@@ -204,6 +203,8 @@ def unknown(plugin_name: str, key: str | None, text: str, known: Iterable[str]) 
         listed = "This plugin takes no parameters."
     if key is None:
         return ConfigError(f"{plugin_name}: {text!r} is not of the form key=value; {listed}")
+    import difflib  # only for those who mistype
+
     close = difflib.get_close_matches(key, keys, 1)
     hint = f"; did you mean {close[0]}=?" if close else ""
     return ConfigError(f"{plugin_name}: unknown parameter {key}={hint} {listed}")

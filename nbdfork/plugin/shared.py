@@ -8,7 +8,6 @@ is seen by nobody else.  What is made here is shared by its nature.  Make it in
 import fcntl
 import mmap
 import os
-import tempfile
 import threading
 from types import TracebackType
 
@@ -106,6 +105,8 @@ class ScratchFile:
 
     def __init__(self, size: int = 0) -> None:
         directory = os.environ.get("TMPDIR", "/var/tmp")
+        import tempfile  # and all that it imports
+
         self.fd, path = tempfile.mkstemp(prefix="nbdfork-", dir=directory)
         os.unlink(path)
         os.ftruncate(self.fd, size)

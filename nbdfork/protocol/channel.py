@@ -7,6 +7,7 @@ while holding unsent replies*.  This file knows no message of the protocol.
 
 import errno
 import fcntl
+import mmap
 import os
 import socket
 import termios
@@ -70,7 +71,7 @@ class Channel:
 
     def __init__(self, stream: Stream, spins: bool = False) -> None:
         """With *spins*, receiving is worth keeping a processor busy for a moment."""
-        self.buffer = bytearray(BUFFER_SIZE)
+        self.buffer = mmap.mmap(-1, BUFFER_SIZE)  # unlike a bytearray, not touched yet
         self.start = 0
         self.end = 0
         self._view = memoryview(self.buffer)

@@ -6,7 +6,7 @@ consequence: a line in the log and a closed connection.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nbdfork.plugin.backend import Backend
 from nbdfork.plugin.gate import Gate
@@ -18,8 +18,7 @@ from nbdfork.protocol.transmission import Session, Transmission
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """How clients are spoken to.
 
     *handshake_limit*: the seconds that a client may take to choose an export; 0 is for ever.

@@ -7,7 +7,6 @@ document, "Fixed newstyle negotiation" and "Option types".
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from nbdfork.plugin.backend import Backend, UnknownExport
@@ -35,8 +34,7 @@ MAX_OPTIONS = 32
 it may want to ask about every one; nbdkit's limit."""
 
 
-@dataclass(frozen=True)
-class Offer:
+class Offer(NamedTuple):
     """What newstyle clients may have.
 
     *flags*: the handshake flags.  Without *extended_headers*, *structured_replies* or

@@ -9,8 +9,8 @@ the plugin and fails it with EIO; neither ends the connection.
 import errno
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
 
 from nbdfork.plugin.errors import NOT_SUPPORTED, PartialError, Refused
 from nbdfork.plugin.export import REQ_ONE, Extent, Support
@@ -49,14 +49,13 @@ Command: TypeAlias = Callable[[int, int, int, Payload], Buffer | list[Chunk] | N
 reply, or None if there is nothing to return."""
 
 
-@dataclass(frozen=True)
-class Session:
+class Session(NamedTuple):
     """What the handshake has settled.  *contexts* were selected by the client, by their ids."""
 
     gate: Gate
     name: str = ""
     replies: type[SimpleReplies] = SimpleReplies
-    contexts: Mapping[int, str] = field(default_factory=dict)
+    contexts: Mapping[int, str] = MappingProxyType({})
 
     def flags(self) -> int:
         """Return what the client is told about the export."""

@@ -6,6 +6,8 @@ import signal
 
 _PR_SET_PDEATHSIG = 1
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
 
 def die_with_parent(signum: signal.Signals, parent: int) -> bool:
     """Have the kernel send *signum* to this process when *parent* dies; see prctl(2).
@@ -13,8 +15,7 @@ def die_with_parent(signum: signal.Signals, parent: int) -> bool:
     Return False if *parent* is dead already.  The setting is lost when the user changes, so
     call this afterwards.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0) != 0:
+    if _libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"prctl: {os.strerror(error)}")
     return os.getppid() == parent

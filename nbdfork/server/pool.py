@@ -1,13 +1,12 @@
 """The policy of the pool: how many workers there should be.  The mechanism is `supervisor`."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
 
 
-@dataclass(frozen=True)
-class PoolSize:
+class PoolSize(NamedTuple):
     """The size of the pool.
 
     *max_clients*: the most clients at once, and so the most workers.  *spare_workers*: how many

@@ -8,15 +8,14 @@ import grp
 import logging
 import os
 import pwd
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nbdfork.server.errors import StartupError
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """Who the server is to be; *user_name* is None for a user without a passwd entry."""
 
     uid: int

@@ -7,12 +7,9 @@ comes second must go on waiting.
 
 import errno
 import os
-import shutil
 import socket
 import struct
-import tempfile
 from collections.abc import Iterable, MutableMapping
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from nbdfork.server.errors import StartupError
@@ -27,7 +24,6 @@ _SAME_PORT_ATTEMPTS = 20
 _WILDCARDS = ("0.0.0.0", "::")
 
 
-@dataclass
 class Listeners:
     """The sockets that clients connect to.
 
@@ -35,11 +31,18 @@ class Listeners:
     *private_directory* exists only for the socket in it and goes with the server.
     """
 
-    sockets: list[socket.socket]
-    host: str = "localhost"
-    port: int | None = None
-    unix_path: str | None = None
-    private_directory: str | None = field(default=None, repr=False)
+    def __init__(
+        self,
+        sockets: list[socket.socket],
+        host: str = "localhost",
+        port: int | None = None,
+        unix_path: str | None = None,
+    ) -> None:
+        self.sockets = sockets
+        self.host = host
+        self.port = port
+        self.unix_path = unix_path
+        self.private_directory: str | None = None
 
     def close(self) -> None:
         """Stop listening."""
@@ -49,6 +52,8 @@ class Listeners:
     def remove_private(self) -> None:
         """Remove a private socket with its directory."""
         if self.private_directory is not None:
+            import shutil  # as below: most servers have no need of it
+
             shutil.rmtree(self.private_directory, ignore_errors=True)
 
     def give_private_to(self, uid: int, gid: int) -> None:
@@ -151,6 +156,8 @@ def listen_unix(path: str) -> Listeners:
 
 def listen_private() -> Listeners:
     """Listen on a Unix domain socket that only this user can find.  Raises `StartupError`."""
+    import tempfile  # and all that it imports
+
     try:
         directory = tempfile.mkdtemp(prefix="nbdfork")
     except OSError as error:

@@ -13,15 +13,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import psutil
-
-from nbdfork.server import worker
-from nbdfork.server.captive import Captive
+from nbdfork.server import processes, worker
 from nbdfork.server.errors import StartupError
 from nbdfork.server.pool import PoolSize, Throttle
 from nbdfork.server.scoreboard import Scoreboard, State
 from nbdfork.server.sockets import Listeners
+
+if TYPE_CHECKING:
+    from nbdfork.server.captive import Captive
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Supervisor:
         self._shutdown_limit = shutdown_limit
         self._captive: Captive | None = None
         self._board = Scoreboard(size.max_clients)
-        self._workers: dict[int, psutil.Process] = {}
+        self._workers: dict[int, int] = {}  # their slots, by pid
         self._throttle = Throttle()
         self._stop_requests = 0
         self._at_limit = False
@@ -63,7 +64,7 @@ class Supervisor:
     def run(
         self,
         on_ready: Callable[[], None],
-        captive: Captive | None = None,
+        captive: "Captive | None" = None,
         stop_at_end_of: int | None = None,
     ) -> None:
         """Run the pool until a signal, the end of the captive command, or that of a pipe stops it.
@@ -125,7 +126,7 @@ class Supervisor:
             self._wait(None)
 
     def _check_boot(self) -> None:
-        for slot in self._workers:
+        for slot in self._workers.values():
             if self._board.state(slot) is State.FAILED:
                 raise StartupError(f"a worker cannot start: {self._board.note(slot)}")
         if self._reap():
@@ -175,7 +176,7 @@ class Supervisor:
             return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOP_SIGNALS, signal.SIGCHLD))
-        self._workers[slot] = psutil.Process(pid)
+        self._workers[pid] = slot
 
     def _become_worker(self, place: worker.Place) -> None:
         """In the child: never return to the supervisor's code."""
@@ -191,18 +192,16 @@ class Supervisor:
 
     def _reap(self) -> int:
         """Free the slots of workers that have died; return how many of them failed unused."""
-        gone, _ = psutil.wait_procs(self._workers.values(), timeout=0)
-        dead = [slot for slot, process in self._workers.items() if process in gone]
-        return sum(self._bury(slot, self._workers.pop(slot)) for slot in dead)
+        dead = list(processes.reap(self._workers.keys()))
+        return sum(self._bury(pid, self._workers.pop(pid), status) for pid, status in dead)
 
-    def _bury(self, slot: int, process: psutil.Process) -> bool:
+    def _bury(self, pid: int, slot: int, status: int | None) -> bool:
         """Free the slot of a dead worker; return whether it failed before it served anyone."""
-        status = process.wait(0)
         note, served = self._board.note(slot), self._board.has_served(slot)
         self._board.free(slot)
         if status is not None and status < 0 and not self._is_stopping():
             what = f"serving {note}" if note else "without a client"
-            log.warning("worker %d, %s, was killed by signal %d", process.pid, what, -status)
+            log.warning("worker %d, %s, was killed by signal %d", pid, what, -status)
         if served:
             self._throttle.served()
         elif status:
@@ -219,8 +218,8 @@ class Supervisor:
         os.close(self._leash_end)
         if self._captive is not None:
             self._captive.tell_to_end()
-        for process in self._workers.values():
-            process.terminate()
+        for pid in self._workers:
+            processes.process(pid).terminate()
         deadline = time.monotonic() + self._shutdown_limit
         impatient = max(self._stop_requests, 1) + 1
         while self._workers and self._stop_requests < impatient:
@@ -229,10 +228,10 @@ class Supervisor:
                 break
             self._wait(remaining)
             self._reap()
-        for slot, process in self._workers.items():
-            log.warning("killing worker %d, serving %s", process.pid, self._board.note(slot))
-            process.kill()
-        psutil.wait_procs(self._workers.values(), timeout=KILL_SECONDS)
+        for pid, slot in self._workers.items():
+            log.warning("killing worker %d, serving %s", pid, self._board.note(slot))
+            processes.process(pid).kill()
+        processes.wait(self._workers.keys(), KILL_SECONDS)
         signal.set_wakeup_fd(-1)
         for signum in STOP_SIGNALS:  # the interpreter, ending, would restore all but ignored ones
             signal.signal(signum, signal.SIG_IGN)

@@ -7,14 +7,12 @@ that belongs to the supervisor.
 
 import logging
 import os
-import random
 import select
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from setproctitle import setproctitle, setthreadtitle
 
@@ -42,8 +40,7 @@ class Servable(Protocol):
         """From a signal handler: make `serve` answer what has been received and return."""
 
 
-@dataclass(frozen=True)
-class Service:
+class Service(NamedTuple):
     """How clients are served; given to the server wing by its caller.
 
     *after_fork* is called in each worker before its first client, *cleanup* after its last.
@@ -91,8 +88,7 @@ class Stopper:
             self._clients.discard(client)
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A worker's place among the others.
 
     *leash* is a pipe: its end-of-file tells all idle workers to end, a byte tells any one of
@@ -150,7 +146,6 @@ def _prepare(place: Place, stopper: Stopper) -> bool:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     stopper.install([signal.SIGTERM])
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    random.seed()  # or all workers would draw the same numbers
     return linux.die_with_parent(signal.SIGTERM, place.supervisor)
 
 

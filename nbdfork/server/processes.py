@@ -1,0 +1,60 @@
+"""The children, by way of psutil, which is imported when the first of them ends.
+
+By then the server is ready, and its first workers do not carry around what they never use.
+"""
+
+import os
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
+
+
+def load() -> None:
+    """Import psutil now: soon it may not be readable to this user any more."""
+    import psutil  # noqa: F401
+
+
+def process(pid: int) -> "psutil.Process":
+    """Return the child *pid*."""
+    import psutil
+
+    return psutil.Process(pid)
+
+
+def reap(pids: Collection[int]) -> Iterator[tuple[int, int | None]]:
+    """Reap those of the children *pids* that have ended; yield each with its exit status.
+
+    The status is negative for a signal.
+    """
+    while (ended := _ended()) is not None:
+        if ended not in pids:  # not ours to reap; but it may hide others, so ask for each
+            yield from ((pid, status) for pid in pids if (status := _status(pid)) is not None)
+            return
+        yield ended, process(ended).wait()
+
+
+def _ended() -> int | None:
+    """Return one child that has ended, without reaping it."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if found is None else found.si_pid
+
+
+def _status(pid: int) -> int | None:
+    import psutil
+
+    try:
+        return process(pid).wait(0)
+    except psutil.TimeoutExpired:
+        return None
+
+
+def wait(pids: Collection[int], seconds: float) -> None:
+    """Wait until all children *pids* have ended and are reaped, but no longer than *seconds*."""
+    import psutil
+
+    psutil.wait_procs([process(pid) for pid in pids], timeout=seconds)
