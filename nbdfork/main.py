@@ -100,7 +100,7 @@ def _run(
     launch: daemon.Foreground | daemon.Background,
 ) -> int:
     """Run the pool; return the exit status, which is the captive command's if there is one."""
-    worker.show_in_ps("nbdfork", f"supervisor {shlex.join(sys.argv[1:])}")
+    worker.show_in_ps("nbdfork", f"supervisor {shlex.join(backend.without_secrets(sys.argv[1:]))}")
     if options.pidfile is not None:
         daemon.write_pidfile(options.pidfile)
     supervisor = assembly.supervisor(options, backend, listeners)

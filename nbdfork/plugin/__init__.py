@@ -19,7 +19,7 @@ from nbdfork.plugin.export import (
     Extent,
     Support,
 )
-from nbdfork.plugin.parameters import Parameter
+from nbdfork.plugin.parameters import Parameter, Secret
 from nbdfork.plugin.plugin import Plugin, ThreadModel
 from nbdfork.plugin.shared import ScratchFile, SharedBuffer, SharedCounter, SharedLock
 from nbdfork.types import Buffer
@@ -41,6 +41,7 @@ __all__ = [
     "PartialError",
     "Plugin",
     "ScratchFile",
+    "Secret",
     "SharedBuffer",
     "SharedCounter",
     "SharedLock",

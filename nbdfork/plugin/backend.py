@@ -15,7 +15,7 @@ from nbdfork.filter import Filter
 from nbdfork.plugin.errors import ConfigError
 from nbdfork.plugin.export import ExportInfo
 from nbdfork.plugin.gate import Gate
-from nbdfork.plugin.parameters import Assignment, split, unknown
+from nbdfork.plugin.parameters import HIDDEN, Assignment, ParameterSet, Secret, split, unknown
 from nbdfork.plugin.plugin import Plugin, ThreadModel, takes_any_key
 from nbdfork.plugin.shared import SharedLock
 
@@ -96,6 +96,17 @@ class Backend:
             raise unknown(self.name, key, text, known)
         with _starting(self._layers[-1], "config"):
             plugin.config(key, text)
+
+    def without_secrets(self, words: Iterable[str]) -> list[str]:
+        """Return *words* of a command line as they may be shown."""
+        secret = {
+            key
+            for layer in self._layers
+            for key, parameter in ParameterSet(type(layer.plugin)).by_key.items()
+            if isinstance(parameter, Secret)
+        }
+        found = ((word, split(word)[0]) for word in words)
+        return [f"{key}={HIDDEN}" if key in secret else word for word, key in found]
 
     def set_debug_flag(self, owner: str, flag: str, value: int) -> None:
         """Set a debug flag of a layer (`-D OWNER.FLAG=N`).  Raises `ConfigError`."""

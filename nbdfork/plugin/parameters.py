@@ -18,6 +18,9 @@ from nbdfork.plugin.errors import ConfigError
 T = TypeVar("T")
 V = TypeVar("V")
 
+HIDDEN = "***"
+"""What is shown in place of a secret."""
+
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 
 
@@ -112,6 +115,10 @@ class Parameter(Generic[T]):
         instance.__dict__[self.key] = value
 
 
+class Secret(Parameter[T]):
+    """A parameter whose value is shown nowhere: not by ps(1), and not in messages."""
+
+
 def split(argument: str) -> tuple[str | None, str]:
     """Split an argument of the command line into key and text; a bare one has no key."""
     key, separator, text = argument.partition("=")
@@ -179,7 +186,8 @@ class Assignment:
         try:
             value = parameter.parse(text)
         except ValueError as error:
-            raise ConfigError(f"{self._name}: {key}={text}: {error}") from None
+            shown = HIDDEN if isinstance(parameter, Secret) else text
+            raise ConfigError(f"{self._name}: {key}={shown}: {error}") from None
         if parameter.repeatable:
             value = (*parameter.__get__(self._plugin, type(self._plugin)), value)
         parameter.__set__(self._plugin, value)

@@ -94,9 +94,10 @@ class Supervisor:
 
         It stays so until the process ends: a second signal must not cut its cleaning up short.
         """
+        # First the pipe: a signal that comes when there is only a handler would be lost.
+        signal.set_wakeup_fd(self._signals_end, warn_on_full_buffer=False)
         for signum in (*STOP_SIGNALS, signal.SIGCHLD):
             signal.signal(signum, lambda *_: None)
-        signal.set_wakeup_fd(self._signals_end, warn_on_full_buffer=False)
 
     def _wait(self, seconds: float | None) -> None:
         """Wait for a signal or for news, and take note of stop signals."""
