@@ -61,8 +61,14 @@ def eventually(condition: Callable[[], Any], seconds: float = SECONDS) -> Any:
 
 
 def title(process: psutil.Process) -> str:
-    """Return what ps shows of *process*; a title is padded to the length of the old one."""
-    return " ".join(process.cmdline()).rstrip()
+    """Return what ps shows of *process*; a title is padded to the length of the old one.
+
+    One that has ended, and is not yet reaped, has no title.
+    """
+    try:
+        return " ".join(process.cmdline()).rstrip()
+    except psutil.ZombieProcess:
+        return ""
 
 
 def receive(client: socket.socket, count: int) -> bytes:

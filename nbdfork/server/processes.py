@@ -4,6 +4,7 @@ By then the server is ready, and its first workers do not carry around what they
 """
 
 import os
+import signal
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,14 @@ def load() -> None:
     import psutil  # noqa: F401
 
 
-def process(pid: int) -> "psutil.Process":
-    """Return the child *pid*."""
+def send(pid: int, signum: signal.Signals) -> None:
+    """Send *signum* to the child *pid*, if it has not ended."""
     import psutil
 
-    return psutil.Process(pid)
+    try:
+        psutil.Process(pid).send_signal(signum)
+    except psutil.NoSuchProcess:
+        pass
 
 
 def reap(pids: Collection[int]) -> Iterator[tuple[int, int | None]]:
@@ -32,7 +36,7 @@ def reap(pids: Collection[int]) -> Iterator[tuple[int, int | None]]:
         if ended not in pids:  # not ours to reap; but it may hide others, so ask for each
             yield from ((pid, status) for pid in pids if (status := _status(pid)) is not None)
             return
-        yield ended, process(ended).wait()
+        yield ended, _status(ended)
 
 
 def _ended() -> int | None:
@@ -45,11 +49,12 @@ def _ended() -> int | None:
 
 
 def _status(pid: int) -> int | None:
+    """Reap the child *pid*, if it has ended, and return its status."""
     import psutil
 
     try:
-        return process(pid).wait(0)
-    except psutil.TimeoutExpired:
+        return psutil.Process(pid).wait(0)
+    except (psutil.TimeoutExpired, psutil.NoSuchProcess):
         return None
 
 
@@ -57,4 +62,5 @@ def wait(pids: Collection[int], seconds: float) -> None:
     """Wait until all children *pids* have ended and are reaped, but no longer than *seconds*."""
     import psutil
 
-    psutil.wait_procs([process(pid) for pid in pids], timeout=seconds)
+    there = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    psutil.wait_procs(there, timeout=seconds)

@@ -220,7 +220,7 @@ class Supervisor:
         if self._captive is not None:
             self._captive.tell_to_end()
         for pid in self._workers:
-            processes.process(pid).terminate()
+            processes.send(pid, signal.SIGTERM)
         deadline = time.monotonic() + self._shutdown_limit
         impatient = max(self._stop_requests, 1) + 1
         while self._workers and self._stop_requests < impatient:
@@ -231,7 +231,7 @@ class Supervisor:
             self._reap()
         for pid, slot in self._workers.items():
             log.warning("killing worker %d, serving %s", pid, self._board.note(slot))
-            processes.process(pid).kill()
+            processes.send(pid, signal.SIGKILL)
         processes.wait(self._workers.keys(), KILL_SECONDS)
         signal.set_wakeup_fd(-1)
         for signum in STOP_SIGNALS:  # the interpreter, ending, would restore all but ignored ones

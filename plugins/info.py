@@ -1,0 +1,84 @@
+"""The info plugin: a disk that tells a client about itself, or what time it is."""
+
+import base64
+import binascii
+import errno
+import struct
+import time
+from collections.abc import Callable, Mapping
+
+from nbdfork.plugin import Export, Parameter, Plugin, parse
+
+_SIZE_OF_TIME = 12
+
+
+class Info(Plugin):
+    """a disk whose content is the export name, or a time"""
+
+    mode = Parameter(
+        parse.choice("exportname", "base64exportname", "time", "uptime", "conntime"),
+        default="exportname",
+        magic=True,
+        metavar="exportname|base64exportname|time|uptime|conntime",
+        help="what the disk tells",
+    )
+
+    def dump_plugin(self) -> Mapping[str, str]:
+        """Tell in nbdkit's words which modes there are."""
+        return {"info_address": "no", "info_base64": "yes"}
+
+    def get_ready(self) -> None:
+        self._start = time.monotonic()
+
+    def open(self, export_name: str, read_only: bool) -> Export:
+        if self.mode == "exportname":
+            return Text(export_name.encode())
+        if self.mode == "base64exportname":
+            return Text(_decoded(export_name))
+        if self.mode == "time":
+            return Clock(time.time)
+        start = self._start if self.mode == "uptime" else time.monotonic()
+        return Clock(lambda: time.monotonic() - start)
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise OSError(errno.ENOENT, f"the export name is not base64: {error}") from None
+
+
+class Text(Export):
+    """A disk of bytes that do not change."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def get_size(self) -> int:
+        return len(self._content)
+
+    def can_multi_conn(self) -> bool:
+        return True
+
+    def pread(self, count: int, offset: int) -> bytes:
+        return self._content[offset : offset + count]
+
+    def cache(self, count: int, offset: int) -> None:
+        """It is in memory."""
+
+
+class Clock(Export):
+    """A disk of 12 bytes: seconds in 64 bits and microseconds in 32, big-endian.
+
+    They are of one moment if they are read at once.
+    """
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
+
+    def get_size(self) -> int:
+        return _SIZE_OF_TIME
+
+    def pread(self, count: int, offset: int) -> bytes:
+        seconds, microseconds = divmod(int(self._seconds() * 1_000_000), 1_000_000)
+        return struct.pack(">QI", seconds, microseconds)[offset : offset + count]

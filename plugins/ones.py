@@ -1,0 +1,46 @@
+"""The ones plugin: a disk of one bits, or of any other byte, that forgets what is written."""
+
+from nbdfork.plugin import Parameter, Plugin, Support, parse
+
+
+def _byte(text: str) -> int:
+    try:
+        value = int(text, 16 if text[:2].lower() == "0x" else 10)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 0xFF:
+        raise ValueError("expected a byte, as in 0x55 or 85")
+    return value
+
+
+class Ones(Plugin):
+    """a disk of one bits, or of another byte, that forgets what is written"""
+
+    size = Parameter(
+        parse.size, required=True, magic=True, metavar="SIZE", help="the size of the disk"
+    )
+    byte = Parameter(_byte, default=0xFF, metavar="BYTE", help="what it is full of")
+
+    def get_size(self) -> int:
+        return self.size
+
+    def can_fua(self) -> Support:
+        return Support.NATIVE
+
+    def can_multi_conn(self) -> bool:
+        return True
+
+    def pread(self, count: int, offset: int) -> bytes:
+        return bytes([self.byte]) * count
+
+    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        """It is forgotten."""
+
+    def flush(self) -> None:
+        """There is nothing to keep."""
+
+    def trim(self, count: int, offset: int, flags: int) -> None:
+        """It takes no space."""
+
+    def cache(self, count: int, offset: int) -> None:
+        """It is computed anyway."""

@@ -1,0 +1,130 @@
+"""The methods of a script: each call is one run, and its exit status says how it went.
+
+A run that failed becomes a `ScriptError`: one line that names the script and the method, with the
+errno that the script has written to standard error.  The exit statuses, and how standard error is
+read, are those of nbdkit-sh-plugin(3).
+"""
+
+import errno
+import logging
+import os
+import re
+import signal
+from collections.abc import Callable
+
+from nbdfork.plugin import Buffer
+
+from .process import MOST_OUTPUT, Outcome, TooMuchOutput, run
+
+log = logging.getLogger(__name__)
+
+OK = 0
+MISSING = 2
+FALSE = 3
+
+_ERRNO = re.compile(rb"(E[A-Z]+)(?:\s+|$)", re.IGNORECASE)
+
+_ERRNOS = {
+    name.encode(): getattr(errno, name)
+    for name in (
+        *("EPERM", "EIO", "ENOMEM", "EINVAL", "ENOSPC", "EOVERFLOW", "ESHUTDOWN"),
+        *("ENOTSUP", "EOPNOTSUPP", "EROFS", "EDQUOT", "EFBIG"),
+    )
+}
+"""The names that are understood; any other text is a message, and the errno is EIO."""
+
+
+class ScriptError(OSError):
+    """A method failed; the client gets `errno`, the log all the rest."""
+
+    def __init__(self, path: str, method: str, code: int, message: str) -> None:
+        super().__init__(code, f"{method} failed in the script")
+        self._text = f"{path}: {method}: {message}"
+
+    def __str__(self) -> str:
+        return self._text
+
+
+class Script:
+    """Methods that can be called.
+
+    *locate* finds the path of the script that is to be run for a method, or the outcome, if that
+    is known without a run.  *directory* is the scripts' temporary directory.
+    """
+
+    def __init__(self, locate: Callable[[str], str | Outcome], directory: str) -> None:
+        self.directory = directory
+        self._locate = locate
+        self._environment = {**os.environ, "tmpdir": directory}
+
+    def call(
+        self, method: str, *arguments: object, data: Buffer = b"", most: int = MOST_OUTPUT
+    ) -> bytes | None:
+        """Return what a method prints, or None if the script does not have it.
+
+        Raises `ScriptError`.
+        """
+        outcome = self._outcome(method, arguments, data, most)
+        if outcome.status == FALSE:
+            raise self.error(method, "exited with status 3 (false), but is no yes-or-no question")
+        return outcome.output if outcome.status == OK else None
+
+    def is_true(self, method: str, *arguments: object, default: bool) -> bool:
+        """Return the answer of a method that answers with its exit status."""
+        status = self._outcome(method, arguments, b"", MOST_OUTPUT).status
+        return default if status == MISSING else status == OK
+
+    def ask(self, method: str, *arguments: object) -> str | None:
+        """Return what a method prints, as text without the last newline, or None."""
+        output = self.call(method, *arguments)
+        return None if output is None else os.fsdecode(output).removesuffix("\n")
+
+    def error(self, method: str, message: str, code: int = errno.EIO) -> ScriptError:
+        """Return the error of a method."""
+        path = self._locate(method)
+        return ScriptError(path if isinstance(path, str) else "", method, code, message)
+
+    def _outcome(
+        self, method: str, arguments: tuple[object, ...], data: Buffer, most: int
+    ) -> Outcome:
+        """Run a method; return an outcome of status OK, MISSING or FALSE."""
+        path = self._locate(method)
+        if isinstance(path, Outcome):
+            return path
+        try:
+            command = [path, method, *map(str, arguments)]
+            outcome = run(command, self._environment, data, most)
+        except TooMuchOutput:
+            raise self.error(method, f"printed more than {most} bytes") from None
+        except OSError as error:
+            raise self.error(method, _why_not_run(path, error)) from error
+        except ValueError as error:
+            raise self.error(method, f"an argument cannot be passed on: {error}") from error
+        if outcome.status in (OK, MISSING, FALSE):
+            if outcome.errors:
+                log.debug("%s: %s: %s", path, method, os.fsdecode(outcome.errors).rstrip())
+            return outcome
+        raise self._failure(method, outcome)
+
+    def _failure(self, method: str, outcome: Outcome) -> ScriptError:
+        """Return the error of a run that ended badly; the first line it has said is the message."""
+        match = _ERRNO.match(outcome.errors)
+        code = _ERRNOS.get(match[1].upper()) if match else None
+        text = outcome.errors[match.end() :] if match and code else outcome.errors
+        lines = os.fsdecode(text).splitlines()
+        if len(lines) > 1:
+            log.debug("%s: all it said:\n%s", method, os.fsdecode(text).rstrip())
+        message = f"exited with status {outcome.status}"
+        if outcome.status < 0:
+            message = f"was ended by a signal ({signal.strsignal(-outcome.status)})"
+        if lines:
+            message += f": {lines[0]}"
+        return self.error(method, message, code or errno.EIO)
+
+
+def _why_not_run(path: str, error: OSError) -> str:
+    if error.errno == errno.ENOENT and os.path.exists(path):
+        return "the program that its #! line names does not exist"
+    if error.errno == errno.EACCES:
+        return f"cannot be run: make it executable: chmod +x {path}"
+    return f"cannot be run: {error.strerror}"

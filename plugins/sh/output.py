@@ -1,0 +1,93 @@
+"""What a script prints, parsed: sizes, words, lists of exports and of extents.
+
+The formats are those of nbdkit-sh-plugin(3).  What cannot be parsed is a ValueError, with a message
+that completes "the script printed ...".
+"""
+
+from collections.abc import Sequence
+from itertools import starmap, zip_longest
+
+from nbdfork.plugin import HOLE, ZERO, BlockSize, ExportInfo, Extent, Support, parse
+
+_NAMES = "NAMES"
+_INTERLEAVED = "INTERLEAVED"
+_NAMES_AND_DESCRIPTIONS = "NAMES+DESCRIPTIONS"
+
+
+def size(text: str) -> int:
+    """Parse a number of bytes, such as "1M"."""
+    try:
+        return parse.size(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from None
+
+
+def support(text: str) -> Support:
+    """Parse one of the words none, emulate and native."""
+    try:
+        return Support(text.strip().lower())
+    except ValueError:
+        raise ValueError(f"{text!r}: print none, emulate or native") from None
+
+
+def block_size(text: str) -> BlockSize:
+    """Parse the minimum, preferred and maximum block size; three zeroes mean no constraint."""
+    fields = text.split()
+    if len(fields) != len(BlockSize._fields):
+        raise ValueError(f"{text!r}: print three sizes: minimum, preferred and maximum")
+    sizes = BlockSize(*map(size, fields))
+    return sizes if any(sizes) else BlockSize()
+
+
+def exports(text: str) -> list[ExportInfo]:
+    """Parse a list of exports; the first line may say in which format the others are."""
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    mode = lines[0] if lines else ""
+    if mode == _INTERLEAVED:
+        return _pairs(lines[1::2], lines[2::2])
+    if mode == _NAMES_AND_DESCRIPTIONS:
+        middle = 1 + len(lines) // 2
+        return _pairs(lines[1:middle], lines[middle:])
+    return [ExportInfo(name) for name in lines[mode == _NAMES :]]
+
+
+def _pairs(names: Sequence[str], descriptions: Sequence[str]) -> list[ExportInfo]:
+    return list(starmap(ExportInfo, zip_longest(names, descriptions, fillvalue="")))
+
+
+def extents(text: str) -> list[Extent]:
+    """Parse extents, one a line: offset, length, and a type if it is not data."""
+    return [_extent(line) for line in text.splitlines() if line.strip()]
+
+
+def check_extents(found: Sequence[Extent], offset: int) -> None:
+    """Check that the extents follow each other and tell of the byte at *offset*."""
+    end = found[0].offset if found else offset
+    if end > offset:
+        raise ValueError(f"extents that begin at {end}, after {offset}")
+    for extent in found:
+        if extent.offset != end:
+            raise ValueError(
+                f"an extent that begins at {extent.offset}, but the last ends at {end}"
+            )
+        end += extent.length
+    if end <= offset:
+        raise ValueError(f"extents that end at {end}; at least that of byte {offset} is needed")
+
+
+def _extent(line: str) -> Extent:
+    match line.split():
+        case [offset, length]:
+            return Extent(size(offset), size(length), 0)
+        case [offset, length, kind]:
+            return Extent(size(offset), size(length), _extent_type(kind))
+    raise ValueError(f"{line!r}: print extents as: offset length type")
+
+
+def _extent_type(text: str) -> int:
+    """Parse a number, or words in which, as for nbdkit, only "hole" and "zero" count."""
+    if text.isdecimal():
+        return int(text)
+    return (HOLE if "hole" in text else 0) | (ZERO if "zero" in text else 0)

@@ -1,0 +1,136 @@
+"""What the sh and the eval plugin have in common: the methods that are not about one client.
+
+A script keeps what it knows in files, in a directory that all its runs are told of, so clients
+can be served by as many processes as come.
+"""
+
+import atexit
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from nbdfork.plugin import (
+    ConfigError,
+    Export,
+    ExportInfo,
+    Plugin,
+    SharedCounter,
+    SharedLock,
+    ThreadModel,
+)
+
+from . import output
+from .call import Script
+from .export import ScriptExport
+from .process import Outcome
+
+log = logging.getLogger(__name__)
+
+_NO_TLS = "false"
+
+
+class ScriptPlugin(Plugin):
+    """A plugin whose methods are runs of a script; a subclass says which one."""
+
+    _model = ThreadModel.SERIALIZE_ALL_REQUESTS
+
+    def __init__(self, **parameters: Any) -> None:
+        super().__init__(**parameters)
+        self._made: Script | None = None
+
+    def _locate(self, method: str) -> str | Outcome:
+        """Return the path of the script to run for *method*, or the outcome if it is known."""
+        raise NotImplementedError
+
+    @property
+    def _script(self) -> Script:
+        """The script; with it, its temporary directory is made, for the life of the server."""
+        if self._made is None:
+            directory = tempfile.mkdtemp(prefix="nbdfork")
+            # For a server that fails to start; workers, and who waits for a daemon, skip this.
+            atexit.register(shutil.rmtree, directory, ignore_errors=True)
+            self._made = Script(self._locate, directory)
+        return self._made
+
+    # -- starting -----------------------------------------------------------------------
+
+    def dump_plugin(self) -> Mapping[str, str]:
+        """Add the `key=value` lines that the script prints."""
+        pairs = {"max_known_status": "3"}
+        try:
+            printed = self._script.ask("dump_plugin") or ""
+        except OSError as error:
+            raise ConfigError(str(error)) from error
+        lines = (line.partition("=") for line in printed.splitlines())
+        return pairs | {key: value for key, separator, value in lines if separator}
+
+    def _pass_on(self, key: str, value: str) -> None:
+        """Give the script a parameter."""
+        if self._script.call("config", key, value) is None:
+            raise ConfigError(f"{key}={value}: the script takes no parameters; leave it out")
+
+    def config_complete(self) -> None:
+        self._script.call("config_complete")
+        name = (self._script.ask("thread_model") or "").strip()
+        try:
+            self._model = ThreadModel[name.upper()] if name else self._model
+        except KeyError:
+            log.warning("thread_model: %r is none, so requests are served one by one", name)
+
+    def thread_model(self) -> ThreadModel:
+        return self._model
+
+    def waits(self) -> bool:
+        return True  # for another process, which may use another processor
+
+    def get_ready(self) -> None:
+        self._script.call("get_ready")
+        self._forks = SharedCounter()
+        self._first_fork = SharedLock()
+
+    # -- serving ------------------------------------------------------------------------
+
+    def after_fork(self) -> None:
+        """Run the script's `after_fork` in the first worker only: it knows of one server."""
+        with self._first_fork:
+            if not self._forks.value:
+                self._script.call("after_fork")
+                self._forks.add()
+
+    def preconnect(self, read_only: bool) -> None:
+        try:
+            self._script.call("preconnect", _word(read_only))
+        except OSError as error:
+            log.error("%s", error)  # the server takes it for a decision, not for a failure
+            raise
+
+    def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
+        found = self._exports("list_exports", read_only)
+        return super().list_exports(read_only) if found is None else found
+
+    def default_export(self, read_only: bool) -> str:
+        found = self._exports("default_export", read_only)
+        return found[0].name if found else ""
+
+    def _exports(self, method: str, read_only: bool) -> list[ExportInfo] | None:
+        printed = self._script.call(method, _word(read_only), _NO_TLS)
+        return None if printed is None else output.exports(os.fsdecode(printed))
+
+    def open(self, export_name: str, read_only: bool) -> Export:
+        handle = self._script.ask("open", _word(read_only), export_name, _NO_TLS)
+        return ScriptExport(self._script, handle or "")
+
+    def unload(self) -> None:
+        try:
+            self._script.call("unload")
+        except OSError as error:
+            log.error("%s", error)
+        finally:
+            shutil.rmtree(self._script.directory, ignore_errors=True)
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"

@@ -1,0 +1,181 @@
+"""One run of a script: arguments and standard input go in, its output and status come out.
+
+It knows nothing of methods and clients.  There are pipes and not files at both ends, because a
+script may open /dev/stdin or /dev/stderr by name, and more than once.
+"""
+
+import errno
+import fcntl
+import io
+import os
+import select
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from nbdfork.plugin import Buffer
+
+SHELL = "/bin/sh"
+
+MOST_OUTPUT = 64 * 1024 * 1024
+"""No method has more to say: it is the largest read that nbdkit allows, too."""
+
+_MOST_ERRORS = 64 * 1024
+"""What is kept of standard error."""
+
+_PIPE = 64 * 1024
+"""What a pipe holds (pipe(7)) ..."""
+
+_LARGE_PIPE = 1024 * 1024
+"""... and what one may hold at most, by the default of /proc/sys/fs/pipe-max-size."""
+
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+"""A script expects to be killed by these."""
+
+
+class Outcome(NamedTuple):
+    """How a run ended; *status* is the exit status, or minus the signal that killed it."""
+
+    status: int
+    output: bytes = b""
+    errors: bytes = b""
+
+
+class TooMuchOutput(Exception):
+    """A script printed more than is wanted, and was killed."""
+
+
+def run(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    data: Buffer = b"",
+    most: int = MOST_OUTPUT,
+) -> Outcome:
+    """Run *command*, the path of a program and its arguments, with *data* as standard input.
+
+    A script without a "#!" line is run by the shell, as execvp(3) does it.  Raises OSError if the
+    command cannot be run, `TooMuchOutput` if it prints more than *most* bytes.
+    """
+    with ExitStack() as opened:
+        stdin, writer = _open_input(opened, len(data))
+        reader, stdout = _pipe(opened, most)
+        errors, stderr = _pipe(opened, _PIPE)
+        pid = _spawn(command, environment, (stdin, stdout, stderr))
+        try:
+            for end in (stdin, stdout, stderr):
+                end.close()
+            printed = _exchange(data, writer, reader, errors, most)
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)
+            raise
+        finally:
+            status = os.waitpid(pid, 0)[1]
+    return Outcome(os.waitstatus_to_exitcode(status), *printed)
+
+
+def _open_input(opened: ExitStack, size: int) -> tuple[io.FileIO, io.FileIO | None]:
+    """Return what the script reads, and where to write *size* bytes for it."""
+    if not size:
+        return opened.enter_context(io.FileIO(os.devnull)), None
+    stdin, writer = _pipe(opened, size)
+    os.set_blocking(writer.fileno(), False)
+    return stdin, writer
+
+
+def _pipe(opened: ExitStack, size: int = 0) -> tuple[io.FileIO, io.FileIO]:
+    """Return the ends of a pipe; *size* bytes are going to pass through it, if that is known."""
+    reader, writer = os.pipe()
+    ends = (
+        opened.enter_context(io.FileIO(reader, "r")),
+        opened.enter_context(io.FileIO(writer, "w")),
+    )
+    if size > _PIPE:
+        try:
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _LARGE_PIPE)
+        except PermissionError:
+            pass  # this user has many large ones (pipe(7)); it will take longer
+    return ends
+
+
+def _spawn(
+    command: Sequence[str], environment: Mapping[str, str], ends: Sequence[io.FileIO]
+) -> int:
+    """Start *command* with *ends* as its descriptors 0, 1, 2; return its process number."""
+    actions = [(os.POSIX_SPAWN_DUP2, end.fileno(), fd) for fd, end in enumerate(ends)]
+
+    def spawn(*words: str) -> int:
+        return os.posix_spawn(
+            words[0],
+            words,
+            environment,
+            file_actions=actions,
+            setsigmask=(),
+            setsigdef=_IGNORED_BY_PYTHON,
+        )
+
+    try:
+        return spawn(*command)
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+        return spawn(SHELL, *command)
+
+
+def _exchange(
+    data: Buffer, writer: io.FileIO | None, output: io.FileIO, errors: io.FileIO, most: int
+) -> tuple[bytes, bytes]:
+    """Write *data* and read output and errors, in whatever order the script goes about it."""
+    poll = select.poll()
+    printed, said = bytearray(), bytearray()
+    steps: dict[int, Callable[[], bool]] = {
+        output.fileno(): lambda: _read(output, printed, most, cut=False),
+        errors.fileno(): lambda: _read(errors, said, _MOST_ERRORS, cut=True),
+    }
+    for fd in steps:
+        poll.register(fd, select.POLLIN)
+    reading = set(steps)
+    if writer is not None:
+        steps[writer.fileno()] = _Feed(writer, data).write
+        poll.register(writer, select.POLLOUT)
+    while reading:
+        for fd, _ in poll.poll():
+            if not steps[fd]():
+                poll.unregister(fd)
+                reading.discard(fd)
+    return bytes(printed), bytes(said)
+
+
+def _read(end: io.FileIO, found: bytearray, most: int, cut: bool) -> bool:
+    """Add to *found* what there is to read; return False at the end of file."""
+    piece = os.read(end.fileno(), _LARGE_PIPE)
+    found += piece
+    if len(found) > most:
+        if not cut:
+            raise TooMuchOutput
+        del found[most:]
+    return bool(piece)
+
+
+class _Feed:
+    """Data on its way into a pipe."""
+
+    def __init__(self, writer: io.FileIO, data: Buffer) -> None:
+        self._writer = writer
+        self._unsent = memoryview(data)
+
+    def write(self) -> bool:
+        """Write what the pipe takes; return False when all is done, and the pipe closed."""
+        try:
+            self._unsent = self._unsent[os.write(self._writer.fileno(), self._unsent) :]
+        except BrokenPipeError:
+            self._unsent = self._unsent[:0]  # the script does not want it, which is its business
+        if not self._unsent:
+            self._writer.close()
+        return bool(self._unsent)
+
+
+def save_program(path: str, content: bytes) -> None:
+    """Make *content* a program that only this user can read and run."""
+    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o700)) as file:
+        file.write(content)
