@@ -20,6 +20,7 @@ from nbdfork.plugin import (
 )
 from nbdfork.plugin.backend import Backend, Layer
 from nbdfork.plugin.gate import Gate
+from nbdfork.plugin.load import find
 from tests.harness import Server, eventually
 from tests.test_pool import Client, clients
 
@@ -223,6 +224,24 @@ class Mapped(Filling):
 
     def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
         return self.found
+
+
+def test_a_file_can_be_the_body_of_a_class(tmp_path: Path) -> None:
+    (tmp_path / "body.py").write_text(
+        '"a disk of one letter"\n'
+        "from nbdfork.plugin import Parameter, parse\n"
+        "size = Parameter(parse.size, required=True, magic=True, metavar='SIZE', help='its size')\n"
+        "_letter = b'a'\n"
+        "def config_complete(self): self.letter = self._letter.upper()\n"
+        "def get_size(self): return self.size\n"
+        "def pread(self, count, offset): return self.letter * count\n"
+    )
+    found = find(str(tmp_path / "body.py"))
+    assert found.plugin_class.__doc__ == "a disk of one letter"
+    plugin = found.plugin_class(size="10")
+    plugin.config_complete()
+    gate = Gate(plugin, read_only=False)
+    assert (gate.size, gate.can_write, gate.pread(3, 7)) == (10, False, b"AAA")
 
 
 def test_extents_are_clipped_and_merged() -> None:

@@ -48,7 +48,7 @@ ESCAPES = {
 }
 """The escapes that files on a page may use."""
 
-TOOLS = ("cmp", "nbdcopy", "nbdinfo", "nbdsh", "od", "qemu-img", "qemu-io", "truncate")
+TOOLS = ("cmp", "nbdcopy", "nbdinfo", "nbdkit", "nbdsh", "od", "qemu-img", "qemu-io", "truncate")
 """The clients that examples need."""
 
 PR_SET_CHILD_SUBREAPER = 36

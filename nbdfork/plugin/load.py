@@ -2,19 +2,18 @@
 
 A name is looked up among those that come with nbdfork (packages `nbdfork.plugins` and
 `nbdfork.filters`), then among the entry points of these groups that installed packages
-declare.  A path (it has a "/" or ends in ".py") is a Python file with one class.
+declare.  A path (it has a "/", or ends in ".py" or ".so") is a Python file with one class, or one
+that is the body of a class, or a file that one of the plugins makes a class of.
 """
 
-import difflib
 import importlib
 import importlib.util
-import inspect
 import os
 import pkgutil
+import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import nbdfork
 from nbdfork.filter import Filter
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """What is looked for: a word for it, the package and entry point group, the base class."""
 
     word: str
@@ -44,16 +42,23 @@ class Kind:
 PLUGIN = Kind("plugin", "nbdfork.plugins", Plugin)
 FILTER = Kind("filter", "nbdfork.filters", Filter)
 
+LOADERS = {".so": "c"}
+"""Files that are not Python, by the ends of their names, and the plugin that loads each."""
 
-@dataclass(frozen=True)
-class Found:
-    """A plugin's or filter's class, its name, where it came from and its version."""
+
+class Found(NamedTuple):
+    """A plugin's or filter's class, its name, where it came from and its version.
+
+    What a file that is not Python says of itself: *help_lines*, and *callbacks*, what it has.
+    """
 
     kind: Kind
     name: str
     path: str
     version: str
     plugin_class: type[Plugin]
+    help_lines: tuple[str, ...] = ()
+    callbacks: tuple[str, ...] = ()
 
 
 def directory(kind: Kind) -> str:
@@ -62,7 +67,7 @@ def directory(kind: Kind) -> str:
 
 
 def _shipped(kind: Kind) -> set[str]:
-    return {module.name for module in pkgutil.iter_modules([directory(kind)])}
+    return {module.name.replace("_", "-") for module in pkgutil.iter_modules([directory(kind)])}
 
 
 def available(kind: Kind) -> list[str]:
@@ -82,7 +87,7 @@ def find(name: str, kind: Kind = PLUGIN) -> Found:
     Raises `ConfigError` if there is none or it cannot be loaded.
     """
     try:
-        if os.sep in name or name.endswith(".py"):
+        if os.sep in name or name.endswith((".py", *LOADERS)):
             return _from_path(name, kind)
         return _from_name(name, kind)
     except ConfigError:
@@ -94,16 +99,18 @@ def find(name: str, kind: Kind = PLUGIN) -> Found:
 
 def _from_name(name: str, kind: Kind) -> Found:
     if name in _shipped(kind):
-        module = importlib.import_module(f"{kind.group}.{name}")
+        module = importlib.import_module(f"{kind.group}.{name.replace('-', '_')}")
         version = nbdfork.__version__
         return Found(kind, name, str(module.__file__), version, _class_in(module, kind))
     for point in _entry_points(kind):
         if point.name == name:
             plugin_class = point.load()
-            path = inspect.getfile(plugin_class)
+            path = str(sys.modules[plugin_class.__module__].__file__)
             version = point.dist.version if point.dist else "unknown"
             return Found(kind, name, path, version, plugin_class)
     known = available(kind)
+    import difflib  # only for those who mistype
+
     close = difflib.get_close_matches(name, known, 1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ConfigError(
@@ -114,6 +121,11 @@ def _from_name(name: str, kind: Kind) -> Found:
 def _from_path(path: str, kind: Kind) -> Found:
     if not os.path.isfile(path):
         raise ConfigError(f"the {kind.word} {path!r} is not a file")
+    loader = LOADERS.get(os.path.splitext(path)[1])
+    if loader is not None and kind is PLUGIN:
+        path = os.path.abspath(path)
+        loaded = importlib.import_module(f"{kind.group}.{loader}").load(path)
+        return Found(kind, path=path, **loaded._asdict())
     name = os.path.basename(path).removesuffix(".py")
     spec = importlib.util.spec_from_file_location(f"nbdfork_{kind.word}_{name}", path)
     if spec is None or spec.loader is None:
@@ -132,6 +144,8 @@ def _class_in(module: ModuleType, kind: Kind) -> type[Plugin]:
         for value in vars(module).values()
         if kind.fits(value) and value.__module__ == module.__name__
     ]
+    if not classes and kind is PLUGIN and any(map(_is_method, vars(module))):
+        return _class_of(module)
     if len(classes) != 1:
         names = ", ".join(c.__name__ for c in classes) or "none"
         raise ConfigError(
@@ -140,11 +154,21 @@ def _class_in(module: ModuleType, kind: Kind) -> type[Plugin]:
     return classes[0]
 
 
+def _class_of(module: ModuleType) -> type[Plugin]:
+    """Return the class whose body is *module*: its functions are methods, and take `self`."""
+    body: dict[str, Any] = {
+        name: value for name, value in vars(module).items() if not name.startswith("__")
+    }
+    name = module.__name__.removeprefix("nbdfork_plugin_")
+    return type(name, (Plugin,), {**body, "__doc__": module.__doc__, "__module__": name})
+
+
 def help_text(found: Found) -> str:
     """Return what `--help PLUGIN` says of a plugin or filter."""
     description = (found.plugin_class.__doc__ or "").strip()  # its own, not an inherited one
     first = description.splitlines()[0] if description else "(no description)"
     lines = [f"{found.kind.word}: {found.name} - {first}", f"({found.path})"]
+    lines += found.help_lines
     return "\n".join(lines + ParameterSet(found.plugin_class).help_lines())
 
 
@@ -160,8 +184,17 @@ def dump(found: Found, plugin: Plugin) -> Iterator[tuple[str, str]]:
         yield "magic_config_key", parameters.magic.key
     for key in parameters.by_key:
         yield f"parameter_{key.replace('-', '_')}", parameters.by_key[key].metavar
-    for method, _ in inspect.getmembers(found.plugin_class, inspect.isfunction):
-        overridden = getattr(found.plugin_class, method) is not getattr(Plugin, method, None)
-        if overridden and hasattr(Plugin, method) and not method.startswith("_"):
-            yield f"has_{method}", "1"
+    for callback in found.callbacks or _overridden(found.plugin_class):
+        yield f"has_{callback}", "1"
     yield from plugin.dump_plugin().items()
+
+
+def _overridden(plugin_class: type[Plugin]) -> Iterator[str]:
+    """Yield the names of the contract's methods that a class has of its own."""
+    for method in filter(_is_method, dir(plugin_class)):
+        if getattr(plugin_class, method) is not getattr(Plugin, method):
+            yield method
+
+
+def _is_method(name: str) -> bool:
+    return not name.startswith("_") and callable(getattr(Plugin, name, None))

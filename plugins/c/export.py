@@ -1,0 +1,160 @@
+"""One client's view of the disk of a C plugin: facts and operations, as nbdkit makes them of it."""
+
+import errno
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from nbdfork.plugin import FAST_ZERO, BlockSize, Export, Extent, Support, ThreadModel
+
+from .library import CallbackError, Library
+
+if TYPE_CHECKING:
+    from ._native import Client
+
+log = logging.getLogger(__name__)
+
+_MOST = 1 << 31
+"""The largest count that is passed on: the API has 32 bits for it, and any alignment fits this."""
+
+_SUPPORT = {0: Support.NONE, 1: Support.EMULATE, 2: Support.NATIVE}
+
+
+class CExport(Export):
+    """One client's view of the disk of *library*; *client* is what its .open has made."""
+
+    def __init__(self, library: Library, client: "Client", model: ThreadModel) -> None:
+        self._library = library
+        self._client = client
+        self._model = model
+        # These two take and return what Export's methods do, and cost nothing in between.
+        for operation in ("pread", "pwrite"):
+            if self._has(operation):
+                setattr(self, operation, getattr(client, operation))
+
+    # -- facts --------------------------------------------------------------------------
+
+    def get_size(self) -> int:
+        size = self._client.get_size()
+        if size < 0:
+            raise self._nonsense("get_size", size)
+        return size
+
+    def can_write(self) -> bool:
+        return self._is("can_write", self._has("pwrite"))
+
+    def can_flush(self) -> bool:
+        return self._is("can_flush", self._has("flush"))
+
+    def can_trim(self) -> bool:
+        return self._is("can_trim", self._has("trim"))
+
+    def can_zero(self) -> bool:
+        return self._is("can_zero", self._has("zero"))
+
+    def can_fast_zero(self) -> bool:
+        # nbdkit-plugin(3) promises it for a .can_zero that returns 0, too; nbdkit 1.32 does not.
+        without = self._library.native.api_version == 1 or not self._has("zero")
+        return self._is("can_fast_zero", without)
+
+    def can_extents(self) -> bool:
+        return self._is("can_extents", self._has("extents"))
+
+    def can_multi_conn(self) -> bool:
+        # One client at a time has no use for more connections; and they would wait for ever.
+        return self._is("can_multi_conn", False) and (
+            self._model is not ThreadModel.SERIALIZE_CONNECTIONS
+        )
+
+    def is_rotational(self) -> bool:
+        return self._is("is_rotational", False)
+
+    def can_fua(self) -> Support:
+        default = Support.EMULATE if self._has("flush") else Support.NONE
+        answer = self._support("can_fua", default)
+        if answer is Support.NATIVE and self._library.native.api_version == 1:
+            return Support.EMULATE  # its operations have no flags
+        return answer
+
+    def can_cache(self) -> Support:
+        return self._support("can_cache", Support.NATIVE if self._has("cache") else Support.NONE)
+
+    def block_size(self) -> BlockSize:
+        if not self._has("block_size"):
+            return BlockSize()
+        sizes = BlockSize(*self._client.block_size())
+        return BlockSize() if sizes == (0, 0, 0) else sizes
+
+    def description(self) -> str:
+        if not self._has("export_description"):
+            return ""
+        try:
+            return self._client.export_description()
+        except CallbackError as error:  # no reason not to serve the disk
+            log.debug("%s", error)
+            return ""
+
+    def _has(self, callback: str) -> bool:
+        return callback in self._library.callbacks
+
+    def _is(self, question: str, default: bool) -> bool:
+        return self._client.ask(question) != 0 if self._has(question) else default
+
+    def _support(self, question: str, default: Support) -> Support:
+        if not self._has(question):
+            return default
+        answer = self._client.ask(question)
+        if answer not in _SUPPORT:
+            raise self._nonsense(question, answer)
+        return _SUPPORT[answer]
+
+    def _nonsense(self, callback: str, answer: int) -> CallbackError:
+        return CallbackError(self._library.name, callback, errno.EINVAL, f"it returned {answer}")
+
+    # -- operations ---------------------------------------------------------------------
+
+    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        self._demand("pwrite")  # there is none, or this would not be called
+
+    def flush(self) -> None:
+        self._demand("flush")
+        self._client.flush()
+
+    def trim(self, count: int, offset: int, flags: int) -> None:
+        self._demand("trim")
+        for length, start in _pieces(count, offset):
+            self._client.trim(length, start, flags)
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        if not self._has("zero"):
+            raise OSError(errno.EOPNOTSUPP, "the plugin has no zero")
+        if flags & FAST_ZERO and self._library.native.api_version == 1:
+            raise OSError(errno.EOPNOTSUPP, "version 1 of the API knows no fast zero")
+        for length, start in _pieces(count, offset):
+            self._client.zero(length, start, flags)
+
+    def cache(self, count: int, offset: int) -> None:
+        if not self._has("cache"):
+            return  # it says that it can: then there is nothing to do
+        for length, start in _pieces(count, offset):
+            self._client.cache(length, start)
+
+    def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
+        self._demand("extents")
+        return map(Extent._make, self._client.extents(min(count, _MOST), offset, flags))
+
+    def _demand(self, callback: str) -> None:
+        """Fail for a plugin that says it can, and has no such callback."""
+        if not self._has(callback):
+            cause = f"it has no .{callback}, but says that it can"
+            raise CallbackError(self._library.name, callback, errno.EINVAL, cause)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _pieces(count: int, offset: int) -> Iterator[tuple[int, int]]:
+    """Yield length and offset of the parts of a range that may be longer than the API takes."""
+    end = offset + count
+    for start in range(offset, end, _MOST):
+        yield min(_MOST, end - start), start

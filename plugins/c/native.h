@@ -1,0 +1,90 @@
+/* What the parts of the extension module `_native` share.
+ *
+ * module.c   the module, and how callbacks are called
+ * library.c  a plugin that has been loaded, and its callbacks for the server
+ * client.c   what its .open returned, and the callbacks for that
+ * api.c      the functions that plugins call
+ * parse.c    those of them that parse what the user has typed
+ * collect.c  the lists that .extents and .list_exports fill
+ * crash.c    what is said when a plugin takes the process down
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ */
+
+#ifndef NBDFORK_NATIVE_H
+#define NBDFORK_NATIVE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdfork-plugin.h>
+
+/* Plugins must find the functions of the API, and nothing else of this module. */
+#define API NBDKIT_DLL_PUBLIC
+#define PRIVATE __attribute__ ((__visibility__ ("hidden")))
+
+struct text {
+  struct text *next;
+  char bytes[];
+};
+
+/* A client, as the functions that a plugin calls see it. */
+struct client {
+  char *export_name;
+  struct text *interned; /* freed when it has gone */
+};
+
+/* What this thread is doing.  A thread of a plugin's own is in no callback.
+ *
+ * The model keeps signal handlers from allocating it.
+ */
+struct call {
+  const char *plugin;
+  const char *callback; /* NULL: in none */
+  struct client *client;
+  int error;      /* what nbdkit_set_error said */
+  char *messages; /* what nbdkit_error said, joined; NULL: nothing */
+};
+
+extern PRIVATE __thread struct call current __attribute__ ((tls_model ("initial-exec")));
+
+/* module.c */
+enum level { LEVEL_DEBUG, LEVEL_ERROR };
+extern PRIVATE bool verbose; /* are debug messages wanted? */
+PRIVATE void log_message (enum level level, const char *text); /* takes the GIL */
+
+/* api.c */
+PRIVATE void serve_under (pid_t server); /* clients can come from now on */
+PRIVATE void free_texts (struct text *first);
+
+/* collect.c */
+struct extent {
+  uint64_t offset, length;
+  uint32_t type;
+};
+
+struct nbdkit_extents {
+  struct extent *items;
+  size_t count, room;
+  uint64_t start, end; /* what was asked for */
+};
+
+struct export {
+  char *name; /* NULL: the default export */
+  char *description;
+};
+
+struct nbdkit_exports {
+  struct export *items;
+  size_t count, room;
+};
+
+PRIVATE void clear_extents (struct nbdkit_extents *extents);
+PRIVATE void clear_exports (struct nbdkit_exports *exports);
+
+/* crash.c */
+PRIVATE int report_crashes (int fd, const char *prefix);
+
+#endif
