@@ -3,11 +3,12 @@
 import base64
 import binascii
 import errno
+import socket
 import struct
 import time
 from collections.abc import Callable, Mapping
 
-from nbdfork.plugin import Export, Parameter, Plugin, parse
+from nbdfork.plugin import Export, Parameter, Plugin, client, parse
 
 _SIZE_OF_TIME = 12
 
@@ -16,16 +17,16 @@ class Info(Plugin):
     """a disk whose content is the export name, or a time"""
 
     mode = Parameter(
-        parse.choice("exportname", "base64exportname", "time", "uptime", "conntime"),
+        parse.choice("exportname", "base64exportname", "address", "time", "uptime", "conntime"),
         default="exportname",
         magic=True,
-        metavar="exportname|base64exportname|time|uptime|conntime",
+        metavar="exportname|base64exportname|address|time|uptime|conntime",
         help="what the disk tells",
     )
 
     def dump_plugin(self) -> Mapping[str, str]:
         """Tell in nbdkit's words which modes there are."""
-        return {"info_address": "no", "info_base64": "yes"}
+        return {"info_address": "yes", "info_base64": "yes"}
 
     def get_ready(self) -> None:
         self._start = time.monotonic()
@@ -35,10 +36,21 @@ class Info(Plugin):
             return Text(export_name.encode())
         if self.mode == "base64exportname":
             return Text(_decoded(export_name))
+        if self.mode == "address":
+            return Text(_address().encode())
         if self.mode == "time":
             return Clock(time.time)
         start = self._start if self.mode == "uptime" else time.monotonic()
         return Clock(lambda: time.monotonic() - start)
+
+
+def _address() -> str:
+    """Return the client's address and port; "unix" for a client on this machine's sockets."""
+    found = client.current()
+    if found is None or found.family == socket.AF_UNIX:
+        return "unix"
+    host, port = found.getpeername()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _decoded(text: str) -> bytes:

@@ -18,6 +18,7 @@ import pytest
 
 from nbdfork.plugin import ConfigError, Plugin, load
 from tests.harness import NBDFORK, Server, eventually, nbdfork, need, output, run
+from tests.libnbd import connected, libnbd
 
 ROOT = Path(__file__).parent.parent
 HERE = Path(__file__).parent
@@ -639,3 +640,16 @@ def test_the_disk_on_the_page_works(build: Build, tmp_path: Path) -> None:
     source.write_text(match[1].replace("\\e", "\\"))
     command = "nbdinfo --size $uri"
     assert output(*NBDFORK, "-U", "-", build(source), "--run", command) == "1048576\n"
+
+
+@pytest.mark.parametrize("processes", ["yes", "no"])
+def test_who_the_client_is(build: Build, processes: str) -> None:
+    plugin = build("peer", "-D_GNU_SOURCE")
+    with Server("-n", plugin, f"nbdfork-processes={processes}") as server:
+        with connected(server.uri) as client:
+            told = client.pread(client.get_size(), 0).decode()
+        assert told == f"{os.getpid()} {os.getuid()} {os.getgid()}"
+    with Server("-n", plugin, listen=("-i", "127.0.0.1", "-p", "0")) as server:
+        with pytest.raises(libnbd().Error):
+            connected(server.uri).__enter__()
+        assert "nbdkit_peer_pid: the client is not on a Unix domain socket" in server.log

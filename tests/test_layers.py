@@ -14,6 +14,7 @@ ALLOWED = {
         "nbdfork.protocol",
         "nbdfork.types",
         "nbdfork.plugin.backend",
+        "nbdfork.plugin.client",
         "nbdfork.plugin.errors",
         "nbdfork.plugin.export",
         "nbdfork.plugin.gate",
@@ -39,7 +40,7 @@ ORDER = {
         ["connection"],
     ],
     "plugin": [
-        ["errors", "mapping", "parse"],
+        ["client", "errors", "mapping", "parse"],
         ["parameters", "export", "shared"],
         ["extents", "password", "plugin"],
         ["gate", "load", "descriptor"],
@@ -87,7 +88,7 @@ def test_imports_point_down(wing: str) -> None:
 
 
 def test_plugins_import_only_the_public_contract() -> None:
-    parts = ("descriptor", "parse", "password")
+    parts = ("client", "descriptor", "parse", "password")
     public = {"nbdfork.plugin", *(f"nbdfork.plugin.{part}" for part in parts)}
     for path in (ROOT / "plugins").rglob("*.py"):
         assert imports(path) <= public, path  # and, relatively, other plugins

@@ -1,5 +1,6 @@
 """The ones and the info plugin."""
 
+import socket
 import struct
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from nbdfork.plugin import ConfigError, Export, Plugin
 from nbdfork.plugin.backend import Backend, Layer
 from nbdfork.plugin.load import find
-from tests.harness import NBDFORK, Server, need, output, run
+from tests.harness import NBDFORK, Server, need, output, receive, run
 
 KINDS = ("nbdkit",), tuple(NBDFORK)
 
@@ -83,7 +84,13 @@ def test_info_tells_how_long_it_has_been(mode: str) -> None:
     assert bytes(export.pread(4, 2)) == b"\0\0\0\0"
 
 
-def test_info_has_no_addresses() -> None:
-    with pytest.raises(ConfigError, match="expected one of"):
-        plugin("info", "address")
-    assert "info_address=no" in output(*NBDFORK, "--dump-plugin", "info").splitlines()
+def test_info_tells_the_address() -> None:
+    for host, shown in (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")):
+        with Server("-n", "info", "address", listen=("-i", host, "-p", "0")) as server:
+            with socket.create_connection((host, server.port)) as client:
+                client.sendall(bytes.fromhex("00000003 49484156454f5054 00000001 00000000"))
+                size = int.from_bytes(receive(client, 26)[18:], "big")
+                client.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, 1, 0, size))
+                told = receive(client, 2 + 16 + size)[18:].decode()
+                assert told == f"{shown}:{client.getsockname()[1]}"
+    assert output(*NBDFORK, "-n", "-U", "-", "info", "address", "--run", "nbdcopy $uri -") == "unix"

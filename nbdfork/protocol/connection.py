@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+from nbdfork.plugin import client
 from nbdfork.plugin.backend import Backend
 from nbdfork.plugin.gate import Gate
 from nbdfork.protocol import handshake
@@ -49,6 +50,7 @@ class Connection:
         self._channel = (
             SharedChannel(stream) if settings.threads > 1 else Channel(stream, settings.spins)
         )
+        self._stream = stream
         self._backend = backend
         self._settings = settings
         self._on_export = on_export
@@ -57,6 +59,7 @@ class Connection:
     def serve(self) -> None:
         """Serve the client until it leaves, and close its connection."""
         session: Session | None = None
+        client.set_current(self._stream)
         try:
             self._backend.preconnect()
             session = self._handshake()

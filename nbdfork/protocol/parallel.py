@@ -9,6 +9,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from threading import Semaphore
 
+from nbdfork.plugin import client
 from nbdfork.protocol.channel import SharedChannel
 from nbdfork.protocol.errors import Disconnected
 from nbdfork.protocol.transmission import Payload, Session, Transmission
@@ -30,7 +31,8 @@ class ParallelTransmission(Transmission):
         self._pool: ThreadPoolExecutor | None = None
 
     def serve(self) -> None:
-        with ThreadPoolExecutor(self._threads, "request") as self._pool:
+        here = (client.current(),)
+        with ThreadPoolExecutor(self._threads, "request", client.set_current, here) as self._pool:
             super().serve()
 
     def _answer(

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <time.h>
@@ -172,37 +173,76 @@ nbdkit_is_tls (void)
 }
 
 static int
-unknown_peer (const char *function)
+socket_of_client (const char *function)
 {
-  nbdkit_error ("%s: nbdfork does not tell plugins who the client is", function);
-  errno = ENOTSUP;
-  return -1;
+  int fd = client_socket ();
+
+  if (fd < 0) {
+    nbdkit_error ("%s: there is no client, or it is not on a socket", function);
+    errno = ENOTSOCK;
+  }
+  return fd;
 }
 
 API int
 nbdkit_peer_name (struct sockaddr *address, socklen_t *length)
 {
-  (void) address;
-  (void) length;
-  return unknown_peer ("nbdkit_peer_name");
+  int fd = socket_of_client ("nbdkit_peer_name");
+
+  if (fd < 0)
+    return -1;
+  if (getpeername (fd, address, length) == -1) {
+    nbdkit_error ("nbdkit_peer_name: %m");
+    return -1;
+  }
+  return 0;
+}
+
+/* Ask the kernel for the process at the other end of a Unix domain socket; see unix(7). */
+static int
+peer_credentials (const char *function, struct ucred *found)
+{
+  int fd = socket_of_client (function);
+  int domain;
+  socklen_t length = sizeof domain;
+
+  if (fd < 0)
+    return -1;
+  if (getsockopt (fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == -1 || domain != AF_UNIX) {
+    nbdkit_error ("%s: the client is not on a Unix domain socket", function);
+    errno = ENOTSUP;
+    return -1;
+  }
+  length = sizeof *found;
+  if (getsockopt (fd, SOL_SOCKET, SO_PEERCRED, found, &length) == -1) {
+    nbdkit_error ("%s: %m", function);
+    return -1;
+  }
+  return 0;
 }
 
 API int64_t
 nbdkit_peer_pid (void)
 {
-  return unknown_peer ("nbdkit_peer_pid");
+  struct ucred peer;
+
+  return peer_credentials ("nbdkit_peer_pid", &peer) == -1 ? -1 : peer.pid;
 }
 
 API int64_t
 nbdkit_peer_uid (void)
 {
-  return unknown_peer ("nbdkit_peer_uid");
+  struct ucred peer;
+
+  return peer_credentials ("nbdkit_peer_uid", &peer) == -1 ? -1 : (int64_t) peer.uid;
 }
 
 API int64_t
 nbdkit_peer_gid (void)
 {
-  return unknown_peer ("nbdkit_peer_gid");
+  struct ucred peer;
+
+  return peer_credentials ("nbdkit_peer_gid", &peer) == -1 ? -1 : (int64_t) peer.gid;
 }
 
 /* -- the server -------------------------------------------------------------------------- */

@@ -46,6 +46,22 @@ call_log_hook (const char *plugin, enum level level, const char *text)
   Py_XDECREF (message);
 }
 
+/* nbdfork.plugin.client knows whom this thread serves. */
+int
+client_socket (void)
+{
+  PyGILState_STATE state = PyGILState_Ensure ();
+  PyObject *module = PyImport_ImportModule ("nbdfork.plugin.client");
+  PyObject *client = module ? PyObject_CallMethod (module, "current", NULL) : NULL;
+  int fd = client && client != Py_None ? PyObject_AsFileDescriptor (client) : -1;
+
+  Py_XDECREF (client);
+  Py_XDECREF (module);
+  PyErr_Clear ();
+  PyGILState_Release (state);
+  return fd;
+}
+
 PRIVATE void
 log_message (enum level level, const char *text)
 {

@@ -55,6 +55,8 @@ enum level { LEVEL_DEBUG, LEVEL_ERROR };
 extern PRIVATE bool verbose; /* are debug messages wanted? */
 PRIVATE void log_message (enum level level, const char *text); /* takes the GIL */
 
+PRIVATE int client_socket (void); /* of this thread's client, or -1; takes the GIL */
+
 /* api.c */
 PRIVATE void serve_under (pid_t server); /* clients can come from now on */
 PRIVATE void free_texts (struct text *first);
