@@ -42,6 +42,10 @@ class FilterExport(Export):
             if not self._overrides(name) and not (reads and name in ("pread", "view")):
                 setattr(self, name, getattr(next, name))
 
+    def can_resize(self) -> bool:
+        """Only a filter that knows what becomes of its own view can allow it."""
+        return False
+
 
 class Filter(Plugin):
     """One configured filter; `next` is the plugin or filter below."""

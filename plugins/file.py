@@ -31,6 +31,9 @@ class File(Plugin):
         metavar="normal|random|sequential",
         help="how clients will read, a hint to the kernel",
     )
+    resizable = Parameter(
+        parse.boolean, default=False, metavar="BOOL", help="let clients change a file's size"
+    )
     debug_flags: Mapping[str, str] = {"zero": "log how each trim and zero is carried out"}
 
     def config_complete(self) -> None:
@@ -63,7 +66,9 @@ class File(Plugin):
         fd, writable = _open(self._path_of(export_name), read_only)
         try:
             os.posix_fadvise(fd, 0, 0, _ADVICE[self.fadvise])
-            return DescriptorExport(fd, writable=writable, trace=bool(self.debug["zero"]))
+            return DescriptorExport(
+                fd, writable=writable, resizable=self.resizable, trace=bool(self.debug["zero"])
+            )
         except BaseException:
             os.close(fd)
             raise

@@ -1,6 +1,7 @@
 """The package as it is installed from a wheel; the tests themselves run from an editable one."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -16,6 +17,8 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("wheel")
+    copy = directory / "source"  # setuptools leaves its traces where it builds
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "build", "__pycache__", "*.so"))
     command = [
         sys.executable,
         "-m",
@@ -25,7 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--no-deps",
         "-w",
         str(directory),
-        str(ROOT),
+        str(copy),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode and not os.environ.get("NBDFORK_CI"):
@@ -38,8 +41,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_has_all(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for directory, prefix in (("nbdfork", ""), ("plugins", "nbdfork/")):
-        for path in (ROOT / directory).rglob("*.py"):
-            assert prefix + str(path.relative_to(ROOT)) in names
+        for path in (ROOT / directory).rglob("*.*"):
+            if path.suffix in (".py", ".pyi", ".pl", ".ml", ".mli", ".h", ".pc"):
+                assert prefix + str(path.relative_to(ROOT)) in names
+    assert "nbdfork/plugins/c/_native.abi3.so" in names
     for page in (ROOT / "man").iterdir():
         assert any(name.endswith(f"/share/man/man{page.suffix[1:]}/{page.name}") for name in names)
     assert "nbdfork/py.typed" in names

@@ -294,7 +294,7 @@ def test_requests_sent_while_the_server_ends_are_refused() -> None:
     with Server(*slow, listen=listen) as server, clients(server, 1) as (client,):
         client.greet()
         client.socket.sendall(header(1, 0, 8) + b"in time!")
-        (worker,) = eventually(server.serving)
+        assert eventually(server.serving)
         server.process.send_signal(signal.SIGTERM)
         assert eventually(lambda: len(server.workers()) == 1)
         time.sleep(0.1)  # the signal has reached it, too

@@ -366,7 +366,7 @@ def test_ways_to_give_the_password(stand_in: StandIn, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", [f"-{SECRET}", "-0", f"+/nonexistent/{SECRET[:4]}"])
 def test_a_password_that_cannot_be_read(text: str) -> None:
     message = refusal(*REMOTE, f"password={text}")
-    assert message.startswith("password=")
+    assert message.startswith("vddk: password=")
     assert SECRET not in message
 
 
@@ -375,7 +375,7 @@ def test_no_terminal_to_ask_for_the_password_on() -> None:
     done = nbdfork("-U", "-", *words, stdin=subprocess.DEVNULL, start_new_session=True)
     assert done.returncode == 1
     assert done.stderr == (
-        "nbdfork: error: password=-: there is no terminal to ask on; use password=+FILE\n"
+        "nbdfork: error: vddk: password=-: there is nothing on standard input; use +FILE\n"
     )
 
 

@@ -61,12 +61,16 @@ def _ioctl_range(fd: int, request: int, offset: int, count: int) -> None:
 class DescriptorExport(Export):
     """Serve *fd*, which it owns from now on.
 
-    *trace* logs how each trim and zero was carried out.
+    If *resizable*, clients may change the size of a file.  *trace* logs how each trim and zero
+    was carried out.
     """
 
-    def __init__(self, fd: int, *, writable: bool, trace: bool = False) -> None:
+    def __init__(
+        self, fd: int, *, writable: bool, resizable: bool = False, trace: bool = False
+    ) -> None:
         self._fd = fd
         self._writable = writable
+        self._resizable = resizable
         self._trace = trace
         status = os.fstat(fd)
         self._is_block = stat.S_ISBLK(status.st_mode)
@@ -163,6 +167,14 @@ class DescriptorExport(Export):
         """Return start and end of the part of a range that a block device can zero."""
         sector = self._sector
         return -(-offset // sector) * sector, (offset + count) // sector * sector
+
+    def can_resize(self) -> bool:
+        return self._resizable and not self._is_block
+
+    def resize(self, size: int) -> None:
+        os.ftruncate(self._fd, size)
+        self._size = size
+        self._mapping = None
 
     def cache(self, count: int, offset: int) -> None:
         os.posix_fadvise(self._fd, offset, count, os.POSIX_FADV_WILLNEED)

@@ -138,6 +138,10 @@ class Export:
         """
         raise self._missing("extents")
 
+    def resize(self, size: int) -> None:
+        """Make the disk of *size* bytes; what is added reads as zeroes."""
+        raise self._missing("resize")
+
     def contexts(self) -> Iterable[str]:
         """Return the metadata contexts, beyond base:allocation, that clients may ask about.
 
@@ -197,6 +201,10 @@ class Export:
     def can_extents(self) -> bool:
         """Whether `extents` works; if not, all is data."""
         return self._overrides("extents")
+
+    def can_resize(self) -> bool:
+        """Whether clients may change the size of the disk (an experiment of the protocol)."""
+        return False
 
     def can_multi_conn(self) -> bool:
         """Whether a flush by one client covers what others have had acknowledged, and every

@@ -78,6 +78,7 @@ class Gate:
         self.can_multi_conn = export.can_multi_conn()
         self.is_rotational = export.is_rotational()
         self.description = export.description()
+        self.can_resize = self.can_write and export.can_resize()
         self.can_extents = export.can_extents()
         self.contexts = tuple(export.contexts())
         self._check_contexts()
@@ -98,6 +99,7 @@ class Gate:
             "context_extents",
         )
         self._view = self._bind(export.view)
+        self._resize = self._bind(export.resize)
         self._close = self._bind(export.close)
 
     def _check_facts(self) -> None:
@@ -228,6 +230,14 @@ class Gate:
             (part, None if part.type & ZERO else self.pread(part.length, part.offset))
             for part in found
         ]
+
+    def resize(self, size: int) -> None:
+        """Make the disk of *size* bytes, for this client at once, for others when they open it."""
+        if size > MAX_SIZE or size & self._misaligned:
+            raise Refused(errno.EINVAL, f"no disk of this kind can have {size} bytes")
+        self._resize(size)
+        self.size = size
+        self._known_data = (0, 0)
 
     def close(self) -> None:
         """The client has gone.  Errors are logged: nobody is left to be told."""

@@ -67,7 +67,8 @@ def directory(kind: Kind) -> str:
 
 
 def _shipped(kind: Kind) -> set[str]:
-    return {module.name.replace("_", "-") for module in pkgutil.iter_modules([directory(kind)])}
+    names = (module.name for module in pkgutil.iter_modules([directory(kind)]))
+    return {name.replace("_", "-") for name in names if not name.startswith("_")}
 
 
 def available(kind: Kind) -> list[str]:

@@ -130,5 +130,7 @@ def _flush(gate: Gate) -> None:
     if gate.can_write and gate.can_flush:
         try:
             gate.flush()
+        except OSError as error:
+            log.error("flushing the export failed, writes may be lost: %s", error)
         except Exception:
             log.exception("flushing the export failed: writes may be lost")

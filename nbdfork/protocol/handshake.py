@@ -92,6 +92,7 @@ class Newstyle:
         self._options_left = MAX_OPTIONS
         self._replies: type[SimpleReplies] = SimpleReplies
         self._selection = _Selection("", {})
+        self._asked = ""  # the name that the client has given, and the canonical one
         self._name = ""
         self._gate: Gate | None = None  # of the last INFO: a GO must see the same facts
 
@@ -177,7 +178,7 @@ class Newstyle:
         except UnknownExport as error:
             return _Reply(wire.REP_ERR_UNKNOWN, str(error)[:_MAX_TEXT])
         except OSError as error:
-            log.error("the export cannot be opened: %s", error)
+            log.error("the export %r cannot be opened: %s", self._asked, error)
             reason = error.strerror or "see the server's log"
             return _Reply(wire.REP_ERR_UNKNOWN, f"the export cannot be opened: {reason}")
 
@@ -292,6 +293,7 @@ class Newstyle:
     # -- the export ---------------------------------------------------------------------
 
     def _open(self, name: str) -> Gate:
+        self._asked = name
         canonical = self._backend.canonical_name(name)
         if self._gate is None or canonical != self._name:
             self._close_gate()

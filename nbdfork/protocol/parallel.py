@@ -1,20 +1,21 @@
 """The request loop for disks that wait: several requests of one client at the same time.
 
-One thread receives; each request is carried out, and answered as soon as it is done, by one of a
-few others.  Waiting for a network releases the interpreter's lock, so the threads do not stand
-in each other's way; for a disk that does not wait they would only cost.
+Each thread receives a request, lets another thread receive the next one, and carries its own
+out: no request changes hands.  Waiting for a network releases the interpreter's lock, so the
+threads do not stand in each other's way; for a disk that does not wait they would only cost.
 """
 
-import logging
-from concurrent.futures import ThreadPoolExecutor
-from threading import Semaphore
+import socket
+import threading
 
 from nbdfork.plugin import client
 from nbdfork.protocol.channel import SharedChannel
 from nbdfork.protocol.errors import Disconnected
 from nbdfork.protocol.transmission import Payload, Session, Transmission
 
-log = logging.getLogger(__name__)
+
+class _Ended(Exception):
+    """Another thread has seen the end of the connection."""
 
 
 class ParallelTransmission(Transmission):
@@ -26,14 +27,42 @@ class ParallelTransmission(Transmission):
 
     def __init__(self, channel: SharedChannel, session: Session, threads: int) -> None:
         super().__init__(channel, session)
-        self._threads = threads
-        self._free = Semaphore(threads)
-        self._pool: ThreadPoolExecutor | None = None
+        self._limit = threads
+        self._receiving = threading.Lock()  # held by the thread that receives
+        self._threads: list[threading.Thread] = []
+        self._idle: list[None] = []  # one for each thread that waits to receive
+        self._ended = False
+        self._error: BaseException | None = None
 
     def serve(self) -> None:
-        here = (client.current(),)
-        with ThreadPoolExecutor(self._threads, "request", client.set_current, here) as self._pool:
+        self._ended = False
+        self._serve_with_others(client.current())
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        if self._error is not None:
+            raise self._error
+
+    def _serve_with_others(self, peer: socket.socket | None) -> None:
+        """Receive and carry out requests in this thread until the connection ends."""
+        client.set_current(peer)
+        try:
+            self._wait_to_receive()
             super().serve()
+        except _Ended:
+            pass
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._ended = True
+            self._receiving.release()
+
+    def _wait_to_receive(self) -> None:
+        self._idle.append(None)
+        self._receiving.acquire()
+        self._idle.pop()
+        if self._ended:
+            raise _Ended
 
     def _answer(
         self,
@@ -44,28 +73,22 @@ class ParallelTransmission(Transmission):
         length: int,
         payload: Payload,
     ) -> None:
-        assert self._pool is not None
+        """Let another thread receive while this one carries out the request."""
         if payload is not None:  # it lies where the next request will be received
             payload = memoryview(bytes(payload))
-        self._free.acquire()
-        self._pool.submit(self._carry_out, flags, command, cookie, offset, length, payload)
-
-    def _carry_out(
-        self,
-        flags: int,
-        command: int,
-        cookie: bytes,
-        offset: int,
-        length: int,
-        payload: Payload,
-    ) -> None:
+        if not self._idle and len(self._threads) < self._limit - 1:
+            self._add_thread()
+        self._receiving.release()
         try:
             super()._answer(flags, command, cookie, offset, length, payload)
         except Disconnected as error:
-            log.debug("a reply could not be sent: %s", error)
+            self._error = error
             self._channel.stop()  # wakes the thread that receives
-        except BaseException:
-            log.exception("a request's thread failed")
-            self._channel.stop()
+            raise
         finally:
-            self._free.release()
+            self._wait_to_receive()
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._serve_with_others, args=(client.current(),))
+        self._threads.append(thread)
+        thread.start()

@@ -69,6 +69,7 @@ class Session(NamedTuple):
             wire.TRANSMIT_SEND_WRITE_ZEROES: gate.can_zero,
             wire.TRANSMIT_SEND_DF: replies.has_chunks,
             wire.TRANSMIT_SEND_FAST_ZERO: gate.can_fast_zero,
+            wire.TRANSMIT_SEND_RESIZE: gate.can_resize,
             wire.TRANSMIT_CAN_MULTI_CONN: gate.can_multi_conn,
             wire.TRANSMIT_SEND_CACHE: gate.cache_support is not Support.NONE,
             wire.TRANSMIT_BLOCK_STATUS_PAYLOAD: replies.is_extended and bool(self.contexts),
@@ -106,6 +107,8 @@ class Transmission:
             ),
             wire.CMD_BLOCK_STATUS: (fua | wire.CMD_FLAG_REQ_ONE | payload, self._block_status),
         }
+        if gate.can_resize:
+            self._commands[wire.CMD_RESIZE] = (fua, self._resize)
         if isinstance(self._replies, StructuredReplies):
             self._status_of = self._replies.status
             self._commands[wire.CMD_READ] = (fua | wire.CMD_FLAG_DF, self._read_sparse)
@@ -223,6 +226,10 @@ class Transmission:
             fast=bool(flags & wire.CMD_FLAG_FAST_ZERO),
             fua=bool(flags & wire.CMD_FLAG_FUA),
         )
+
+    def _resize(self, flags: int, offset: int, length: int, data: Payload) -> None:
+        """The offset is the new size (protocol document, branch extension-resize)."""
+        self._gate.resize(offset)
 
     def _block_status(self, flags: int, offset: int, length: int, data: Payload) -> list[Chunk]:
         contexts = self._contexts

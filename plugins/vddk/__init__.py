@@ -54,9 +54,7 @@ class Vddk(Plugin):
     config_file = _KeyConfig(parse.path, metavar="FILE", help="a configuration file of the library")
     server = Parameter(str, metavar="HOSTNAME", help="the vCenter or ESXi server")
     user = Parameter(str, metavar="USER", help="the name to log in with")
-    password = Secret(
-        read_password, metavar="PASSWORD|-|+FILE|-FD", help="its password, or where to read it"
-    )
+    password = Secret(str, metavar="PASSWORD|-|+FILE|-FD", help="its password, or where to read it")
     vm = Parameter(str, metavar="moref=ID", help="the virtual machine that the disk belongs to")
     thumbprint = Parameter(str, metavar="THUMB", help="of the server's certificate")
     cookie = Parameter(str, metavar="COOKIE", help="of a session on the server that exists")
@@ -102,6 +100,8 @@ class Vddk(Plugin):
             raise ConfigError(
                 f"vddk: {given[0]}= is for a disk on a server, which needs {missing[0]}= as well"
             )
+        if self.password is not None:
+            self.password = read_password("vddk: password", self.password)
         if not given and self.file is not None:
             self.file = os.path.abspath(self.file)
         self._way = self._choose_way(bool(given))

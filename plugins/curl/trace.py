@@ -1,0 +1,46 @@
+"""What libcurl tells of its work (`-D curl.verbose=1`), as lines of our log without secrets."""
+
+import logging
+import re
+from collections.abc import Iterable
+
+import pycurl
+
+log = logging.getLogger(__name__)
+
+_MARKS = {
+    pycurl.INFOTYPE_TEXT: "*",
+    pycurl.INFOTYPE_HEADER_IN: "<",
+    pycurl.INFOTYPE_HEADER_OUT: ">",
+}
+"""The kinds that are logged, marked as the curl command does; the rest is data."""
+
+_SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie", "set-cookie")
+_FTP_PASSWORD = re.compile(r"PASS .*")
+_USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+class Trace:
+    """Logs what libcurl tells one handle."""
+
+    def __init__(self) -> None:
+        self.hide(())
+
+    def hide(self, headers: Iterable[str]) -> None:
+        """Do not show the values of these *headers*, which are the user's, either."""
+        names = {re.split("[:;]", header, maxsplit=1)[0].strip() for header in headers}
+        every = "|".join(map(re.escape, sorted({*_SECRET_HEADERS, *names})))
+        self._secret_header = re.compile(rf"({every}):.*", re.IGNORECASE)
+
+    def __call__(self, kind: int, data: bytes) -> None:
+        """Take what libcurl tells (CURLOPT_DEBUGFUNCTION)."""
+        mark = _MARKS.get(kind)
+        if mark is None:
+            return
+        for line in data.decode("utf-8", "replace").splitlines():
+            log.debug("curl: %s %s", mark, self._without_secrets(line))
+
+    def _without_secrets(self, line: str) -> str:
+        line = self._secret_header.sub(r"\1: (not shown)", line)
+        line = _FTP_PASSWORD.sub("PASS (not shown)", line)
+        return _USER_IN_URL.sub("", line)

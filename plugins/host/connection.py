@@ -1,0 +1,172 @@
+"""A connection to a helper: requests go out, replies come back in the same order.
+
+Threads may send one request after another without waiting for the replies; each then reads its
+own reply when it is its turn.  So a client waits for another where the helper works, but not
+where the server does.
+"""
+
+import logging
+import socket
+from collections.abc import Callable
+from threading import Lock
+from typing import TypeVar
+
+from .frames import NOTICE, NOTICE_DEBUG, NOTICE_SHUTDOWN, OPERATIONS, REPLY, REQUEST
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_CLOSED = "it has closed its connection"
+
+_MOST_ANSWER = 1 << 24
+"""The longest payload that is believed of a reply that is no data, in bytes."""
+
+PREAD = OPERATIONS["pread"]
+
+
+class HelperGone(Exception):
+    """The helper has closed the connection, or speaks something else."""
+
+
+class Failed(Exception):
+    """The helper answered with an error: `code` is an errno, `text` what the script said."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class Connection:
+    """The server's end of a connection; *on_shutdown* is called if the script asks for it."""
+
+    def __init__(self, stream: socket.socket, on_shutdown: Callable[[], None]) -> None:
+        self._stream = stream
+        self._on_shutdown = on_shutdown
+        self._sending = Lock()
+        self._last = Lock()  # released once the last request sent has its reply
+        self._gone = False
+        self._unread = b""  # received, but not looked at; only read when it is one's turn
+
+    def close(self) -> None:
+        """Close this end: the helper ends."""
+        self._stream.close()
+
+    def call(
+        self,
+        operation: str,
+        payload: bytes | memoryview = b"",
+        *,
+        handle: int = 0,
+        flags: int = 0,
+        count: int = 0,
+        offset: int = 0,
+    ) -> tuple[int, bytes]:
+        """Make a request and return value and payload of the reply.
+
+        Raises `Failed` for an error, `HelperGone` if there is no reply.
+        """
+        request = (OPERATIONS[operation], handle, flags, count, offset)
+        return self._exchange(request, payload, self._receive)
+
+    def pread(self, handle: int, count: int, offset: int) -> bytearray:
+        """Read *count* bytes of the disk from *offset*.  Raises as `call` does."""
+        data = bytearray(count)
+        self._exchange((PREAD, handle, 0, count, offset), b"", lambda: self._receive_into(data))
+        return data
+
+    def _exchange(
+        self,
+        request: tuple[int, int, int, int, int],
+        payload: bytes | memoryview,
+        receive: Callable[[], T],
+    ) -> T:
+        mine = Lock()
+        mine.acquire()
+        with self._sending:
+            before, self._last = self._last, mine
+            self._send(REQUEST.pack(len(payload), *request), payload)
+        with before:
+            try:
+                if self._gone:
+                    raise HelperGone(_CLOSED)
+                return receive()
+            except (HelperGone, OSError) as error:
+                self._gone = True  # whoever comes next would read amidst a reply
+                raise HelperGone(str(error)) from None
+            finally:
+                mine.release()
+
+    def _send(self, header: bytes, payload: bytes | memoryview) -> None:
+        """Send a request.  That it cannot be sent is found out when its reply is read."""
+        try:
+            if not payload:
+                self._stream.sendall(header)
+                return
+            sent = self._stream.sendmsg([header, payload])
+            if sent < len(header) + len(payload):
+                self._stream.sendall((header + payload)[sent:])
+        except OSError as error:
+            log.debug("a request cannot be sent: %s", error)
+            self._gone = True
+
+    # -- receiving ----------------------------------------------------------------------
+
+    def _receive(self, most: int = _MOST_ANSWER) -> tuple[int, bytes]:
+        while True:
+            length, code, value = REPLY.unpack(self._read(REPLY.size))
+            if length > most:
+                raise HelperGone(f"it sent a reply of {length} bytes")
+            payload = self._read(length)
+            if not code:
+                return value, payload
+            self._take(code, value, payload)
+
+    def _receive_into(self, data: bytearray) -> None:
+        """Receive the reply to a read: the data goes to where it is to be at once."""
+        header = bytearray(REPLY.size)
+        if not self._unread:
+            got = self._stream.recvmsg_into([header, data])[0] - REPLY.size
+            length, code, _ = REPLY.unpack(header)
+            if got >= 0 and not code and length == len(data):
+                if got < length:
+                    self._fill(memoryview(data)[got:])
+                return
+            # An error, or a notice: put back what has been received of it, and maybe of more.
+            self._unread = bytes(header + data)[: REPLY.size + got]
+            if not self._unread:
+                raise HelperGone(_CLOSED)
+        _, payload = self._receive(max(len(data), _MOST_ANSWER))
+        if len(payload) != len(data):
+            raise HelperGone(f"it answered a read of {len(data)} bytes with {len(payload)}")
+        data[:] = payload
+
+    def _take(self, code: int, value: int, payload: bytes) -> None:
+        """Raise the error of a reply, or do what a notice says."""
+        text = payload.decode(errors="backslashreplace").rstrip("\n")
+        if code != NOTICE:
+            raise Failed(code, text)
+        if value == NOTICE_DEBUG:
+            log.debug("%s", text)
+        elif value == NOTICE_SHUTDOWN:
+            self._on_shutdown()
+        else:
+            raise HelperGone(f"it sent an unknown notice, {value}")
+
+    def _read(self, count: int) -> bytes:
+        data = bytearray(count)
+        self._fill(memoryview(data))
+        return bytes(data)
+
+    def _fill(self, view: memoryview) -> None:
+        if self._unread:
+            ready = self._unread[: len(view)]
+            self._unread = self._unread[len(ready) :]
+            view[: len(ready)] = ready
+            view = view[len(ready) :]
+        while view:
+            got = self._stream.recv_into(view)
+            if not got:
+                raise HelperGone(_CLOSED)
+            view = view[got:]

@@ -1,0 +1,142 @@
+"""One client's view of the disk of a script: each fact and each operation is a request."""
+
+import logging
+
+from nbdfork.plugin import BlockSize, Buffer, Export, Extent, Support, ThreadModel, parse
+
+from .frames import BLOCK_SIZE, EXTENT
+from .helper import Helper
+
+log = logging.getLogger(__name__)
+
+_SUPPORT = {0: Support.NONE, 1: Support.EMULATE, 2: Support.NATIVE}
+
+
+class HelperExport(Export):
+    """The disk of the script that *helper* runs; *handle* stands for what its open returned.
+
+    What the script does not say follows from the callbacks it has, as with nbdkit.
+    """
+
+    def __init__(self, helper: Helper, handle: int, model: ThreadModel) -> None:
+        self._helper = helper
+        self._handle = handle
+        self._model = model
+
+    # -- facts --------------------------------------------------------------------------
+
+    def get_size(self) -> int:
+        size = self._value("get_size")
+        if not 0 <= size <= parse.MAX_SIZE:
+            raise self._helper.error("get_size", f"returned {size}; return 0 to 2^63-1 bytes")
+        return size
+
+    def can_write(self) -> bool:
+        return self._is("can_write", self._has("pwrite"))
+
+    def can_flush(self) -> bool:
+        return self._is("can_flush", self._has("flush"))
+
+    def can_trim(self) -> bool:
+        return self._is("can_trim", self._has("trim"))
+
+    def can_zero(self) -> bool:
+        return self._is("can_zero", self._has("zero"))
+
+    def can_fast_zero(self) -> bool:
+        return self._is("can_fast_zero", not self._has("zero"))
+
+    def can_extents(self) -> bool:
+        return self._is("can_extents", self._has("extents"))
+
+    def can_multi_conn(self) -> bool:
+        # One client at a time has no use for more connections; and they would wait for ever.
+        return self._is("can_multi_conn", False) and (
+            self._model is not ThreadModel.SERIALIZE_CONNECTIONS
+        )
+
+    def is_rotational(self) -> bool:
+        return self._is("is_rotational", False)
+
+    def can_fua(self) -> Support:
+        return self._support("can_fua", Support.EMULATE if self._has("flush") else Support.NONE)
+
+    def can_cache(self) -> Support:
+        return self._support("can_cache", Support.NATIVE if self._has("cache") else Support.NONE)
+
+    def block_size(self) -> BlockSize:
+        if not self._has("block_size"):
+            return BlockSize()
+        _, payload = self._helper.call("block_size", handle=self._handle)
+        if len(payload) != BLOCK_SIZE.size:
+            raise self._helper.error("block_size", "the helper did not answer with three numbers")
+        sizes = BlockSize(*BLOCK_SIZE.unpack(payload))
+        return sizes if any(sizes) else BlockSize()
+
+    def description(self) -> str:
+        if not self._has("export_description"):
+            return ""
+        try:
+            _, payload = self._helper.call("export_description", handle=self._handle)
+        except OSError as error:  # no reason not to serve the disk
+            log.error("%s", error)
+            return ""
+        return payload.decode(errors="replace")
+
+    def _has(self, callback: str) -> bool:
+        return callback in self._helper.callbacks
+
+    def _value(self, callback: str) -> int:
+        return self._helper.call(callback, handle=self._handle)[0]
+
+    def _is(self, callback: str, default: bool) -> bool:
+        return self._value(callback) != 0 if self._has(callback) else default
+
+    def _support(self, callback: str, default: Support) -> Support:
+        if not self._has(callback):
+            return default
+        value = self._value(callback)
+        if value not in _SUPPORT:
+            raise self._helper.error(
+                callback, f"returned {value}; return 0 (none), 1 (emulate) or 2 (native)"
+            )
+        return _SUPPORT[value]
+
+    # -- operations ---------------------------------------------------------------------
+
+    def pread(self, count: int, offset: int) -> Buffer:
+        return self._helper.pread(self._handle, count, offset)
+
+    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        self._helper.call("pwrite", data, handle=self._handle, flags=flags, offset=offset)
+
+    def flush(self) -> None:
+        self._helper.call("flush", handle=self._handle)
+
+    def trim(self, count: int, offset: int, flags: int) -> None:
+        self._on_range("trim", count, offset, flags)
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        self._on_range("zero", count, offset, flags)
+
+    def cache(self, count: int, offset: int) -> None:
+        self._on_range("cache", count, offset, 0)
+
+    def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
+        payload = self._on_range("extents", count, offset, flags)
+        if len(payload) % EXTENT.size:
+            raise self._helper.error("extents", "the helper did not answer with extents")
+        return [Extent(*fields) for fields in EXTENT.iter_unpack(payload)]
+
+    def _on_range(self, callback: str, count: int, offset: int, flags: int) -> bytes:
+        return self._helper.call(
+            callback, handle=self._handle, flags=flags, count=count, offset=offset
+        )[1]
+
+    def close(self) -> None:
+        if self._helper.is_gone:
+            return
+        try:
+            self._helper.call("close", handle=self._handle)
+        except OSError as error:  # nobody is left to be told
+            log.error("%s", error)

@@ -1,0 +1,152 @@
+"""The first helper: it loads and configures the script, and is forked for every worker.
+
+It is started by the supervisor, and is never given a client.  What the script has made up to
+`get_ready` is inherited by its forks just as a plugin's state is by nbdfork's own: a fork that
+dies is replaced, and begins with that state again.
+
+A worker asks for a fork by connecting to a Unix domain socket that has no name any more: only
+who has inherited the descriptor can reach it, whichever user that has become.
+"""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from threading import Thread
+
+from nbdfork.plugin import ConfigError
+
+from .connection import Connection, HelperGone
+from .frames import LOG_STDERR, NO_STDIO
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 128
+"""How many workers may wait at once for the template to fork."""
+
+_SECONDS_TO_END = 10.0
+
+
+class Template:
+    """The process that is forked; *command* is run for it.
+
+    Raises `ConfigError` if it cannot be run.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._owner = os.getpid()
+        self._shutdown_wanted = False
+        self._server: int | None = None
+        listener, self._door = _nameless_socket()
+        self._log_end, log_fd = os.pipe()
+        with listener:
+            self.connection = self._connect()
+            for fd in (listener.fileno(), log_fd):
+                os.set_inheritable(fd, True)
+            environment = {
+                **os.environ,
+                "NBDFORK_SOCKET": str(listener.fileno()),
+                "NBDFORK_LOG": str(log_fd),
+                "NBDFORK_VERBOSE": "1" if log.isEnabledFor(logging.DEBUG) else "0",
+            }
+            try:
+                # What the user has opened for the script stays open.
+                self._process = subprocess.Popen(command, env=environment, close_fds=False)
+            except OSError as error:
+                raise ConfigError(f"{command[0]}: cannot be run: {error.strerror}") from error
+            finally:
+                os.close(log_fd)
+
+    def _connect(self) -> Connection:
+        stream = socket.socket(socket.AF_UNIX)
+        try:
+            stream.connect(f"/proc/self/fd/{self._door}")
+        except OSError as error:
+            stream.close()
+            raise HelperGone(f"it does not listen any more: {error.strerror}") from error
+        return Connection(stream, self._shut_down)
+
+    # -- in the supervisor --------------------------------------------------------------
+
+    def fate(self) -> str:
+        """Return how the template has ended."""
+        try:
+            return _describe(self._process.wait(_SECONDS_TO_END))
+        except subprocess.TimeoutExpired:
+            return "it does not speak the helper protocol"
+
+    def end(self) -> None:
+        """Let the template end."""
+        self.connection.close()
+        try:
+            # In the background the server is not the parent any more: there is nothing to reap.
+            self._process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            log.error("the helper (process %d) does not end", self._process.pid)
+
+    # -- in a process that serves clients -----------------------------------------------
+
+    def fork(self) -> tuple[Connection, int]:
+        """Return a connection to a new fork, and its process number.
+
+        It is of the same user as this process, and in the same directory.  Raises `HelperGone`.
+        """
+        self._server = os.getpid() if os.getpid() == self._owner else os.getppid()
+        if os.getpid() != self._owner:
+            self.connection.close()  # so that the template can see the supervisor's end
+        flags = NO_STDIO if _is_null(1) else 0
+        if _is_null(2):
+            flags |= LOG_STDERR
+            Thread(target=self._copy_to_log, daemon=True).start()
+        groups = " ".join(map(str, os.getgroups()))
+        identity = (os.getcwd(), str(os.geteuid()), str(os.getegid()), groups)
+        connection = self._connect()
+        pid, _ = connection.call("start", os.fsencode("\0".join(identity)), flags=flags)
+        if self._shutdown_wanted:
+            self._shut_down()
+        return connection, pid
+
+    def fate_of(self, pid: int) -> str:
+        """Return how a fork has ended: wait until it has."""
+        try:
+            connection = self._connect()
+            status, _ = connection.call("wait", offset=pid)
+            connection.close()
+        except HelperGone:
+            return "the server's other helper is gone, too"
+        return _describe(os.waitstatus_to_exitcode(status))
+
+    def _copy_to_log(self) -> None:
+        """Put into the log what the helpers write to standard error; all workers do."""
+        with open(self._log_end, encoding="utf-8", errors="backslashreplace") as lines:
+            for line in lines:
+                log.warning("%s", line.rstrip("\n"))
+
+    def _shut_down(self) -> None:
+        """The script wants the server to end; while it starts, there is nobody to be told."""
+        if self._server is None:
+            self._shutdown_wanted = True
+        else:
+            os.kill(self._server, signal.SIGTERM)
+
+
+def _nameless_socket() -> tuple[socket.socket, int]:
+    """Return a listening socket, and a descriptor by which this user or another can reach it."""
+    listener = socket.socket(socket.AF_UNIX)
+    with tempfile.TemporaryDirectory(prefix="nbdfork-") as directory:
+        path = os.path.join(directory, "socket")
+        listener.bind(path)
+        os.chmod(path, 0o777)  # the directory lets nobody in
+        listener.listen(_BACKLOG)
+        return listener, os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+
+def _is_null(fd: int) -> bool:
+    return os.path.samestat(os.fstat(fd), os.stat(os.devnull))
+
+
+def _describe(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"exit {status}"

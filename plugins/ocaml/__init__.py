@@ -1,0 +1,112 @@
+"""The ocaml plugin: sources written for nbdkit's OCaml API, compiled when they are new.
+
+The program is a helper (see the host plugin): the source, linked with the module NBDKit that lies
+here.  What has been compiled is kept in the user's cache, under a name made of all that went
+into it.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+
+from nbdfork.plugin import ConfigError, Parameter
+
+from ..host.plugin import HelperPlugin
+
+_HERE = os.path.dirname(__file__)
+
+_ENGINE = ("nbdfork_api.ml", "nbdfork_host.ml")
+
+_LABELLED = ("lib/NBDKit.mli", "lib/NBDKit.ml")
+_RECORD = ("record/NBDKit.ml",)
+"""The module NBDKit as it is from nbdkit 1.30 on, and as it was before."""
+
+_SECONDS = 300
+
+
+class Ocaml(HelperPlugin):
+    """compile and run a source written for nbdkit's OCaml API"""
+
+    name = "ocaml"
+
+    script = Parameter(
+        str,
+        required=True,
+        repeatable=True,
+        magic=True,
+        metavar="SOURCE",
+        help="the source, or the program made of it; comes first",
+    )
+
+    def command(self, path: str) -> Sequence[str]:
+        if path.endswith(".ml"):
+            return [_program(path)]
+        if not os.access(path, os.X_OK):
+            raise ConfigError(f"ocaml: {path}: is neither a source (.ml) nor a program")
+        return [path]
+
+
+def _program(source: str) -> str:
+    """Return the path of the program made of *source*; compile it if it is not in the cache."""
+    compiler = shutil.which("ocamlopt")
+    if compiler is None:
+        raise ConfigError(
+            "ocaml: there is no ocamlopt in the PATH: install it (Debian: ocaml-nox), or compile"
+            f" {source} elsewhere and name the program"
+        )
+    parts = _parts(source)
+    digest = hashlib.sha256(os.path.realpath(compiler).encode())
+    for part in (source, *parts):
+        digest.update(_content(part))
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    directory = os.path.join(cache, "nbdfork", "ocaml")
+    program = os.path.join(directory, digest.hexdigest())
+    if not os.path.exists(program):
+        try:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            _compile(compiler, source, parts, program)
+        except OSError as error:
+            raise ConfigError(
+                f"ocaml: {source}: cannot compile it into {directory}: {error.strerror}; set"
+                " XDG_CACHE_HOME to a directory that can be written"
+            ) from error
+    return program
+
+
+def _content(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ConfigError(f"ocaml: {path}: cannot read it: {error.strerror}") from error
+
+
+def _parts(source: str) -> list[str]:
+    """Return the files that are compiled before *source*, for the API that it is written to."""
+    api = _RECORD if b"default_callbacks" in _content(source) else _LABELLED
+    names = [*(f"lib/{name}" for name in _ENGINE), *api]
+    return [os.path.join(_HERE, name) for name in names]
+
+
+def _compile(compiler: str, source: str, parts: Sequence[str], program: str) -> None:
+    """Compile into a directory of its own: another server may do the same at this moment."""
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(program)) as directory:
+        main = os.path.join(_HERE, "lib/nbdfork_main.ml")
+        for path in (*parts, main):
+            shutil.copy(path, directory)
+        # The name of the source may be none of a module, such as my-disk.ml.
+        shutil.copy(source, os.path.join(directory, "script.ml"))
+        ours = [os.path.basename(part) for part in parts]
+        # OCaml 5 has the library unix in a directory of its own.
+        command = [compiler, "-I", "+unix", "unix.cmxa", *ours, "script.ml", "nbdfork_main.ml"]
+        done = subprocess.run(
+            [*command, "-o", "program"], cwd=directory, capture_output=True, timeout=_SECONDS,
+            text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            said = (done.stderr or done.stdout).replace('"script.ml"', f'"{source}"').strip()
+            raise ConfigError(f"ocaml: {source}: it cannot be compiled:\n{said}")
+        os.rename(os.path.join(directory, "program"), program)

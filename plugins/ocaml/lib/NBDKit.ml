@@ -1,0 +1,3 @@
+include Nbdfork_api
+
+let register_plugin = Nbdfork_host.register
