@@ -325,7 +325,7 @@ def test_completing_parameters(complete: Callable[..., set[str]], name: str) -> 
     parameters = ParameterSet(load.find(name).plugin_class).by_key
     assert complete(name, "") == {f"{key}=" for key in parameters}
     for key, parameter in parameters.items():
-        if re.fullmatch(r"[a-z|]+", parameter.metavar):
+        if re.fullmatch(r"[a-z]+(\|[a-z]+)+", parameter.metavar):
             assert complete("-p", "0", name, key, "=") == set(parameter.metavar.split("|"))
 
 

@@ -350,7 +350,7 @@ def test_a_flush_that_fails_at_the_end_is_reported() -> None:
         assert eventually(server.serving)
         server.stop()
         client.close()
-        assert "flushing the export failed: writes may be lost" in server.log
+        assert "flushing the export failed, writes may be lost" in server.log
         assert "closing the export failed" in server.log
 
 
