@@ -60,6 +60,13 @@ def eventually(condition: Callable[[], Any], seconds: float = SECONDS) -> Any:
     return value
 
 
+def let_all_reach(directory: Path) -> None:
+    """Let any user reach *directory*, one that pytest has made for the tests of this one."""
+    for one in (directory, *directory.parents):
+        if one.is_relative_to(tempfile.gettempdir()) and one != Path(tempfile.gettempdir()):
+            one.chmod(0o755)
+
+
 def title(process: psutil.Process) -> str:
     """Return what ps shows of *process*; a title is padded to the length of the old one.
 

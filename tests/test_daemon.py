@@ -14,7 +14,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.harness import NBDFORK, SECONDS, eventually, is_alive, nbdfork, need, output, run, title
+from tests.harness import (
+    NBDFORK,
+    SECONDS,
+    eventually,
+    is_alive,
+    let_all_reach,
+    nbdfork,
+    need,
+    output,
+    run,
+    title,
+)
 
 PLUGINS = Path(__file__).parent / "plugins"
 
@@ -65,9 +76,7 @@ def connects(path: Path) -> bool:
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
     """A directory that any user can reach and read."""
-    for directory in (tmp_path, *tmp_path.parents):
-        if str(directory).startswith("/tmp/pytest"):
-            directory.chmod(0o755)
+    let_all_reach(tmp_path)
     (tmp_path / "disk.img").write_bytes(b"x" * 4096)
     (tmp_path / "disk.img").chmod(0o666)
     return tmp_path

@@ -13,7 +13,16 @@ import pytest
 from nbdfork.plugins.perl import Perl
 
 from nbdfork.plugin import Extent
-from tests.harness import NBDFORK, SECONDS, Server, eventually, is_alive, nbdfork, need
+from tests.harness import (
+    NBDFORK,
+    SECONDS,
+    Server,
+    eventually,
+    is_alive,
+    let_all_reach,
+    nbdfork,
+    need,
+)
 from tests.test_python_plugin import attempt, connect, facts, operations
 
 nbd = pytest.importorskip("nbd")
@@ -239,7 +248,7 @@ def test_a_terminals_signals_do_not_end_helpers() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user")
 def test_helpers_become_the_user_of_the_server(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
+    let_all_reach(tmp_path)
     path = script(
         tmp_path,
         "sub pread { my ($h, $count) = @_; my @ids = ($<, $>, (split ' ', $()[0], split ' ', $));\n"

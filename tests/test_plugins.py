@@ -13,7 +13,7 @@ from nbdfork.plugin import FAST_ZERO, FUA, MAY_TRIM, ConfigError, Export, Plugin
 from nbdfork.plugin.backend import Backend, Layer, UnknownExport
 from nbdfork.plugin.descriptor import DescriptorExport
 from nbdfork.plugin.load import find
-from tests.harness import Server, need, output, run
+from tests.harness import Server, let_all_reach, need, output, run
 
 SIZE = 1 << 20
 
@@ -142,8 +142,7 @@ def test_file_without_permission_to_write_is_served_read_only(tmp_path: Path) ->
     need("nbdinfo")
     if os.geteuid() != 0:
         pytest.skip("only root can change to another user")
-    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        directory.chmod(0o755)
+    let_all_reach(tmp_path)
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(SIZE))
     disk.chmod(0o644)
