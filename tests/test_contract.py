@@ -16,6 +16,7 @@ from nbdfork.plugin import (
     Extent,
     Parameter,
     Plugin,
+    Secret,
     parse,
 )
 from nbdfork.plugin.backend import Backend, Layer
@@ -224,6 +225,17 @@ class Mapped(Filling):
 
     def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
         return self.found
+
+
+def test_a_secret_is_not_shown() -> None:
+    class Guarded(Plugin):
+        password = Secret(parse.whole(0, 9), metavar="PASSWORD", help="a number")
+
+    backend = Backend(Layer("guarded", Guarded()))
+    with pytest.raises(ConfigError, match=r"guarded: password=\*\*\*: expected a whole number"):
+        backend.configure(["password=hush"])
+    words = ["-f", "password=hush", "passwords=1", "a password=hush"]
+    assert backend.without_secrets(words) == ["-f", "password=***", *words[2:]]
 
 
 def test_a_file_can_be_the_body_of_a_class(tmp_path: Path) -> None:

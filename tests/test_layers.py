@@ -1,9 +1,12 @@
 """The layout is the architecture: which part of nbdfork may import which."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests.harness import output
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "nbdfork"
@@ -116,3 +119,12 @@ def test_the_pool_forks_in_one_place() -> None:
         path.name for path in (PACKAGE / "server").glob("*.py") if "os.fork()" in path.read_text()
     ]
     assert sorted(places) == ["daemon.py", "supervisor.py"]  # daemon: to wait in the foreground
+
+
+def test_a_start_imports_only_what_every_server_needs() -> None:
+    """What takes long to import, and is needed by few or later, must not delay being ready."""
+    costly = {"argparse", "asyncio", "concurrent.futures", "dataclasses", "difflib", "inspect"}
+    costly |= {"psutil", "shutil", "ssl", "subprocess", "tempfile"}
+    script = "import sys, nbdfork.main; print(*sys.modules)"
+    before = set(output(sys.executable, "-c", "import sys; print(*sys.modules)").split())
+    assert not costly & (set(output(sys.executable, "-c", script).split()) - before)

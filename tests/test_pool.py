@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.harness import SECONDS, Server, eventually, is_alive, title
+from tests.harness import SECONDS, Server, eventually, is_alive, receive, title
 
 PLUGINS = Path(__file__).parent / "plugins"
 GREETING = 152
@@ -304,6 +304,26 @@ def test_requests_sent_while_the_server_ends_are_refused() -> None:
         assert client.reply() == (errno.ESHUTDOWN, b"")
         with pytest.raises(EOFError):
             client.receive(1)
+
+
+def test_options_are_refused_while_the_server_ends() -> None:
+    """A client that is still choosing an export hears why it gets none; it can say goodbye."""
+    with Server("-n", "memory", "1M") as server, socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(server.socket))
+        receive(client, 18)
+        client.sendall(struct.pack(">I", 3))
+        (worker,) = eventually(server.serving)
+        worker.suspend()
+        for number in (3, 2):  # LIST, ABORT
+            client.sendall(struct.pack(">QII", 0x49484156454F5054, number, 0))
+        server.process.send_signal(signal.SIGTERM)
+        assert eventually(lambda: len(server.workers()) == 1)
+        worker.resume()
+        _, option, reply, length = struct.unpack(">QIII", receive(client, 20))
+        assert (option, reply) == (3, 0x80000007)
+        assert receive(client, length).decode() == "the server is shutting down"
+        assert struct.unpack(">QIII", receive(client, 20))[1:] == (2, 1, 0)
+        assert receive(client, 1) == b""
 
 
 def test_a_client_that_takes_nothing_is_cut_off_at_the_limit() -> None:

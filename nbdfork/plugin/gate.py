@@ -32,11 +32,13 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_VIEW_SIZE = 64 * 1024
-"""Below this size it is cheaper to read than to find out whether a view can be had."""
+_VIEW_SIZE = 256 * 1024
+"""Below this size it is cheaper to read than to find out whether a view can be had, and to have
+its pages mapped."""
 
-_LOOK_AHEAD = 16 * 1024 * 1024
-"""How far to look for data beyond a request, so that the next ones need not look."""
+_LOOK_AHEAD = 1024 * 1024 * 1024
+"""How far to look for data beyond a request, so that the next ones need not look: on a tmpfs, to
+find the end of it takes time in proportion to its length."""
 
 _MOST_PARTS = 64
 """A range of more parts than that is read as data: a reply of many small pieces saves nothing."""
@@ -154,6 +156,7 @@ class Gate:
         if not self.can_trim:
             raise Refused(errno.EINVAL, "this export cannot trim")
         if count:
+            self._known_data = (0, 0)
             self._trim(count, offset, self._fua_flag if fua else 0)
             if fua:
                 self._finish_fua()
@@ -166,6 +169,7 @@ class Gate:
         self._check_write(count, offset, errno.ENOSPC)
         if not self.can_zero:
             raise Refused(errno.EINVAL, "this export cannot zero")
+        self._known_data = (0, 0)
         if count and not self._zero_natively(count, offset, may_trim, fast, fua):
             if fast:
                 raise Refused(errno.EOPNOTSUPP, "zeroing this range is no faster than writing")
@@ -219,7 +223,7 @@ class Gate:
         ahead = min(self.size - offset, max(count, _LOOK_AHEAD))
         first = self.extents(ahead, offset, REQ_ONE)[0]
         if not first.type & ZERO:
-            self._known_data = (offset, offset + first.length)
+            self._note_data(offset, offset + first.length)
         if first.length >= count:
             found = [Extent(offset, count, first.type)]
         else:
@@ -230,6 +234,15 @@ class Gate:
             (part, None if part.type & ZERO else self.pread(part.length, part.offset))
             for part in found
         ]
+
+    def _note_data(self, start: int, end: int) -> None:
+        """Remember that there is data from *start* to *end*, together with what is known next to
+        it: in a file without holes, reads at random soon need not look any more.
+        """
+        known_start, known_end = self._known_data
+        if start <= known_end and known_start <= end:
+            start, end = min(start, known_start), max(end, known_end)
+        self._known_data = (start, end)
 
     def resize(self, size: int) -> None:
         """Make the disk of *size* bytes, for this client at once, for others when they open it."""

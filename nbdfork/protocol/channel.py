@@ -194,7 +194,11 @@ class Channel:
         if small it is copied, if large it is sent at once.
         """
         if len(data) <= JOIN_SIZE:
-            self.put(header + data)
+            message = header + data  # and as in `put`, for this is the hottest path of all
+            self._parts.append(message)
+            self._pending += len(message)
+            if self._pending >= SEND_SIZE or len(self._parts) >= MAX_PARTS:
+                self.flush()
             return
         self._parts += (header, data)
         self._pending += len(header) + len(data)

@@ -87,7 +87,9 @@ class Transmission:
         self._contexts = session.contexts
         self._replies = session.replies(channel)
         maximum = gate.block_size.maximum
+        self._pread = gate.pread
         self._max_payload = maximum if maximum < GUARANTEED_PAYLOAD else MAX_PAYLOAD
+        self._least_sparse = min(SPARSE_READ, self._max_payload)
         fua = wire.CMD_FLAG_FUA if gate.fua is not Support.NONE else 0
         fast_zero = wire.CMD_FLAG_FAST_ZERO if gate.can_fast_zero else 0
         # A read-only export refuses to be changed, whatever the flags.
@@ -191,13 +193,15 @@ class Transmission:
     def _read(self, flags: int, offset: int, length: int, data: Payload) -> Buffer:
         if length > self._max_payload:
             raise Refused(errno.EINVAL, f"more than {self._max_payload} bytes in one request")
-        return self._gate.pread(length, offset)
+        return self._pread(length, offset)
 
     def _read_sparse(
         self, flags: int, offset: int, length: int, data: Payload
     ) -> Buffer | list[Chunk]:
         """As `_read`, but leave out the holes of a large range, unless the client says DF."""
-        if length < SPARSE_READ or flags & wire.CMD_FLAG_DF or length > self._max_payload:
+        if length < self._least_sparse:
+            return self._pread(length, offset)
+        if flags & wire.CMD_FLAG_DF or length > self._max_payload:
             return self._read(flags, offset, length, data)
         parts = self._gate.pread_sparse(length, offset)
         if len(parts) == 1 and parts[0][1] is not None:
