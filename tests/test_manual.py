@@ -49,7 +49,10 @@ ESCAPES = {
 """The escapes that files on a page may use."""
 
 TOOLS = (
+    "bzip2",
     "cmp",
+    "gzip",
+    "lz4",
     "nbdcopy",
     "nbdinfo",
     "nbdkit",
@@ -57,9 +60,12 @@ TOOLS = (
     "ocamlopt",
     "od",
     "perl",
+    "pzstd",
     "qemu-img",
     "qemu-io",
+    "split",
     "truncate",
+    "xz",
 )
 """The clients that examples need."""
 

@@ -1,0 +1,261 @@
+"""A disk that is made of blocks, each decoded as a whole.
+
+What the formats have in common: a table says which part of the disk is in which part of the
+source; a block is decoded when a client wants a byte of it, and kept until others have pushed
+it out.  A damaged block fails every request for a byte of it, and no other.
+"""
+
+import errno
+import io
+import json
+import logging
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import NamedTuple
+
+from nbdfork.filters._source import Source
+from nbdfork.plugin import Buffer, Export, PartialError, Support, parse
+
+log = logging.getLogger(__name__)
+
+
+class Block(NamedTuple):
+    """*size* bytes of the disk from *offset*, made of *length* bytes of the source from *place*."""
+
+    offset: int
+    size: int
+    place: int
+    length: int
+
+
+class Disk(NamedTuple):
+    """The blocks of a disk, without a gap.
+
+    If they end before its *size*, the rest is lost for the reason *damage*.
+    """
+
+    blocks: Sequence[Block]
+    size: int
+    damage: str = ""
+
+
+def dump(disk: Disk) -> bytes:
+    """Return *disk* as bytes."""
+    return json.dumps(disk).encode()
+
+
+def load(data: bytes) -> Disk:
+    """Return the disk that `dump` made *data* of."""
+    blocks, size, damage = json.loads(data)
+    return Disk([Block(*block) for block in blocks], size, damage)
+
+
+def lossy(source: Source, blocks: Sequence[Block], size: int, damage: str) -> Disk:
+    """Return the disk that is in *source*, and warn if there is *damage*."""
+    if damage:
+        good = sum(block.size for block in blocks)
+        log.warning("%s: %s; only the first %d bytes can be read", source.name, damage, good)
+    return Disk(blocks, size, damage)
+
+
+def damaged(source: Source, text: str) -> OSError:
+    """Return the error of a part that cannot be decoded."""
+    return OSError(errno.EIO, f"{source.name}: {text}")
+
+
+def refused(source: Source, text: str) -> OSError:
+    """Return the error that turns a disk down when it is opened."""
+    return OSError(errno.EINVAL, f"{source.name}: {text}")
+
+
+def size_with_loss(good: int) -> int:
+    """Return the size of a disk of which all is lost after *good* bytes, and nobody knows how much.
+
+    It ends in a sector that cannot be read, so that nobody takes what is there for all.
+    """
+    return (-(-good // 512) + 1) * 512
+
+
+def max_block(text: str) -> int:
+    """Parse the size of the largest block that may be decoded."""
+    value = parse.size(text)
+    if not value:
+        raise ValueError("no block has 0 bytes")
+    return value
+
+
+max_depth = parse.whole(1, 65536)
+"""Parse how many blocks each client may keep."""
+
+
+def check_blocks(source: Source, blocks: Sequence[Block], key: str, most: int, remedy: str) -> int:
+    """Return the size of the largest of *blocks*.
+
+    Raises OSError with EINVAL if it has more than *most* bytes, the value of the parameter *key*;
+    *remedy* is what the user can do.
+    """
+    largest = max(blocks, key=lambda block: block.size, default=Block(0, 0, 0, 0))
+    if largest.size > most:
+        raise refused(
+            source,
+            f"the block at byte {largest.place} unpacks to {largest.size} bytes, more than"
+            f" {key}={most}: {remedy}, or raise {key}, which costs each client that much memory",
+        )
+    return largest.size
+
+
+class _Entry:
+    """A block in the cache; *lock* is held while it is decoded."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.data: Buffer | None = None
+
+
+class _Cache:
+    """The blocks used last, up to *capacity* bytes, but one at least."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._entries: OrderedDict[Block, _Entry] = OrderedDict()
+        self._size = 0
+        self._lock = Lock()
+
+    def get(self, block: Block, decode: Callable[[Block], Buffer]) -> Buffer:
+        """Return the data of *block*; whoever asks for what another thread decodes waits for it."""
+        with self._lock:
+            entry = self._entries.get(block) or self._make_room(block)
+            self._entries.move_to_end(block)
+        with entry.lock:
+            if entry.data is None:
+                entry.data = decode(block)
+            return entry.data
+
+    def _make_room(self, block: Block) -> _Entry:
+        self._size += block.size
+        while self._entries and self._size > self._capacity:
+            oldest, _ = self._entries.popitem(last=False)
+            self._size -= oldest.size
+        self._entries[block] = entry = _Entry()
+        return entry
+
+
+class BlocksExport(Export):
+    """The *disk* in *source*, with up to *capacity* bytes of decoded blocks kept.
+
+    Nothing of the export below is passed on: it speaks of the compressed data.  A client that
+    asks to cache a range gets its blocks decoded.
+    """
+
+    def __init__(self, source: Source, disk: Disk, capacity: int) -> None:
+        self.source = source
+        self._disk = disk
+        self._offsets = [block.offset for block in disk.blocks]
+        self._end = disk.blocks[-1].offset + disk.blocks[-1].size if disk.blocks else 0
+        self._cache = _Cache(capacity)
+
+    def decode(self, block: Block) -> Buffer:
+        """Return the whole data of *block*.  Several threads may call this at once.
+
+        Raises OSError: EIO for data that are damaged, or what reading the source failed with.
+        """
+        raise self._missing("decode")
+
+    def get_size(self) -> int:
+        return self._disk.size
+
+    def can_multi_conn(self) -> bool:
+        return True  # nobody can write
+
+    def can_cache(self) -> Support:
+        return Support.EMULATE
+
+    def is_rotational(self) -> bool:
+        return self.source.next.is_rotational()
+
+    def pread(self, count: int, offset: int) -> Buffer:
+        parts: list[memoryview] = []
+        position, end = offset, offset + count
+        while position < end:
+            try:
+                part = self._read(end - position, position)
+            except OSError as error:
+                if not parts:
+                    raise
+                done = position - offset
+                text = error.strerror or str(error)
+                raise PartialError(error.errno or errno.EIO, text, done) from error
+            parts.append(part)
+            position += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _read(self, count: int, offset: int) -> memoryview:
+        """Return what the block at *offset* has of a range."""
+        if offset >= self._end:
+            raise damaged(self.source, self._disk.damage)
+        block = self._disk.blocks[bisect_right(self._offsets, offset) - 1]
+        inside = offset - block.offset
+        return memoryview(self._cache.get(block, self.decode))[inside : inside + count]
+
+    def close(self) -> None:
+        self.source.next.close()
+
+
+LIBRARY_ERRORS = (OSError, RuntimeError, ValueError)
+"""What libraries in C and C++ raise if they cannot decode data, or cannot read them."""
+
+
+class SeekingExport(BlocksExport):
+    """A *disk* of which the file that a library makes of *source* has the content.
+
+    *open_file* makes the file, of which the buffer is not used.  After an error it is made anew:
+    it may not know any more where it is.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        disk: Disk,
+        capacity: int,
+        open_file: Callable[[], io.BufferedReader],
+    ) -> None:
+        super().__init__(source, disk, capacity)
+        self._open_file = open_file
+        self._file: io.BufferedReader | None = None
+        self._lock = Lock()
+
+    def decode(self, block: Block) -> Buffer:
+        data = memoryview(bytearray(block.size))
+        where = f"damaged data at or after byte {block.place}"
+        with self._lock:
+            if self._file is None:
+                self._file = self._open_file()
+            self.source.failure = None
+            try:
+                done = _read_file(self._file, data, block.offset)
+            except LIBRARY_ERRORS as error:
+                self._forget_file()
+                raise self.source.failure or damaged(self.source, f"{where}: {error}") from error
+        if done < block.size:
+            raise damaged(self.source, where)
+        return data
+
+    def _forget_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def close(self) -> None:
+        self._forget_file()
+        super().close()
+
+
+def _read_file(file: io.BufferedReader, data: memoryview, offset: int) -> int:
+    """Fill *data* from *offset* of *file*; return how many bytes there were."""
+    file.raw.seek(offset, io.SEEK_SET)
+    done = 0
+    while count := file.raw.readinto(data[done:]):
+        done += count
+    return done

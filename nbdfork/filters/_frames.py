@@ -1,0 +1,191 @@
+"""Formats that are frames one after another: how to decode a frame, and how to find them all.
+
+A frame (gzip and zstd have different words for it) is decoded from its first byte to its last.
+This knows no format: a `Codec` has what is peculiar to one.  The decompressors have the interface
+of the standard library's.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
+
+from nbdfork.filters._blocks import (
+    Block,
+    BlocksExport,
+    Disk,
+    damaged,
+    lossy,
+    refused,
+    size_with_loss,
+)
+from nbdfork.filters._source import Source
+from nbdfork.plugin import Buffer
+
+log = logging.getLogger(__name__)
+
+_PIECE = 32 * 1024
+"""How much of the source is looked at in one go: a damaged place is known as exactly as that."""
+
+_HEAD = 8  # more than any magic number
+_READ = 4 * 1024 * 1024
+_OUTPUT = 1024 * 1024
+
+
+class Decompressor(Protocol):
+    """What `bz2`, `lzma` and others like them have."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the end of the frame has been reached."""
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether there can be no more output without more input."""
+
+    @property
+    def unused_data(self) -> bytes | None:
+        """What came after the end of the frame."""
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        """Return up to *max_length* bytes."""
+
+
+class Codec(NamedTuple):
+    """A format: its *word*, a maker of decompressors and the *errors* they raise.
+
+    *mismatch* is in the text of an error if it is the checksum of a frame that is wrong.  *begins*
+    tells whether some bytes may be the beginning of a frame.
+    """
+
+    word: str
+    new: Callable[[], Decompressor]
+    errors: tuple[type[Exception], ...]
+    mismatch: str
+    begins: Callable[[bytes], bool]
+
+
+class Frames(NamedTuple):
+    """The frames of a source, up to its byte *end*; the last one is incomplete if there is
+    *damage*.
+    """
+
+    blocks: list[Block]
+    end: int
+    damage: str
+
+    @property
+    def size(self) -> int:
+        """How many bytes of the disk they have."""
+        return sum(block.size for block in self.blocks)
+
+    def disk(self, source: Source) -> Disk:
+        """Return the disk in *source* that is made of them."""
+        blocks = [block for block in self.blocks if block.size]
+        size = size_with_loss(self.size) if self.damage else self.size
+        return lossy(source, blocks, size, self.damage)
+
+
+def scan(source: Source, codec: Codec) -> Frames:
+    """Decode all of *source* to find its frames; nothing is kept.
+
+    Data after the last frame is ignored, with a warning.  Raises OSError if there is no frame,
+    or nothing of the first can be decoded.
+    """
+    blocks: list[Block] = []
+    offset = place = 0
+    damage = ""
+    while place < source.end and not damage:
+        head = source.pread_ahead(_HEAD, place)
+        if not codec.begins(head):
+            break
+        block, damage = _scan_frame(source, codec, Block(offset, 0, place, 0))
+        blocks.append(block)
+        offset += block.size
+        place += block.length
+    if not blocks:
+        raise refused(source, f"this is not {codec.word} data")
+    if damage and not offset:
+        raise damaged(source, f"{damage}; nothing of it can be decoded")
+    if place < source.end and not damage and any(head):
+        log.warning("%s: ignoring what follows the data at byte %d", source.name, place)
+    return Frames(blocks, place, damage)
+
+
+def _scan_frame(source: Source, codec: Codec, block: Block) -> tuple[Block, str]:
+    """Return the frame that begins where *block* does, and what is wrong with it, or "".
+
+    Of one that cannot be decoded to its end, it is the beginning; of one that can, but has the
+    wrong checksum, nothing: nobody knows which of its bytes are wrong.
+    """
+    decompressor = codec.new()
+    size, place = 0, block.place
+    damage = ""
+    while not decompressor.eof:
+        piece = source.pread_ahead(_PIECE, place)
+        if not piece:
+            damage = f"the {codec.word} data are truncated: they end at byte {place}"
+            break
+        try:
+            size += _output_of(decompressor, piece)
+        except codec.errors as error:
+            if codec.mismatch in str(error):
+                where = f"the {codec.word} data from byte {block.place} on"
+                return block, f"the checksum of {where} is wrong"
+            damage = f"damaged {codec.word} data at or before byte {place + len(piece)}: {error}"
+            break
+        place += len(piece)
+    place -= len(decompressor.unused_data or b"") if not damage else 0
+    return block._replace(size=size, length=place - block.place), damage
+
+
+def _output_of(decompressor: Decompressor, piece: bytes) -> int:
+    """Return how many bytes come out when *piece* goes in."""
+    size = len(decompressor.decompress(piece, _OUTPUT))
+    while not (decompressor.eof or decompressor.needs_input):
+        size += len(decompressor.decompress(b"", _OUTPUT))
+    return size
+
+
+def pieces(source: Source, block: Block) -> Iterable[bytes]:
+    """Yield what *block* is made of."""
+    end = block.place + block.length
+    for place in range(block.place, end, _READ):
+        yield source.pread(min(_READ, end - place), place)
+
+
+def unpack(
+    decompressor: Decompressor, data: Iterable[bytes], size: int, whole: bool = True
+) -> bytearray:
+    """Return the *size* bytes that a frame holds, or begins with if it is not *whole*.
+
+    Raises ValueError if it holds more or fewer, and whatever the decompressor raises.
+    """
+    out = bytearray()
+    limit = size + 1 if whole else size  # with one more, to find that there is more
+    for piece in data:
+        out += decompressor.decompress(piece, limit - len(out))
+        while not (decompressor.eof or decompressor.needs_input or len(out) >= limit):
+            out += decompressor.decompress(b"", limit - len(out))
+        if decompressor.eof or len(out) >= limit:
+            break
+    if len(out) != size or (whole and not decompressor.eof):
+        raise ValueError(f"it does not hold the {size} bytes that it should")
+    return out
+
+
+class FramesExport(BlocksExport):
+    """A *disk* of which each block is a frame of *codec*."""
+
+    def __init__(self, source: Source, disk: Disk, capacity: int, codec: Codec) -> None:
+        super().__init__(source, disk, capacity)
+        self._codec = codec
+        self._errors: tuple[type[Exception], ...] = (ValueError, *codec.errors)
+        self._last = disk.blocks[-1] if disk.damage else None  # it has no end
+
+    def decode(self, block: Block) -> Buffer:
+        data = pieces(self.source, block)
+        try:
+            return unpack(self._codec.new(), data, block.size, whole=block is not self._last)
+        except self._errors as error:
+            where = f"damaged {self._codec.word} data in the frame at byte {block.place}"
+            raise damaged(self.source, f"{where}: {error}") from error

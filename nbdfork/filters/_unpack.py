@@ -1,0 +1,64 @@
+"""The life that filters, and plugins, have in common which serve what is in compressed data."""
+
+import os
+import stat
+
+from nbdfork.filter import Filter
+from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, parse
+from nbdfork.plugin.descriptor import DescriptorExport
+
+
+class UnpackFilter(Filter):
+    """Serve what is in the compressed data below, read-only."""
+
+    def unpack(self, next: Export, name: str) -> Export:
+        """Return the disk that is in *next*, which is called *name* in messages."""
+        raise self._missing("unpack")
+
+    def open(self, export_name: str, read_only: bool) -> Export:
+        return super().open(export_name, read_only=True)
+
+    def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
+        return self.unpack(next, f"export {export_name!r}" if export_name else "the disk below")
+
+
+class UnpackPlugin(Plugin):
+    """Serve what is in a compressed file, by means of a filter."""
+
+    file = Parameter(
+        parse.path, required=True, magic=True, metavar="FILENAME", help="the compressed file"
+    )
+
+    def make_filter(self) -> UnpackFilter:
+        """Return the filter that unpacks, configured."""
+        raise self._missing("make_filter")
+
+    def config_complete(self) -> None:
+        """Look now whether there is something to serve, while the user can be told."""
+        self._name = type(self).__name__.lower()
+        try:
+            mode = os.stat(self.file).st_mode
+        except OSError as error:
+            raise ConfigError(f"{self._name}: {self.file}: {error.strerror}") from error
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise ConfigError(
+                f"{self._name}: {self.file} is neither a regular file nor a block device"
+            )
+
+    def get_ready(self) -> None:
+        """Learn what is to be learnt of the file, once for all workers."""
+        self._filter = self.make_filter()
+        self._filter.get_ready()
+        try:
+            self.open("", read_only=True).close()
+        except OSError as error:
+            raise ConfigError(f"{self._name}: {error.strerror or error}") from error
+
+    def open(self, export_name: str, read_only: bool) -> Export:
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # should it have become a fifo
+        below = DescriptorExport(os.open(self.file, flags), writable=False)
+        try:
+            return self._filter.unpack(below, self.file)
+        except BaseException:
+            below.close()
+            raise

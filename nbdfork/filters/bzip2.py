@@ -1,0 +1,93 @@
+"""The bzip2 filter: serve what is in bzip2 data.
+
+They are blocks of up to 900 kB that can be decoded one without the other, but nothing tells where
+they are, to the bit.  So the first client of a disk has all of it decoded to find out, and the
+others share that.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+from nbdfork.filters._blocks import (
+    LIBRARY_ERRORS,
+    Block,
+    Disk,
+    SeekingExport,
+    damaged,
+    dump,
+    load,
+    lossy,
+    refused,
+    size_with_loss,
+)
+from nbdfork.filters._source import IndexStore, Source
+from nbdfork.filters._unpack import UnpackFilter
+from nbdfork.plugin import ConfigError, Export
+
+_MAGIC = b"BZh"
+_KEEP = 16 * 1024 * 1024  # bytes of the disk that each client keeps
+
+
+class Bzip2(UnpackFilter):
+    """serve what is in bzip2 data"""
+
+    def get_ready(self) -> None:
+        self._library = _library()
+        self._store = IndexStore()
+
+    def unpack(self, next: Export, name: str) -> Export:
+        source = Source(next, name)
+        if source.pread(len(_MAGIC), 0) != _MAGIC:
+            raise refused(source, "these are not bzip2 data")
+        disk = load(self._store.get(source, lambda: dump(self._learn(source))))
+
+        def open_file() -> Any:
+            file = self._library.IndexedBzip2File(source)
+            file.set_block_offsets(_offsets(disk))
+            return file
+
+        return SeekingExport(source, disk, _KEEP, open_file)
+
+    def _learn(self, source: Source) -> Disk:
+        """Return the disk in *source*; the places of its blocks are in bits.
+
+        Raises OSError if nothing of it can be decoded.
+        """
+        damage = ""
+        file = self._library.IndexedBzip2File(source)
+        try:
+            offsets = file.block_offsets()
+        except LIBRARY_ERRORS as error:
+            offsets = file.available_block_offsets()
+            damage = (
+                f"damaged or truncated bzip2 data at or after byte {max(offsets) // 8}: {error}"
+            )
+        finally:
+            file.close()  # or its threads would abort the process in the end
+        points = sorted(offsets.items())
+        blocks = [
+            Block(offset, stop - offset, place, end - place)
+            for (place, offset), (end, stop) in pairwise(points)
+        ]
+        size = points[-1][1]
+        if damage and not size:
+            raise damaged(source, f"{damage}; nothing of it can be decoded")
+        blocks = [block for block in blocks if block.size]
+        return lossy(source, blocks, size_with_loss(size) if damage else size, damage)
+
+
+def _offsets(disk: Disk) -> dict[int, int]:
+    """Return where each block is in the disk by where it is in the source, and where they end."""
+    last = disk.blocks[-1]
+    return {
+        **{block.place: block.offset for block in disk.blocks},
+        last.place + last.length: last.offset + last.size,
+    }
+
+
+def _library() -> Any:
+    try:
+        import rapidgzip
+    except ImportError:
+        raise ConfigError('bzip2 needs rapidgzip: pip install "nbdfork[bzip2]"') from None
+    return rapidgzip

@@ -1,0 +1,120 @@
+"""The zstd filter: serve what is in zstd data.
+
+zstd data are frames.  A seek table at the end, if there is one, tells where they are (the seekable
+format, contrib/seekable_format of zstd); without it, the first client of a disk has all of it
+decoded to find out, and the others share that.
+"""
+
+import struct
+from importlib import import_module
+from typing import Any
+
+from nbdfork.filters._blocks import (
+    Block,
+    Disk,
+    check_blocks,
+    dump,
+    load,
+    max_block,
+    max_depth,
+    refused,
+)
+from nbdfork.filters._frames import Codec, FramesExport, scan
+from nbdfork.filters._source import IndexStore, Source
+from nbdfork.filters._unpack import UnpackFilter
+from nbdfork.plugin import ConfigError, Export, Parameter
+
+# RFC 8878, sections 3.1.1 and 3.1.2; a skippable frame has any of 16 magic numbers.
+_FRAME = 0xFD2FB528
+_SKIPPABLE = 0x184D2A50
+
+# The seekable format.
+_TABLE = 0x184D2A5E
+_TABLE_HEADER = struct.Struct("<II")  # magic, size of what follows
+_TABLE_FOOTER = struct.Struct("<IBI")  # number of frames, descriptor, magic
+_SEEKABLE = 0x8F92EAB1
+_HAS_CHECKSUMS = 0x80
+_RESERVED = 0x7C
+
+
+class Zstd(UnpackFilter):
+    """serve what is in zstd data"""
+
+    zstd_max_block = Parameter(
+        max_block, default=512 * 1024 * 1024, metavar="SIZE", help="the largest frame to decode"
+    )
+    zstd_max_depth = Parameter(
+        max_depth, default=8, metavar="N", help="how many frames each client keeps"
+    )
+
+    def get_ready(self) -> None:
+        self._codec = _codec()
+        self._store = IndexStore()
+
+    def unpack(self, next: Export, name: str) -> Export:
+        source = Source(next, name)
+        disk = read_table(source)
+        if disk is None:
+            disk = load(
+                self._store.get(source, lambda: dump(scan(source, self._codec).disk(source)))
+            )
+        largest = check_blocks(
+            source,
+            disk.blocks,
+            "zstd-max-block",
+            self.zstd_max_block,
+            "compress it in smaller frames (pzstd)",
+        )
+        return FramesExport(source, disk, largest * self.zstd_max_depth, self._codec)
+
+    def _learn(self, source: Source) -> bytes:
+        return dump(scan(source, self._codec).disk(source))
+
+
+def _codec() -> Codec:
+    library = _library()
+    return Codec("zstd", library.ZstdDecompressor, (library.ZstdError,), "checksum", _begins)
+
+
+def _library() -> Any:
+    for module in ("compression.zstd", "backports.zstd"):  # the first is of Python 3.14
+        try:
+            return import_module(module)
+        except ImportError:
+            pass
+    raise ConfigError('zstd needs backports.zstd: pip install "nbdfork[zstd]"')
+
+
+def _begins(head: bytes) -> bool:
+    magic = int.from_bytes(head[:4], "little")
+    return magic == _FRAME or magic & ~0xF == _SKIPPABLE
+
+
+def read_table(source: Source) -> Disk | None:
+    """Return the disk that the seek table of *source* describes, or None if there is no table.
+
+    Raises OSError with EINVAL for a table that is wrong.
+    """
+    footer = source.pread(_TABLE_FOOTER.size, max(0, source.end - _TABLE_FOOTER.size))
+    if len(footer) < _TABLE_FOOTER.size:
+        return None
+    count, descriptor, magic = _TABLE_FOOTER.unpack(footer)
+    if magic != _SEEKABLE:
+        return None
+    entry = struct.Struct("<III" if descriptor & _HAS_CHECKSUMS else "<II")
+    inside = count * entry.size + _TABLE_FOOTER.size
+    start = source.end - inside - _TABLE_HEADER.size
+    if start < 0 or descriptor & _RESERVED:
+        raise refused(source, "the zstd seek table is damaged")
+    table = source.pread(source.end - start, start)
+    if _TABLE_HEADER.unpack_from(table) != (_TABLE, inside):
+        raise refused(source, "the zstd seek table is damaged")
+    entries = entry.iter_unpack(table[_TABLE_HEADER.size : -_TABLE_FOOTER.size])
+    blocks = []
+    offset = place = 0
+    for length, size, *_ in entries:
+        blocks.append(Block(offset, size, place, length))
+        offset, place = offset + size, place + length
+    if place != start:
+        raise refused(source, "the zstd seek table does not match the data before it")
+    return Disk([block for block in blocks if block.size], offset)

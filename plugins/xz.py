@@ -1,0 +1,25 @@
+"""The xz plugin: serve what is in an xz file.
+
+It is the xz filter over the file, with nbdkit's names for the parameters.
+"""
+
+from nbdfork.filters import xz
+from nbdfork.filters._blocks import max_block, max_depth
+from nbdfork.filters._unpack import UnpackFilter, UnpackPlugin
+from nbdfork.plugin import Parameter
+
+
+class Xz(UnpackPlugin):
+    """serve what is in an xz file"""
+
+    maxblock = Parameter(
+        max_block, default=512 * 1024 * 1024, metavar="SIZE", help="the largest block to decode"
+    )
+    maxdepth = Parameter(
+        max_depth, default=8, metavar="N", help="how many blocks each client keeps"
+    )
+
+    def make_filter(self) -> UnpackFilter:
+        made = xz.Xz(xz_max_block=self.maxblock, xz_max_depth=self.maxdepth)
+        made.max_block_key = "maxblock"
+        return made
