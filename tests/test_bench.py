@@ -59,7 +59,7 @@ def test_each_load_on_each_server(
     (cell,) = [cell for cell in CELLS if cell.full_name == name]
     disk = small.get(cell.disk)
     servers = [server for server in (*SERVERS, CEILING) if server.name in SMOKE[name]]
-    columns = measure(cell, disk, servers, 1, 0.1, tmp_path)
+    columns = measure(cell, disk, servers, 1, 0.1)
     assert columns.keys() == SMOKE[name]
     assert not [column.error for column in columns.values() if column.error]
     row = Row(cell, columns, PEERS)
@@ -114,11 +114,11 @@ def test_wrong_arguments(words: Sequence[str], message: str) -> None:
     assert message in done.stderr
 
 
-def test_what_a_server_cannot_tell_is_not_made_up(small: disks.Disks, tmp_path: Path) -> None:
+def test_what_a_server_cannot_tell_is_not_made_up(small: disks.Disks) -> None:
     need("nbd-server", "nbdinfo")
     servers = [server for server in SERVERS if server.name == "nbd-server"]
     (cell,) = [cell for cell in CELLS if cell.group == "status"]
-    assert measure(cell, small.get("sparse"), servers, 1, 0.1, tmp_path) == {"nbd-server": Column()}
+    assert measure(cell, small.get("sparse"), servers, 1, 0.1) == {"nbd-server": Column()}
 
 
 def jobs_of_fio(command: psutil.Process) -> list[psutil.Process]:
@@ -153,14 +153,14 @@ def broken(*command: str) -> Server:
     return Server("broken", sys.executable, {"computed": lambda *_: [sys.executable, *command]})
 
 
-def test_a_server_that_does_not_start(small: disks.Disks, tmp_path: Path) -> None:
+def test_a_server_that_does_not_start(small: disks.Disks) -> None:
     server = broken("-c", "raise SystemExit('out of order')")
     with pytest.raises(BenchError, match="broken did not start: out of order"):
-        with running(server, small.get("computed"), "unix", tmp_path):
+        with running(server, small.get("computed"), "unix"):
             pass
 
 
-def test_a_server_that_fails_does_not_end_the_run(small: disks.Disks, tmp_path: Path) -> None:
+def test_a_server_that_fails_does_not_end_the_run(small: disks.Disks) -> None:
     class Instant(Load):
         unit = "turns"
 
@@ -169,15 +169,15 @@ def test_a_server_that_fails_does_not_end_the_run(small: disks.Disks, tmp_path: 
 
     cell = Cell("computed", "nothing", "computed", "unix", Instant())
     servers = [broken("-c", "raise SystemExit('out of order')"), NBDFORK]
-    columns = measure(cell, small.get("computed"), servers, 3, 1.0, tmp_path)
+    columns = measure(cell, small.get("computed"), servers, 3, 1.0)
     assert "out of order" in columns["broken"].error
     assert not columns["broken"].turns
     assert columns["nbdfork"] == Column([Measurement(1.0)] * 3)
 
 
-def test_a_server_that_dies_is_told_of(small: disks.Disks, tmp_path: Path) -> None:
+def test_a_server_that_dies_is_told_of(small: disks.Disks) -> None:
     need("fio")
-    with running(NBDFORK, small.get("computed"), "unix", tmp_path) as server:
+    with running(NBDFORK, small.get("computed"), "unix") as server:
         for process in server.processes():
             process.kill()
         server.process.wait(10)
@@ -202,7 +202,7 @@ def test_clients_that_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("failures", [0, 2, TRIES - 1, TRIES])
 def test_clients_that_find_the_queue_full_try_again(
-    failures: int, small: disks.Disks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    failures: int, small: disks.Disks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([True] * failures + [False])
 
@@ -213,7 +213,7 @@ def test_clients_that_find_the_queue_full_try_again(
 
     monkeypatch.setattr(Fio, "_measure_once", measure_once)
     cell = Cell("computed", "x", "computed", "unix", Fio("randread", 4096, 1))
-    column = measure(cell, small.get("computed"), [NBDFORK], 1, 1.0, tmp_path)["nbdfork"]
+    column = measure(cell, small.get("computed"), [NBDFORK], 1, 1.0)["nbdfork"]
     if failures < TRIES:
         assert column == Column([Measurement(1.0)])
     else:

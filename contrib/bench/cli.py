@@ -115,7 +115,7 @@ def run(settings: Settings) -> tuple[dict[str, str], list[Row]]:
             servers = [server for server in settings.servers if disk.kind in server.recipes]
             if cell.has_ceiling:
                 servers.append(CEILING)
-            columns = measure(cell, disk, servers, settings.rounds, settings.seconds, directory)
+            columns = measure(cell, disk, servers, settings.rounds, settings.seconds)
             rows.append(Row(cell, columns, peers))
     facts["duration"] = f"{(time.monotonic() - begun) / 60:.1f} minutes"
     return facts, rows

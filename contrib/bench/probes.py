@@ -159,7 +159,7 @@ class Startup(Load):
     def measure(self, server: Running, seconds: float) -> Measurement:
         times = []
         for _ in range(STARTS):
-            with running(server.server, server.disk, "unix", server.directory) as another:
+            with running(server.server, server.disk, "unix") as another:
                 times.append(another.startup)
         return Measurement(statistics.median(times) * 1000)
 

@@ -8,7 +8,6 @@ nothing, so those that wait for their turn cost the one that has it no time.
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from contrib.bench.cells import Cell
 from contrib.bench.disks import Disk
@@ -29,7 +28,7 @@ class Column:
 
 
 def measure(
-    cell: Cell, disk: Disk, servers: Sequence[Server], rounds: int, seconds: float, directory: Path
+    cell: Cell, disk: Disk, servers: Sequence[Server], rounds: int, seconds: float
 ) -> dict[str, Column]:
     """Measure a cell; a server that fails loses its turns, and the others go on."""
     columns = {server.name: Column() for server in servers}
@@ -37,7 +36,7 @@ def measure(
         ready = []
         for server in servers:
             try:
-                started = stack.enter_context(running(server, disk, cell.transport, directory))
+                started = stack.enter_context(running(server, disk, cell.transport))
                 fill(started)
                 ready.append(started)
             except BenchError as error:

@@ -253,12 +253,12 @@ class Running:
 
 
 @contextmanager
-def running(server: Server, disk: Disk, transport: str, directory: Path) -> Iterator[Running]:
+def running(server: Server, disk: Disk, transport: str) -> Iterator[Running]:
     """Start a server, yield it when it is ready, and stop it.
 
-    *transport*: "unix" or "tcp".  *directory*: for the server's own files.  Raises `BenchError`.
+    *transport*: "unix" or "tcp".  Raises `BenchError`.
     """
-    with tempfile.TemporaryDirectory(dir=directory, prefix="server") as name:
+    with tempfile.TemporaryDirectory(prefix="nbdfork-bench") as name:
         own = Path(name)
         address = Address(own / "sock") if transport == "unix" else Address(port=_free_port())
         server_running = Running(server, disk, address, own)
