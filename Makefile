@@ -11,6 +11,7 @@ lint:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy --strict nbdfork plugins tests contrib/*.py
+	$(PYTHON) -m mypy --strict -p contrib.bench
 
 test:
 	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile
