@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from nbdfork.protocol.channel import BUFFER_SIZE, DISCARD_SIZE, SEND_SIZE, Channel
+from nbdfork.protocol.channel import BUFFER_SIZE, DISCARD_SIZE, JOIN_SIZE, SEND_SIZE, Channel
 from nbdfork.protocol.errors import Disconnected
 from nbdfork.types import Buffer
 
@@ -120,11 +120,11 @@ def test_large_data_are_sent_where_they_lie() -> None:
     stream = Recorder()
     channel = Channel(stream)
     channel.put(b"1")
-    channel.put_with_data(b"2", bytes(DISCARD_SIZE))
+    channel.put_with_data(b"2", bytes(JOIN_SIZE + 1))
     assert stream.calls == []
     channel.put_with_data(b"3", bytes(SEND_SIZE))
     assert stream.calls == ["send"]
-    assert stream.sent == b"12" + bytes(DISCARD_SIZE) + b"3" + bytes(SEND_SIZE)
+    assert stream.sent == b"12" + bytes(JOIN_SIZE + 1) + b"3" + bytes(SEND_SIZE)
 
 
 @pytest.mark.parametrize("takes", [1, 3, 7])

@@ -5,7 +5,18 @@ from collections.abc import Callable
 
 import pytest
 
-from nbdfork.plugin import FAST_ZERO, FUA, MAY_TRIM, BlockSize, Export, Support
+from nbdfork.plugin import (
+    FAST_ZERO,
+    FUA,
+    HOLE,
+    MAY_TRIM,
+    REQ_ONE,
+    ZERO,
+    BlockSize,
+    Export,
+    Extent,
+    Support,
+)
 from nbdfork.plugin.errors import Refused
 from nbdfork.plugin.gate import Gate
 
@@ -217,4 +228,82 @@ def test_cache_by_reading() -> None:
         (1 << 20, 7),
         (1 << 20, 7 + (1 << 20)),
         (5, 7 + (2 << 20)),
+    ]
+
+
+# -- reading what has holes -------------------------------------------------------------------
+
+
+class Holed(Disk):
+    """Blocks of 4 KiB: every other one is a hole; extents are known only if so said."""
+
+    def __init__(self, size: int = 65536, fails: bool = False, block: int = 1) -> None:
+        super().__init__(size)
+        self.fails = fails
+        self.minimum = block
+        for start in range(0, size, 8192):
+            self.data[start : start + 4096] = b"d" * len(self.data[start : start + 4096])
+
+    def block_size(self) -> BlockSize:
+        return BlockSize(minimum=self.minimum)
+
+    def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
+        self.calls.append(("extents", count, offset, flags))
+        if self.fails:
+            raise OSError(errno.EIO, "nobody knows")
+        return [
+            Extent(start, 4096, 0 if start % 8192 == 0 else HOLE | ZERO)
+            for start in range(0, len(self.data), 4096)
+        ]
+
+
+def test_holes_are_left_out_of_what_is_read() -> None:
+    gate = Gate(Holed(), read_only=False)
+    parts = gate.pread_sparse(10000, 4000)
+    assert parts == [
+        (Extent(4000, 96, 0), b"d" * 96),
+        (Extent(4096, 4096, HOLE | ZERO), None),
+        (Extent(8192, 4096, 0), b"d" * 4096),
+        (Extent(12288, 1712, HOLE | ZERO), None),
+    ]
+
+
+def test_what_is_known_to_be_data_is_not_looked_at_again() -> None:
+    disk = Holed()
+    gate = Gate(disk, read_only=False)
+    for offset, count, asked in ((8192, 4096, 1), (8200, 100, 0), (8192, 4096, 0), (12288, 10, 1)):
+        disk.calls.clear()
+        gate.pread_sparse(count, offset)
+        assert sum(call[0] == "extents" for call in disk.calls) == asked
+    gate.zero(100, 8192, may_trim=True, fast=False, fua=False)
+    disk.calls.clear()
+    gate.pread_sparse(100, 8192)
+    assert disk.calls[0][0] == "extents"
+
+
+def test_a_range_whose_extents_are_not_told_is_data() -> None:
+    gate = Gate(Holed(fails=True), read_only=False)
+    assert gate.pread_sparse(8192, 0) == [(Extent(0, 8192, 0), b"d" * 4096 + bytes(4096))]
+
+
+def test_looking_ahead_keeps_to_whole_blocks() -> None:
+    """The disk ends in the middle of a block, which no client can read."""
+    disk = Holed(size=65536 + 100, block=512)
+    parts = Gate(disk, read_only=False).pread_sparse(4096, 61440)
+    assert parts == [(Extent(61440, 4096, HOLE | ZERO), None)]
+    assert disk.calls[0] == ("extents", 4096, 61440, REQ_ONE)
+
+
+def test_extents_end_at_whole_blocks() -> None:
+    disk = Holed(block=512)
+    disk.extents = lambda count, offset, flags: [  # type: ignore[method-assign]
+        Extent(0, 700, HOLE | ZERO),
+        Extent(700, 1000, ZERO),
+        Extent(1700, 60000, 0),
+    ]
+    gate = Gate(disk, read_only=False)
+    assert gate.extents(8192, 0, 0) == [
+        Extent(0, 512, HOLE | ZERO),
+        Extent(512, 1024, ZERO),
+        Extent(1536, 6656, 0),
     ]

@@ -24,6 +24,7 @@ from tests.harness import (
     need,
 )
 from tests.test_python_plugin import attempt, connect, facts, operations
+from tests.test_structured import reason
 
 nbd = pytest.importorskip("nbd")
 
@@ -163,6 +164,13 @@ def test_end_blocks_run_once_where_the_disk_is(tmp_path: Path) -> None:
 
 
 # -- errors -----------------------------------------------------------------------------------
+
+
+def test_clients_hear_why_but_not_where(tmp_path: Path) -> None:
+    path = script(tmp_path, "sub pread { Nbdkit::set_error(28); die 'the moon is full' }")
+    with Server("-n", "perl", path) as server:
+        assert reason(server) == (28, "the moon is full")
+        assert f"pread: the moon is full at {path} line" in server.log
 
 
 @pytest.mark.parametrize(

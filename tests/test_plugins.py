@@ -189,18 +189,23 @@ def test_file_directory(tmp_path: Path) -> None:
 
 def test_fua_makes_just_this_write_durable(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[int] = []
-    pwritev = os.pwritev
+    pwrite, pwritev = os.pwrite, os.pwritev
 
     def watch(fd: int, buffers: list[memoryview], offset: int, flags: int) -> int:
         modes.append(flags)
         return pwritev(fd, [buffers[0][:300]], offset, flags)  # and only a part at a time
 
+    def watch_plain(fd: int, data: memoryview, offset: int) -> int:
+        modes.append(0)
+        return pwrite(fd, data[:200], offset)
+
     monkeypatch.setattr(os, "pwritev", watch)
+    monkeypatch.setattr(os, "pwrite", watch_plain)
     export = open_file(disk)
     export.pwrite(memoryview(b"a" * 1000), 0, FUA)
     export.pwrite(memoryview(b"b" * 300), 1000, 0)
     export.close()
-    assert modes == [os.RWF_DSYNC] * 4 + [0]
+    assert modes == [os.RWF_DSYNC] * 4 + [0] * 2
     assert disk.read_bytes()[:1301] == b"a" * 1000 + b"b" * 300 + b"x"
 
 

@@ -12,13 +12,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 
 import psutil
 
-from contrib.bench.client import Visit
+from contrib.bench.client import Visit, Visits
 from contrib.bench.errors import BenchError
 from contrib.bench.loads import LIMIT, Fio, Load, Measurement, client, server_seconds
 from contrib.bench.servers import Running, running
@@ -32,6 +33,44 @@ STARTS = 3
 """Starts in one turn; their median counts, because a single one is soon disturbed."""
 
 
+def _at_once(clients: int, work: Callable[[], Visits], limit: float) -> list[Visits]:
+    """Return what *work* returns in so many processes.  Raises `BenchError`.
+
+    Not a `multiprocessing.Pool`: its threads fork, and a lock held by another thread stays locked.
+    """
+    context = multiprocessing.get_context("fork")
+    ends, processes = [], []
+
+    def run(sender: Connection) -> None:
+        try:
+            sender.send(work())
+        except OSError as error:
+            sender.send(str(error))
+
+    for _ in range(clients):
+        receiver, sender = context.Pipe(duplex=False)
+        processes.append(context.Process(target=run, args=(sender,)))
+        processes[-1].start()
+        sender.close()
+        ends.append(receiver)
+    try:
+        return [_received(end, limit) for end in ends]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _received(end: Connection, limit: float) -> Visits:
+    try:
+        found = end.recv() if end.poll(limit) else "no end"
+    except EOFError:
+        found = "a client died"
+    if isinstance(found, Visits):
+        return found
+    raise BenchError(f"connecting: {found}")
+
+
 @dataclass(frozen=True)
 class Connects(Load):
     """Connect, read the first 4 KiB, close, over and over: *clients* processes at once."""
@@ -41,16 +80,8 @@ class Connects(Load):
 
     def measure(self, server: Running, seconds: float) -> Measurement:
         before = server.cpu_seconds()
-        with multiprocessing.get_context("fork").Pool(self.clients) as pool:
-            results = pool.map_async(
-                Visit(server.address, server.server.export).repeat,
-                [seconds] * self.clients,
-                chunksize=1,
-            )
-            try:
-                visits = results.get(seconds + LIMIT)
-            except (OSError, multiprocessing.TimeoutError) as error:
-                raise BenchError(f"connecting: {error or 'no end'}") from error
+        visit = Visit(server.address, server.server.export)
+        visits = _at_once(self.clients, lambda: visit.repeat(seconds), seconds + LIMIT)
         used = server_seconds(server, before)
         count = sum(visit.number for visit in visits)
         cpu = sum(visit.cpu for visit in visits)

@@ -88,7 +88,8 @@ class Row:
 
 
 def _divide(a: float | None, b: float | None) -> float | None:
-    return a / b if a is not None and b else None
+    """Divide; a slope in the noise around nothing is nothing to divide by."""
+    return a / b if a is not None and b is not None and b > 0.001 else None
 
 
 def shown(value: float | None) -> str:

@@ -129,10 +129,14 @@ class DescriptorExport(Export):
         return self._mapping.resident(count, offset)
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        if not flags & FUA:
+            written = os.pwrite(self._fd, data, offset)
+            while written < len(data):
+                written += os.pwrite(self._fd, data[written:], offset + written)
+            return
         # RWF_DSYNC makes this write durable, and only this one: fdatasync would wait for all.
-        mode = os.RWF_DSYNC if flags & FUA else 0
         while data:
-            written = os.pwritev(self._fd, [data], offset, mode)
+            written = os.pwritev(self._fd, [data], offset, os.RWF_DSYNC)
             data = data[written:]
             offset += written
 

@@ -220,20 +220,27 @@ class Gate:
             return [(Extent(offset, count, 0), self.pread(count, offset))]
         if offset + count > self.size or (offset | count) & self._misaligned:
             self._refuse_range(count, offset, errno.EINVAL)
-        ahead = min(self.size - offset, max(count, _LOOK_AHEAD))
-        first = self.extents(ahead, offset, REQ_ONE)[0]
-        if not first.type & ZERO:
-            self._note_data(offset, offset + first.length)
-        if first.length >= count:
-            found = [Extent(offset, count, first.type)]
-        else:
-            found = self.extents(count, offset, 0)
-            if len(found) > _MOST_PARTS or found[-1].offset + found[-1].length < offset + count:
-                found = [Extent(offset, count, 0)]
+        try:
+            found = self._parts(count, offset)
+        except OSError as error:  # which is no reason for the read to fail
+            log.debug("extents of %d bytes at %d: %s", count, offset, error)
+            found = [Extent(offset, count, 0)]
         return [
             (part, None if part.type & ZERO else self.pread(part.length, part.offset))
             for part in found
         ]
+
+    def _parts(self, count: int, offset: int) -> list[Extent]:
+        ahead = min(self.size - offset, max(count, _LOOK_AHEAD))
+        first = self.extents(ahead & ~self._misaligned, offset, REQ_ONE)[0]
+        if not first.type & ZERO:
+            self._note_data(offset, offset + first.length)
+        if first.length >= count:
+            return [Extent(offset, count, first.type)]
+        found = self.extents(count, offset, 0)
+        if len(found) > _MOST_PARTS or found[-1].offset + found[-1].length < offset + count:
+            return [Extent(offset, count, 0)]
+        return found
 
     def _note_data(self, start: int, end: int) -> None:
         """Remember that there is data from *start* to *end*, together with what is known next to

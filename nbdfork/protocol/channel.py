@@ -31,12 +31,17 @@ SPIN_SECONDS = 50e-6
 """How long to look for the next request before going to sleep.  To fall asleep and be woken
 takes about as long, and a client that waits for each answer sends the next request sooner."""
 
+SPIN_SIZE = 32 * 1024
+"""It is only looked for if no more than this was received and sent since the last time, as with
+a client that waits for each answer.  Others have enough to do, and need the processor for it."""
+
 MOST_SKIPPED = 256
 """If looking was in vain, so many receives at the most go to sleep at once before it is tried
 again: a client that is slow, or a machine that is busy, costs next to nothing."""
 
-SEND_SIZE = 256 * 1024
-"""Replies leave when this many bytes are waiting, even if more requests could be parsed."""
+SEND_SIZE = 64 * 1024
+"""Replies leave when this many bytes are waiting, even if more requests could be parsed: then
+the client works on these while the next ones are made."""
 
 JOIN_SIZE = 32 * 1024
 """Up to this size it is cheaper to copy data behind its header than to send two buffers."""
@@ -83,6 +88,7 @@ class Channel:
         self._spins = spins
         self._misses = 0  # how often spinning was in vain, since it last was not
         self._skip = 0  # how many receives are not worth it
+        self._moved = 0  # bytes received and sent since then
 
     # -- receiving ----------------------------------------------------------------------
 
@@ -148,12 +154,14 @@ class Channel:
             view = view[: self._allowance]
         if self._deadline is not None:
             self._stream.settimeout(max(self._deadline - time.monotonic(), 0.001))
+        small = self._moved <= SPIN_SIZE
         try:
-            if self._spins and not self._skip and self._deadline is None:
+            if self._spins and small and not self._skip and self._deadline is None:
                 got = self._receive_spinning(view)
             else:
                 self._skip -= self._skip > 0
                 got = self._stream.recv_into(view)
+            self._moved = got
         except OSError as error:  # a reset, a time-out: to the protocol they are all "gone"
             raise Disconnected(str(error)) from error
         if self._allowance is not None:
@@ -212,6 +220,7 @@ class Channel:
             return
         parts, pending = self._parts, self._pending
         self._parts, self._pending = [], 0
+        self._moved += pending
         try:
             sent = self._stream.sendmsg(parts)
             while sent < pending:

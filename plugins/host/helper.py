@@ -7,6 +7,7 @@ the one request; the death of the helper ends the worker, and both are replaced.
 import errno
 import logging
 import os
+import re
 import signal
 
 from .connection import Connection, Failed, HelperGone
@@ -16,15 +17,19 @@ log = logging.getLogger(__name__)
 
 
 class ScriptError(OSError):
-    """A callback failed.  The client gets errno and text, the log learns where it was, too."""
+    """A callback failed.  The client gets errno and text, the log learns where it was, too.
+
+    Perl says that itself, at the end: "at PATH line N."
+    """
 
     def __init__(self, path: str, callback: str, code: int, text: str) -> None:
-        super().__init__(code, text)
+        super().__init__(code, re.sub(rf" at {re.escape(path)} line \d+\.?$", "", text))
         self._where = "" if path in text else f"{path}: "
         self._callback = callback
+        self._text = text
 
     def __str__(self) -> str:
-        return f"{self._where}{self._callback}: {self.strerror}"
+        return f"{self._where}{self._callback}: {self._text}"
 
 
 class Helper:
