@@ -126,6 +126,7 @@ def _serve_single(options: Options, start: _Start) -> int:
     identity = privileges.look_up(options.user, options.group)
     backend = _backend(options)
     backend.get_ready()
+    spoken = assembly.settings(options, backend)
     if options.pidfile is not None:
         daemon.write_pidfile(options.pidfile)
     if identity is not None:
@@ -137,7 +138,6 @@ def _serve_single(options: Options, start: _Start) -> int:
     if isinstance(client, socket.socket):
         sockets.prepare_client(client, options.keepalive)
     backend.after_fork()
-    spoken = assembly.settings(options, backend)
     stopper.serve(Connection(client, backend, spoken, lambda name: None))
     backend.cleanup()
     backend.unload()

@@ -1,14 +1,23 @@
 """The channel: batches, pieces, and how it ends."""
 
+import errno
 import os
 import random
 import socket
 import threading
+import time
 from collections.abc import Iterable, Iterator
 
 import pytest
 
-from nbdfork.protocol.channel import BUFFER_SIZE, DISCARD_SIZE, JOIN_SIZE, SEND_SIZE, Channel
+from nbdfork.protocol.channel import (
+    BUFFER_SIZE,
+    DISCARD_SIZE,
+    JOIN_SIZE,
+    SEND_SIZE,
+    Channel,
+    SharedChannel,
+)
 from nbdfork.protocol.errors import Disconnected
 from nbdfork.types import Buffer
 
@@ -217,3 +226,44 @@ def everything(client: socket.socket) -> bytes:
     while more := client.recv(65536):
         data += more
     return data
+
+
+class Stuck(Recorder):
+    """A stream that takes a part of the first reply, and then fails."""
+
+    def sendmsg(self, buffers: Iterable[Buffer], /) -> int:
+        if self.sent:
+            raise OSError(errno.EFAULT, "gone")
+        return super().sendmsg([b"".join(bytes(part) for part in buffers)[:5]])
+
+
+def test_nothing_follows_a_reply_that_was_sent_in_part() -> None:
+    stream = Stuck()
+    channel = SharedChannel(stream)
+    with pytest.raises(Disconnected, match="cut off"):
+        channel.put(b"first reply")
+    with pytest.raises(Disconnected, match="an earlier reply"):
+        channel.put(b"second reply")
+    assert stream.sent == b"first"
+
+
+def test_stopping_a_channel_that_is_closed_already() -> None:
+    one, other = socket.socketpair()
+    channel = Channel(one)
+    one.close()
+    channel.stop()
+    assert channel.stopped
+    other.close()
+
+
+def test_a_client_that_trickles_does_not_outlive_the_deadline() -> None:
+    class Trickle(Recorder):
+        def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0, /) -> int:
+            time.sleep(0.01)
+            buffer[:1] = b"x"
+            return 1
+
+    channel = Channel(Trickle())
+    channel.set_deadline(0.05)
+    with pytest.raises(Disconnected, match="timed out"):
+        channel.discard(1000)

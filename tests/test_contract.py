@@ -227,6 +227,18 @@ class Mapped(Filling):
         return self.found
 
 
+def test_a_file_with_a_dataclass_can_be_loaded(tmp_path: Path) -> None:
+    (tmp_path / "dated.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from nbdfork.plugin import Plugin\n"
+        "@dataclass\n"
+        "class Point:\n    x: int = 0\n"
+        "class Dated(Plugin):\n    'a disk'\n"
+    )
+    assert find(str(tmp_path / "dated.py")).plugin_class.__name__ == "Dated"
+
+
 def test_a_secret_is_not_shown() -> None:
     class Guarded(Plugin):
         password = Secret(parse.whole(0, 9), metavar="PASSWORD", help="a number")

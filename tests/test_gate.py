@@ -17,7 +17,7 @@ from nbdfork.plugin import (
     Extent,
     Support,
 )
-from nbdfork.plugin.errors import Refused
+from nbdfork.plugin.errors import PartialError, Refused
 from nbdfork.plugin.gate import Gate
 
 
@@ -307,3 +307,26 @@ def test_extents_end_at_whole_blocks() -> None:
         Extent(512, 1024, ZERO),
         Extent(1536, 6656, 0),
     ]
+
+
+def test_emulation_has_an_end() -> None:
+    class Endless(Disk):
+        def get_size(self) -> int:
+            return 1 << 60
+
+        def can_cache(self) -> Support:
+            return Support.EMULATE
+
+    gate = Gate(Endless(), read_only=False)
+    refused(errno.EINVAL, gate.cache, 1 << 59, 0)
+    refused(errno.EINVAL, gate.zero, 1 << 59, 0, True, False, False)
+
+
+def test_where_a_sparse_read_failed_counts_from_its_beginning() -> None:
+    class Failing(Holed):
+        def pread(self, count: int, offset: int) -> bytes:
+            raise PartialError(errno.EIO, "bad", 100)
+
+    with pytest.raises(PartialError) as caught:
+        Gate(Failing(), read_only=False).pread_sparse(8192, 4096)
+    assert caught.value.done == 4096 + 100

@@ -7,7 +7,7 @@ from pathlib import Path
 from nbdfork.plugin.descriptor import DescriptorExport
 from nbdfork.plugin.mapping import Mapping
 from tests.harness import Server
-from tests.libnbd import libnbd
+from tests.libnbd import connected, fails, libnbd
 
 MIB = 1 << 20
 
@@ -57,6 +57,17 @@ def test_an_empty_file_has_nothing_to_map(tmp_path: Path) -> None:
         assert Mapping(file.fileno(), 0).resident(65536, 0) is None
 
 
+def test_what_was_cut_off_does_not_read_as_zeroes(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(os.urandom(8 * MIB))
+    with Server("-n", "file", path) as server, connected(server.uri) as client:
+        os.truncate(path, 4 * MIB)
+        for count in (4096, 128 * 1024, MIB):
+            with fails("EIO"):
+                client.pread(count, 6 * MIB)
+        assert client.pread(MIB, 0) == path.read_bytes()[:MIB]
+
+
 def test_a_file_that_is_cut_while_it_is_served(tmp_path: Path) -> None:
     """Each read succeeds, fails, or at worst costs the connection; no worker is killed."""
     path = tmp_path / "disk"
@@ -93,6 +104,6 @@ def read_some(uri: str) -> int:
             if client.aio_is_dead():
                 break
             continue
-        assert not data.strip(b"x\0")
+        assert not data.strip(b"x\0")  # zeroes: what is read while it is being cut off
         good += 1
     return good

@@ -96,3 +96,9 @@ def test_the_number_is_checked() -> None:
     done = nbdfork("-t", "0", "null")
     assert done.returncode == 1
     assert "-t 0: expected a whole number" in done.stderr
+
+
+def test_a_script_that_ends_the_interpreter_ends_its_client() -> None:
+    with Server(TOGETHER, "exits=true") as server, greeted(server) as client:
+        client.sendall(read(b"leave me", 512))
+        assert receive(client, 1) == b""

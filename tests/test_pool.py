@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.harness import SECONDS, Server, eventually, is_alive, receive, title
+from tests.libnbd import connected
 
 PLUGINS = Path(__file__).parent / "plugins"
 GREETING = 152
@@ -401,3 +402,22 @@ def test_keepalive() -> None:
         lines = [line for line in text.splitlines() if line.split()[2].endswith(f":{port:04X}")]
         assert lines
         assert lines[0].split()[5].startswith("02:")  # the timer that is running is keepalive's
+
+
+def test_a_worker_that_is_short_of_descriptors_keeps_its_clients() -> None:
+    """One process serves all; another's many connections are not its end."""
+    with Server("-n", PLUGINS / "local.py", "one=yes") as server:
+        with connected(server.uri) as client:
+            (worker,) = server.workers()
+            worker.rlimit(psutil.RLIMIT_NOFILE, (64, 64))
+            client.pwrite(b"x" * 512, 0)
+            others = []
+            for _ in range(80):
+                others.append(socket.socket(socket.AF_UNIX))
+                others[-1].connect(str(server.socket))
+            assert eventually(lambda: "cannot accept a client" in server.log)
+            assert client.pread(512, 0) == b"x" * 512
+            for other in others:
+                other.close()
+        with connected(server.uri) as late:
+            assert late.pread(512, 0) == b"x" * 512

@@ -207,6 +207,9 @@ class DescriptorExport(Export):
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
+            if os.fstat(self._fd).st_size < self._size:
+                text = "the file has become shorter than it was when opened"
+                raise OSError(errno.EIO, text) from error
             return self._size  # there is nothing but a hole up to the end
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TypeVar
 
 from nbdfork.plugin import extents
-from nbdfork.plugin.errors import NOT_SUPPORTED, Refused
+from nbdfork.plugin.errors import NOT_SUPPORTED, PartialError, Refused
 from nbdfork.plugin.export import (
     FAST_ZERO,
     FUA,
@@ -42,6 +42,9 @@ find the end of it takes time in proportion to its length."""
 
 _MOST_PARTS = 64
 """A range of more parts than that is read as data: a reply of many small pieces saves nothing."""
+
+_MOST_EMULATED = 4 * 1024 * 1024 * 1024
+"""The most that a compact request can ask for; what is emulated takes time with every byte."""
 
 _PIECE = 1024 * 1024
 _ZEROES = memoryview(bytes(_PIECE))
@@ -173,6 +176,7 @@ class Gate:
         if count and not self._zero_natively(count, offset, may_trim, fast, fua):
             if fast:
                 raise Refused(errno.EOPNOTSUPP, "zeroing this range is no faster than writing")
+            self._refuse_endless(count)
             self._write_zeroes(count, offset, self._fua_flag if fua else 0)
         if fua:
             self._finish_fua()
@@ -186,6 +190,7 @@ class Gate:
         if self.cache_support is Support.NATIVE:
             self._cache(count, offset)
             return
+        self._refuse_endless(count)
         for start in range(offset, offset + count, self._piece):
             self._pread(min(self._piece, offset + count - start), start)
 
@@ -226,9 +231,16 @@ class Gate:
             log.debug("extents of %d bytes at %d: %s", count, offset, error)
             found = [Extent(offset, count, 0)]
         return [
-            (part, None if part.type & ZERO else self.pread(part.length, part.offset))
-            for part in found
+            (part, None if part.type & ZERO else self._read_part(part, offset)) for part in found
         ]
+
+    def _read_part(self, part: Extent, offset: int) -> Buffer:
+        """Read a part of what is read from *offset*."""
+        try:
+            return self.pread(part.length, part.offset)
+        except PartialError as error:
+            done = part.offset - offset + error.done
+            raise PartialError(error.errno or errno.EIO, error.strerror or "", done) from error
 
     def _parts(self, count: int, offset: int) -> list[Extent]:
         ahead = min(self.size - offset, max(count, _LOOK_AHEAD))
@@ -279,6 +291,11 @@ class Gate:
             raise Refused(errno.EPERM, "this export is read-only")
         if offset + count > self.size or (offset | count) & self._misaligned:
             self._refuse_range(count, offset, past_end)
+
+    def _refuse_endless(self, count: int) -> None:
+        """Emulation moves every byte: with extended headers a client could ask for days of it."""
+        if count > _MOST_EMULATED:
+            raise Refused(errno.EINVAL, f"more than {_MOST_EMULATED} bytes in one request")
 
     def _refuse_range(self, count: int, offset: int, past_end: int) -> None:
         if offset + count > self.size:

@@ -134,6 +134,7 @@ def _from_path(path: str, kind: Kind) -> Found:
             f"the {kind.word} {path!r} is not a Python file: its name must end in .py"
         )
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and others look for it
     spec.loader.exec_module(module)
     version = str(getattr(module, "__version__", "unknown"))
     return Found(kind, name, os.path.abspath(path), version, _class_in(module, kind))

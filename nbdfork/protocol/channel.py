@@ -153,7 +153,10 @@ class Channel:
                 return 0
             view = view[: self._allowance]
         if self._deadline is not None:
-            self._stream.settimeout(max(self._deadline - time.monotonic(), 0.001))
+            remaining = self._deadline - time.monotonic()
+            if remaining <= 0:
+                raise Disconnected("timed out")
+            self._stream.settimeout(remaining)
         small = self._moved <= SPIN_SIZE
         try:
             if self._spins and small and not self._skip and self._deadline is None:
@@ -253,8 +256,8 @@ class Channel:
             waiting = fcntl.ioctl(self._stream.fileno(), termios.FIONREAD, bytes(4))
             self._allowance = unpack("i", waiting)[0]
             self._stream.shutdown(socket.SHUT_RD)
-        except OSError:
-            self._allowance = 0  # not connected any more
+        except (OSError, ValueError):
+            self._allowance = 0  # not connected any more, or closed in this very moment
 
     def close(self) -> None:
         """Send what is queued and close, so that the client can still read all of it.
@@ -282,20 +285,27 @@ class SharedChannel(Channel):
     def __init__(self, stream: Stream) -> None:
         super().__init__(stream)
         self._lock = threading.RLock()
+        self._is_broken = False  # a reply was sent in part: nothing may follow it
 
     def put(self, message: bytes) -> None:
         with self._lock:
             super().put(message)
-            super().flush()
+            self.flush()
 
     def put_with_data(self, header: bytes, data: Buffer) -> None:
         with self._lock:
             super().put_with_data(header, data)
-            super().flush()
+            self.flush()
 
     def flush(self) -> None:
         with self._lock:
-            super().flush()
+            if self._is_broken:
+                raise Disconnected("an earlier reply could not be sent")
+            try:
+                super().flush()
+            except Disconnected:
+                self._is_broken = True
+                raise
 
 
 def _drop(parts: list[Buffer], count: int) -> list[Buffer]:

@@ -155,6 +155,8 @@ class Newstyle:
         if length > MAX_OPTION_DATA:
             self._channel.discard(length)
             reply = _Reply(wire.REP_ERR_TOO_BIG, "the option is too long")
+            if option == wire.OPT_SET_META_CONTEXT:
+                self._selection = _Selection("", {})
         else:
             reply = self._carry_out(option, bytes(self._channel.take(length)))
         if reply.text:
@@ -222,8 +224,12 @@ class Newstyle:
             return _Reply(wire.REP_ERR_PLATFORM, "the exports cannot be listed")
         self._options_left += MAX_OPTIONS * len(exports)
         for export in exports:
-            name = export.name.encode()
-            entry = wire.UINT32.pack(len(name)) + name + export.description.encode()
+            try:
+                name, description = export.name.encode(), export.description.encode()
+            except UnicodeEncodeError:
+                log.warning("the export %a is not listed: it has no name in UTF-8", export.name)
+                continue
+            entry = wire.UINT32.pack(len(name)) + name + description
             self._reply(wire.OPT_LIST, wire.REP_SERVER, entry)
         return _Reply(wire.REP_ACK)
 

@@ -5,13 +5,15 @@ out: no request changes hands.  Waiting for a network releases the interpreter's
 threads do not stand in each other's way; for a disk that does not wait they would only cost.
 """
 
+import logging
 import socket
 import threading
 
 from nbdfork.plugin import client
 from nbdfork.protocol.channel import SharedChannel
-from nbdfork.protocol.errors import Disconnected
 from nbdfork.protocol.transmission import Payload, Session, Transmission
+
+log = logging.getLogger(__name__)
 
 
 class _Ended(Exception):
@@ -81,7 +83,7 @@ class ParallelTransmission(Transmission):
         self._receiving.release()
         try:
             super()._answer(flags, command, cookie, offset, length, payload)
-        except Disconnected as error:
+        except BaseException as error:  # the client has gone; or a script ends the interpreter
             self._error = error
             self._channel.stop()  # wakes the thread that receives
             raise
@@ -90,5 +92,10 @@ class ParallelTransmission(Transmission):
 
     def _add_thread(self) -> None:
         thread = threading.Thread(target=self._serve_with_others, args=(client.current(),))
-        self._threads.append(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # go on with those there are
+            self._limit = len(self._threads) + 1
+            log.warning("%s: this client has %d of them", error, self._limit)
+        else:
+            self._threads.append(thread)

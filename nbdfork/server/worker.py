@@ -11,7 +11,9 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 from setproctitle import setproctitle, setthreadtitle
@@ -22,6 +24,9 @@ from nbdfork.server.scoreboard import Scoreboard, State
 log = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
+
+SHORT_OF_SECONDS = 0.1
+"""How long to wait before trying again to accept a client, if the machine is short of something."""
 
 
 def show_in_ps(name: str, title: str) -> None:
@@ -149,48 +154,78 @@ def _prepare(place: Place, stopper: Stopper) -> bool:
     return linux.die_with_parent(signal.SIGTERM, place.supervisor)
 
 
-def _serve_in_threads(place: Place, service: Service, stopper: Stopper) -> None:
-    """Serve clients at the same time, each in a thread, until told to end."""
-    notes: dict[int, str] = {}
-    free = threading.Semaphore(service.clients_at_once)
-    threads: set[threading.Thread] = set()
+class _Threads:
+    """The threads that serve clients at the same time, one each."""
 
-    def report(key: int, note: str | None) -> None:
-        notes.pop(key, None)
-        if note is not None:
-            notes[key] = note
-        place.report(State.SERVING if notes else State.IDLE, "; ".join(tuple(notes.values())))
+    def __init__(self, place: Place, service: Service, stopper: Stopper) -> None:
+        self._place = place
+        self._service = service
+        self._stopper = stopper
+        self._free = threading.Semaphore(service.clients_at_once)
+        self._threads: set[threading.Thread] = set()
+        self._notes: dict[int, str] = {}
 
-    def serve(client: socket.socket) -> None:
+    def wait_for_one(self) -> None:
+        """Wait until another client could be served."""
+        if not self._free.acquire(blocking=False):
+            most = self._service.clients_at_once
+            log.warning("all %d clients are taken: others have to wait", most)
+            self._free.acquire()
+
+    def serve(self, client: socket.socket) -> None:
+        """Serve *client* in the thread that was waited for."""
+        thread = threading.Thread(target=self._run, args=(client,))
+        self._threads.add(thread)
         try:
-            _serve(client, service, stopper, lambda note: report(id(client), note))
+            thread.start()
+        except RuntimeError as error:  # there may be no more of them
+            log.error("cannot serve a client: %s", error)
+            client.close()
+            self._threads.discard(thread)
+            self._free.release()
+
+    def _run(self, client: socket.socket) -> None:
+        key = id(client)
+        try:
+            _serve(client, self._service, self._stopper, lambda note: self._report(key, note))
         except Exception:
             log.exception("a client's thread failed")
         finally:
-            report(id(client), None)
-            threads.discard(threading.current_thread())
-            free.release()
+            self._report(key, None)
+            self._threads.discard(threading.current_thread())
+            self._free.release()
 
-    def wait_for_a_thread() -> bool:
-        if free.acquire(blocking=False):
-            return True
-        log.warning("all %d clients are taken: others have to wait", service.clients_at_once)
-        return free.acquire()
+    def _report(self, key: int, note: str | None) -> None:
+        self._notes.pop(key, None)
+        if note is not None:
+            self._notes[key] = note
+        state = State.SERVING if self._notes else State.IDLE
+        self._place.report(state, "; ".join(tuple(self._notes.values())))
 
+    def join(self) -> None:
+        """Wait until all clients have been served."""
+        for thread in tuple(self._threads):
+            thread.join()
+
+
+def _serve_in_threads(place: Place, service: Service, stopper: Stopper) -> None:
+    """Serve clients at the same time, each in a thread, until told to end."""
+    threads = _Threads(place, service, stopper)
     place.report(State.IDLE)
-    while wait_for_a_thread() and (client := _accept(place, stopper)) is not None:
-        thread = threading.Thread(target=serve, args=(client,))
-        threads.add(thread)
-        thread.start()
-    for thread in tuple(threads):
-        thread.join()
+    with _waiting(place, stopper) as epoll:
+        threads.wait_for_one()
+        while (client := _accept(place, stopper, epoll)) is not None:
+            threads.serve(client)
+            threads.wait_for_one()
+    threads.join()
 
 
 def _serve_in_turn(place: Place, service: Service, stopper: Stopper) -> None:
     served = 0
     while not stopper.stopped:
         place.report(State.IDLE)
-        client = _accept(place, stopper)
+        with _waiting(place, stopper) as epoll:
+            client = _accept(place, stopper, epoll)
         if client is None:
             return
         served += 1
@@ -222,23 +257,29 @@ def _serve(
     log.info("client %s is gone", peer)
 
 
-def _accept(place: Place, stopper: Stopper) -> socket.socket | None:
-    """Wait for a client; return None if the worker is to end instead."""
+@contextmanager
+def _waiting(place: Place, stopper: Stopper) -> Iterator[select.epoll]:
+    """What a worker waits for: clients, and to be told to end."""
     with select.epoll() as epoll:
         for listener in place.listeners:
             # Of all workers that wait, the kernel wakes one for each connection.
             epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
         epoll.register(place.leash, select.EPOLLIN)
         epoll.register(stopper.event, select.EPOLLIN)
-        while not stopper.stopped:
-            # Before looking at the leash: the connection that woke us wakes nobody else.
-            for listener in place.listeners:
-                client = _accept_from(listener)
-                if client is not None:
-                    return client
-            if _is_let_go(place.leash):
-                return None
-            epoll.poll()
+        yield epoll
+
+
+def _accept(place: Place, stopper: Stopper, epoll: select.epoll) -> socket.socket | None:
+    """Wait for a client; return None if the worker is to end instead."""
+    while not stopper.stopped:
+        # Before looking at the leash: the connection that woke us wakes nobody else.
+        for listener in place.listeners:
+            client = _accept_from(listener)
+            if client is not None:
+                return client
+        if _is_let_go(place.leash):
+            return None
+        epoll.poll()
     return None
 
 
@@ -249,6 +290,10 @@ def _accept_from(listener: socket.socket) -> socket.socket | None:
         return None  # another worker was faster
     except ConnectionError:
         return None  # the client gave up while it was waiting
+    except OSError as error:  # short of descriptors or of memory: those that are served go on
+        log.error("cannot accept a client: %s", error)
+        time.sleep(SHORT_OF_SECONDS)
+        return None
 
 
 def _is_let_go(leash: int) -> bool:

@@ -12,6 +12,9 @@
 #define MAX_EXPORTS 10000
 #define MAX_STRING 4096
 
+/* No client gets more at once: MOST_EXTENTS in nbdfork/plugin/extents.py. */
+#define MAX_EXTENTS 65536
+
 /* Make room for one more item.  Return -1 if there is no memory. */
 static int
 reserve (void **items, size_t *room, size_t count, size_t size)
@@ -60,6 +63,10 @@ nbdkit_add_extent (struct nbdkit_extents *extents, uint64_t offset, uint64_t len
     end = extents->end;
   if (last && last->type == type) {
     last->length += end - expected;
+    return 0;
+  }
+  if (extents->count == MAX_EXTENTS) {
+    extents->end = expected; /* nobody gets more; the rest is ignored */
     return 0;
   }
   if (reserve ((void **) &extents->items, &extents->room, extents->count, sizeof *last) == -1)

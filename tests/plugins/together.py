@@ -14,15 +14,18 @@ class Together(Plugin):
 
     needs = Parameter(parse.whole(1, 100), default=1, metavar="N", help="how many reads it takes")
 
+    exits = Parameter(parse.boolean, default=False, metavar="BOOL", help="end at the first read")
+
     def waits(self) -> bool:
         return True
 
     def open(self, export_name: str, read_only: bool) -> Export:
-        return TogetherExport(self.needs)
+        return TogetherExport(self.needs, self.exits)
 
 
 class TogetherExport(Export):
-    def __init__(self, needs: int) -> None:
+    def __init__(self, needs: int, exits: bool) -> None:
+        self._exits = exits
         self._barrier = threading.Barrier(needs)
         self._lock = threading.Lock()
         self._under_way = 0
@@ -37,6 +40,8 @@ class TogetherExport(Export):
         return bytes(self._data[offset : offset + count])
 
     def _wait_for_others(self) -> None:
+        if self._exits:
+            raise SystemExit("no more")
         with self._lock:
             self._under_way += 1
             self._data[0] = max(self._data[0], self._under_way)
