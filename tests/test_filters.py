@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbdfork.filter import Filter
+from nbdfork.filters._unpack import UnpackFilter
 from nbdfork.plugin import (
     HOLE,
     REQ_ONE,
@@ -930,5 +931,7 @@ def test_an_export_is_a_plain_export_to_its_filter() -> None:
 
     assert isinstance(Slow(b""), Export)
     for name in load.available(load.FILTER):
+        if issubclass(load.find(name, load.FILTER).plugin_class, UnpackFilter):
+            continue  # it would have to be compressed
         top = gate(Slow(bytes(SIZE)), name)
         assert (top.is_rotational, top.description) == (True, "a slow disk")
