@@ -182,24 +182,16 @@ def test_a_client_is_told_that_there_is_no_such_file(web: Nginx) -> None:
 
 
 def last(web: Nginx) -> dict[str, str]:
-    """Return what the last request, a read, had, by the names of nginx's log_format.
-
-    nginx writes its log after the answer; before the read comes a request without a range.
-    """
+    """Return what the last request had, by the names of nginx's log_format."""
     names = ("range", "cookie", "authorization", "agent", "test", "connection", "http", "empty")
-
-    def found() -> dict[str, str] | None:
-        line = web.requests()[-1]
-        fields = dict(zip(names, line.split(" ", 2)[2].split("|"), strict=True))
-        return fields if fields["range"] != "-" else None
-
-    last_read: dict[str, str] = eventually(found)
-    return last_read
+    line = web.requests()[-1]
+    return dict(zip(names, line.split(" ", 2)[2].split("|"), strict=True))
 
 
 def test_headers(web: Nginx) -> None:
     url = f"{web.url}/disk"
     assert reads(url)
+    assert eventually(lambda: last(web)["range"] != "-")  # it is logged after it was answered
     assert last(web) | {"connection": ""} == {
         "range": f"bytes={MIB + 1}-{MIB + 4096}",
         **dict.fromkeys(("cookie", "authorization", "agent", "test", "empty"), "-"),
@@ -292,9 +284,11 @@ def test_cookies_that_a_redirect_brings(web: Nginx, tmp_path: Path) -> None:
 
 def test_settings_of_the_connection(web: Nginx) -> None:
     def settings(*arguments: str) -> tuple[bool, bool]:
+        before = {connection.fd for connection in psutil.Process().net_connections("tcp4")}
         with opened(f"{web.url}/disk", *arguments):
             for connection in psutil.Process().net_connections("tcp4"):
-                if connection.raddr and connection.raddr.port == web.port:
+                is_new = connection.fd not in before
+                if is_new and connection.raddr and connection.raddr.port == web.port:
                     with socket.socket(fileno=os.dup(connection.fd)) as found:
                         keepalive = found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
                         nodelay = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
