@@ -53,8 +53,7 @@ def settings(options: Options, backend: Backend) -> Settings:
         structured_replies=not options.no_structured_replies,
         meta_contexts=not options.no_meta_contexts,
     )
-    # Where clients share a process, one that spins would keep the others from running.
-    spins = len(os.sched_getaffinity(0)) > 1 and not backend.one_process()
+    spins = len(os.sched_getaffinity(0)) > 1
     threads = _threads(options, backend)
     return Settings(options.newstyle, options.handshake_limit, offer, threads, spins)
 

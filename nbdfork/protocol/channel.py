@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterable
 from struct import unpack
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from nbdfork.protocol.errors import Disconnected
 from nbdfork.types import Buffer
@@ -74,8 +74,13 @@ class Channel:
     reads these three directly, because a method call per request would be felt.
     """
 
+    _open: ClassVar[set["Channel"]] = set()  # those of this process
+
     def __init__(self, stream: Stream, spins: bool = False) -> None:
-        """With *spins*, receiving is worth keeping a processor busy for a moment."""
+        """With *spins*, receiving is worth keeping a processor busy for a moment.
+
+        That is left out while the process has other clients, which it would keep from running.
+        """
         self.buffer = mmap.mmap(-1, BUFFER_SIZE)  # unlike a bytearray, not touched yet
         self.start = 0
         self.end = 0
@@ -89,6 +94,7 @@ class Channel:
         self._misses = 0  # how often spinning was in vain, since it last was not
         self._skip = 0  # how many receives are not worth it
         self._moved = 0  # bytes received and sent since then
+        self._open.add(self)
 
     # -- receiving ----------------------------------------------------------------------
 
@@ -157,9 +163,8 @@ class Channel:
             if remaining <= 0:
                 raise Disconnected("timed out")
             self._stream.settimeout(remaining)
-        small = self._moved <= SPIN_SIZE
         try:
-            if self._spins and small and not self._skip and self._deadline is None:
+            if self._spins and not self._skip and self._may_spin():
                 got = self._receive_spinning(view)
             else:
                 self._skip -= self._skip > 0
@@ -170,6 +175,9 @@ class Channel:
         if self._allowance is not None:
             self._allowance -= got
         return got
+
+    def _may_spin(self) -> bool:
+        return self._moved <= SPIN_SIZE and self._deadline is None and len(self._open) == 1
 
     def _receive_spinning(self, view: memoryview) -> int:
         """Receive without going to sleep if something comes within `SPIN_SECONDS`."""
@@ -276,6 +284,7 @@ class Channel:
         except (OSError, Disconnected):
             pass  # the client is gone, which is what closing is for
         finally:
+            self._open.discard(self)
             self._stream.close()
 
 
