@@ -87,7 +87,7 @@ def test_extents_that_are_none_fail_the_request(program: Path) -> None:
         client.connect_uri(server.uri)
         assert attempt(lambda: client.block_status(65536, 0, lambda *_: 0)) == "EIO"
         assert client.pread(65536, 0) == bytes(65536)  # which only has to do without them
-        assert "extents: the helper did not answer with extents" in server.log
+        assert "extents: the answer is not a list of extents" in server.log
         assert client.pread(512, 0) == bytes(512)
 
 
@@ -95,7 +95,7 @@ def test_extents_that_are_none_fail_the_request(program: Path) -> None:
     ("way", "message"),
     [
         ("negative", "get_size: returned -1"),
-        ("block_size", "block_size: the helper did not answer with three numbers"),
+        ("block_size", "block_size: the answer is not three numbers"),
     ],
 )
 def test_bad_facts_refuse_the_client(way: str, message: str, program: Path) -> None:
@@ -114,7 +114,7 @@ def test_what_the_helper_tells_is_in_dump_plugin(program: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("#!/bin/sh\nexit 5\n", "the helper died in load: exit 5"),
+        ("#!/bin/sh\nexit 5\n", "load: the helper died: exit 5"),
         ("#!/nowhere\n", "cannot be run: No such file or directory"),
         ("no program", "cannot be run: Exec format error"),
     ],
@@ -140,7 +140,7 @@ def test_parameters_before_the_program_are_refused() -> None:
 
 def test_a_helper_that_exits_while_it_is_configured_is_told(program: Path) -> None:
     done = nbdfork("-U", "-", "host", program, "way=exit", "--run", "true")
-    assert "the helper died in config: exit 4" in done.stderr
+    assert "config: the helper died: exit 4" in done.stderr
 
 
 def test_the_page_has_every_operation() -> None:

@@ -1,9 +1,9 @@
-"""Scripts for nbdkit's Perl API: the same under nbdkit and nbdfork, and the life of a helper."""
+"""Scripts for nbdkit's Perl API: the same under nbdkit and nbdfork, and within a process."""
 
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from nbdfork.plugins.perl import Perl
 
 from nbdfork.plugin import Extent
 from tests.harness import (
-    NBDFORK,
     SECONDS,
     Server,
     eventually,
@@ -53,15 +52,6 @@ def refusal(path: Path, *arguments: str) -> str:
     done = nbdfork("-U", "-", "perl", path, *arguments, "--run", "true")
     assert done.returncode == 1
     return done.stderr
-
-
-def helpers(server: Server) -> list[psutil.Process]:
-    """The template and its forks."""
-    return [
-        process
-        for process in psutil.Process(server.pid).children(recursive=True)
-        if not process.cmdline()[0].startswith("nbdfork")
-    ]
 
 
 # -- both servers -----------------------------------------------------------------------------
@@ -178,8 +168,7 @@ def test_clients_hear_why_but_not_where(tmp_path: Path) -> None:
     [
         ("sub config { die 'bad value' }", "config: bad value at {path} line 4."),
         ("sub config {} sub get_ready { die qq(no disk\\n) }", "{path}: get_ready: no disk"),
-        ("sub config { exit 3 }", "{path}: the helper died in config: exit 3"),
-        ("sub config { kill 9, $$ }", "{path}: the helper died in config: signal 9"),
+        ("sub config { exit 3 }", "{path}: config: the script called exit(3)"),
         ("sub config {} sub thread_model { 7 }", "{path}: thread_model returned 7"),
         ("sub {", "load: "),
         ("", "takes no parameters, but key=value is given"),
@@ -219,43 +208,93 @@ def test_a_read_that_is_none_fails_alone(text: str, message: str, tmp_path: Path
         assert client.pread(512, 0) == b"ok" * 256
 
 
-# -- the helper's life ------------------------------------------------------------------------
+# -- the life of the process -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("way", "fate"), [("kill", "signal 9"), ("exit", "exit 3")])
-def test_a_helper_that_dies_is_told_of_and_replaced(way: str, fate: str) -> None:
+@pytest.mark.parametrize(("way", "fate"), [("kill", "signal 9"), ("exit", "status 3")])
+def test_a_process_that_dies_is_told_of_and_replaced(way: str, fate: str) -> None:
     with Server("-n", "perl", RAM, f"fail={way}") as server:
         client = connect(server.uri)
-        assert attempt(lambda: client.pwrite(b"x", 0)) == "EIO"
-        assert f"the helper died: {fate}" in server.log
-        eventually(lambda: attempt(lambda: client.pread(1, 0)) != b"\0")  # it is disconnected
+        with pytest.raises(nbd.Error):
+            client.pwrite(b"x", 0)
+        eventually(lambda: fate in server.log)
         assert connect(server.uri).pread(4, 0) == bytes(4)
 
 
-def test_the_helpers_end_with_a_server_that_is_killed(tmp_path: Path) -> None:
-    socket = tmp_path / "sock"
-    process = subprocess.Popen([*NBDFORK, "-f", "-n", "-U", socket, "perl", RAM])
-    eventually(socket.exists)
-    client = connect(f"nbd+unix:///?socket={socket}")
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 3  # the worker, the template and its fork
-    process.kill()
-    process.wait()
-    del client
-    eventually(lambda: not any(map(is_alive, family)))
-
-
-def test_a_terminals_signals_do_not_end_helpers() -> None:
-    with Server("-n", "perl", RAM) as server:
+def test_an_exit_fails_the_request_alone(tmp_path: Path) -> None:
+    path = script(tmp_path, "sub pwrite { exit 7 }")
+    with Server("-n", "perl", path) as server:
         client = connect(server.uri)
-        for helper in helpers(server):
-            helper.send_signal(signal.SIGINT)
-            helper.send_signal(signal.SIGTERM)
-        assert client.pread(1, 0) == b"\0"
+        assert attempt(lambda: client.pwrite(b"x", 0)) == "EIO"
+        assert "pwrite: the script called exit(7)" in server.log
+        assert client.pread(4, 0) == bytes(4)
+
+
+def test_a_child_of_the_script_exits_as_it_is_meant_to(tmp_path: Path) -> None:
+    """It has written what it had buffered, and does not go on as a second server."""
+    out = tmp_path / "out"
+    path = script(
+        tmp_path,
+        f"""
+        sub child {{
+            my ($way) = @_;
+            my $pid = fork;
+            return waitpid($pid, 0) && $? >> 8 if $pid;
+            CORE::open my $file, '>>', '{out}';
+            print $file "$way\n";
+            exit 5 if $way eq 'exit';
+        }}
+        sub pread {{
+            my ($h, $count) = @_;
+            my @statuses = map {{ child($_) }} 'exit', 'return';
+            return pack "a$count", "@statuses";
+        }}
+        """,
+        "sub open { return 1 }\nsub get_size { return 65536 }\n",
+    )
+    with Server("-n", "perl", path) as server:
+        client = connect(server.uri)
+        assert bytes(client.pread(3, 0)) == b"5 0"
+        assert bytes(client.pread(3, 0)) == b"5 0"
+    assert sorted(out.read_text().split()) == ["exit", "exit", "return", "return"]
+
+
+def test_modules_written_in_c_can_be_used(tmp_path: Path) -> None:
+    text = "use Digest::MD5; sub pread { my $d = Digest::MD5::md5_hex('x'); return $d x 16 }"
+    with Server("-n", "perl", script(tmp_path, text)) as server:
+        assert bytes(connect(server.uri).pread(512, 0)[:8]) == b"9dd4e461"
+
+
+def test_clients_of_one_process_take_turns(tmp_path: Path) -> None:
+    """Threads share the interpreter: what one reads is never what another has asked for."""
+    path = script(
+        tmp_path,
+        "sub pread { my ($h, $count, $offset) = @_; return pack('Q', $offset) x ($count / 8) }",
+    )
+
+    def read(uri: str, number: int) -> bool:
+        client = connect(uri)
+        offsets = [(number * 977 + i * 131) % 120 * 512 for i in range(300)]
+        return all(client.pread(512, at) == at.to_bytes(8, "little") * 64 for at in offsets)
+
+    with Server("-n", "perl", path) as server, ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(lambda number: read(server.uri, number), range(4)))
+
+
+def test_objects_are_destroyed_in_the_end(tmp_path: Path) -> None:
+    log = tmp_path / "end"
+    path = script(
+        tmp_path,
+        f"sub DESTROY {{ CORE::open(my $f, '>>', '{log}'); print $f qq(gone\n) }}\n"
+        "our $disk = bless {};",
+    )
+    with Server("-n", "perl", path) as server:
+        connect(server.uri).shutdown()
+    assert log.read_text() == "gone\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user")
-def test_helpers_become_the_user_of_the_server(tmp_path: Path) -> None:
+def test_the_script_runs_as_the_user_of_the_server(tmp_path: Path) -> None:
     let_all_reach(tmp_path)
     path = script(
         tmp_path,
@@ -264,13 +303,10 @@ def test_helpers_become_the_user_of_the_server(tmp_path: Path) -> None:
     )
     with Server("-n", "-u", "nobody", "-g", "nogroup", "perl", path) as server:
         found = bytes(connect(server.uri).pread(512, 0)).rstrip(b"\0")
-        uids = [set(helper.uids()) for helper in helpers(server)]
     assert set(found.split()) == {b"65534"}
-    assert uids == [{65534}] * len(uids)
 
 
-def test_in_the_background_nothing_holds_the_terminal(tmp_path: Path) -> None:
-    """The pipes of `run` are at their end when the server has detached; messages go to the log."""
+def test_in_the_background_warnings_go_to_the_log(tmp_path: Path) -> None:
     path = script(tmp_path, "sub open { warn 'a client'; print qq(noise\\n); return 1 }")
     log, pidfile = tmp_path / "log", tmp_path / "pid"
     socket = tmp_path / "sock"

@@ -200,9 +200,11 @@ class Supervisor:
         """Free the slot of a dead worker; return whether it failed before it served anyone."""
         note, served = self._board.note(slot), self._board.has_served(slot)
         self._board.free(slot)
-        if status is not None and status < 0 and not self._is_stopping():
+        # A worker that fails has said why; any other end was not its own doing.
+        if status not in (None, 0, worker.EXIT_FAILED) and not self._is_stopping():
             what = f"serving {note}" if note else "without a client"
-            log.warning("worker %d, %s, was killed by signal %d", pid, what, -status)
+            how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+            log.warning("worker %d, %s, %s", pid, what, how)
         if served:
             self._throttle.served()
         elif status:

@@ -12,6 +12,7 @@ from threading import Lock
 from typing import TypeVar
 
 from .frames import NOTICE, NOTICE_DEBUG, NOTICE_SHUTDOWN, OPERATIONS, REPLY, REQUEST
+from .script import Failed
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +28,6 @@ PREAD = OPERATIONS["pread"]
 
 class HelperGone(Exception):
     """The helper has closed the connection, or speaks something else."""
-
-
-class Failed(Exception):
-    """The helper answered with an error: `code` is an errno, `text` what the script said."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-        self.text = text
 
 
 class Connection:

@@ -5,21 +5,21 @@ import logging
 from nbdfork.plugin import BlockSize, Buffer, Export, Extent, Support, ThreadModel, parse
 
 from .frames import BLOCK_SIZE, EXTENT
-from .helper import Helper
+from .script import Script
 
 log = logging.getLogger(__name__)
 
 _SUPPORT = {0: Support.NONE, 1: Support.EMULATE, 2: Support.NATIVE}
 
 
-class HelperExport(Export):
-    """The disk of the script that *helper* runs; *handle* stands for what its open returned.
+class ScriptExport(Export):
+    """The disk of *script*; *handle* stands for what its open returned.
 
     What the script does not say follows from the callbacks it has, as with nbdkit.
     """
 
-    def __init__(self, helper: Helper, handle: int, model: ThreadModel) -> None:
-        self._helper = helper
+    def __init__(self, script: Script, handle: int, model: ThreadModel) -> None:
+        self._script = script
         self._handle = handle
         self._model = model
 
@@ -28,7 +28,7 @@ class HelperExport(Export):
     def get_size(self) -> int:
         size = self._value("get_size")
         if not 0 <= size <= parse.MAX_SIZE:
-            raise self._helper.error("get_size", f"returned {size}; return 0 to 2^63-1 bytes")
+            raise self._script.error("get_size", f"returned {size}; return 0 to 2^63-1 bytes")
         return size
 
     def can_write(self) -> bool:
@@ -67,9 +67,9 @@ class HelperExport(Export):
     def block_size(self) -> BlockSize:
         if not self._has("block_size"):
             return BlockSize()
-        _, payload = self._helper.call("block_size", handle=self._handle)
+        _, payload = self._script.call("block_size", handle=self._handle)
         if len(payload) != BLOCK_SIZE.size:
-            raise self._helper.error("block_size", "the helper did not answer with three numbers")
+            raise self._script.error("block_size", "the answer is not three numbers")
         sizes = BlockSize(*BLOCK_SIZE.unpack(payload))
         return sizes if any(sizes) else BlockSize()
 
@@ -77,17 +77,17 @@ class HelperExport(Export):
         if not self._has("export_description"):
             return ""
         try:
-            _, payload = self._helper.call("export_description", handle=self._handle)
+            _, payload = self._script.call("export_description", handle=self._handle)
         except OSError as error:  # no reason not to serve the disk
             log.error("%s", error)
             return ""
         return payload.decode(errors="replace")
 
     def _has(self, callback: str) -> bool:
-        return callback in self._helper.callbacks
+        return callback in self._script.callbacks
 
     def _value(self, callback: str) -> int:
-        return self._helper.call(callback, handle=self._handle)[0]
+        return self._script.call(callback, handle=self._handle)[0]
 
     def _is(self, callback: str, default: bool) -> bool:
         return self._value(callback) != 0 if self._has(callback) else default
@@ -97,7 +97,7 @@ class HelperExport(Export):
             return default
         value = self._value(callback)
         if value not in _SUPPORT:
-            raise self._helper.error(
+            raise self._script.error(
                 callback, f"returned {value}; return 0 (none), 1 (emulate) or 2 (native)"
             )
         return _SUPPORT[value]
@@ -105,13 +105,13 @@ class HelperExport(Export):
     # -- operations ---------------------------------------------------------------------
 
     def pread(self, count: int, offset: int) -> Buffer:
-        return self._helper.pread(self._handle, count, offset)
+        return self._script.pread(self._handle, count, offset)
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
-        self._helper.call("pwrite", data, handle=self._handle, flags=flags, offset=offset)
+        self._script.call("pwrite", data, handle=self._handle, flags=flags, offset=offset)
 
     def flush(self) -> None:
-        self._helper.call("flush", handle=self._handle)
+        self._script.call("flush", handle=self._handle)
 
     def trim(self, count: int, offset: int, flags: int) -> None:
         self._on_range("trim", count, offset, flags)
@@ -125,18 +125,18 @@ class HelperExport(Export):
     def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
         payload = self._on_range("extents", count, offset, flags)
         if len(payload) % EXTENT.size:
-            raise self._helper.error("extents", "the helper did not answer with extents")
+            raise self._script.error("extents", "the answer is not a list of extents")
         return [Extent(*fields) for fields in EXTENT.iter_unpack(payload)]
 
     def _on_range(self, callback: str, count: int, offset: int, flags: int) -> bytes:
-        return self._helper.call(
+        return self._script.call(
             callback, handle=self._handle, flags=flags, count=count, offset=offset
         )[1]
 
     def close(self) -> None:
-        if self._helper.is_gone:
+        if self._script.is_gone:
             return
         try:
-            self._helper.call("close", handle=self._handle)
+            self._script.call("close", handle=self._handle)
         except OSError as error:  # nobody is left to be told
             log.error("%s", error)

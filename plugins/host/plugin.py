@@ -1,9 +1,8 @@
-"""The contract's methods of a plugin whose work is done by a helper, each a request to it.
+"""The contract's methods of a plugin that runs a script for others: each calls a callback of it.
 
-A plugin for a language is a subclass that says which command the helper is.  Up to `get_ready`
-it is the template that is asked, and a failure is a `ConfigError`; in a worker it is the
-worker's own fork, and a failure is an `OSError`.  The helper has told which callbacks the script
-has; others are not asked for.
+A plugin for a language is a subclass that says how the script is run: by a helper, as most
+(`HelperPlugin`), or in this process.  Up to `get_ready` a failure is a `ConfigError`; in a worker
+it is an `OSError`.  It has been told which callbacks the script has; others are not called.
 """
 
 import itertools
@@ -11,14 +10,14 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from nbdfork.plugin import ConfigError, Export, ExportInfo, Plugin, ThreadModel
 
-from .connection import Failed, HelperGone
-from .export import HelperExport
+from .export import ScriptExport
 from .frames import READ_ONLY
 from .helper import Helper
+from .script import Failed, Script
 from .template import Template
 
 log = logging.getLogger(__name__)
@@ -26,8 +25,23 @@ log = logging.getLogger(__name__)
 REQUIRED = ("open", "get_size", "pread")
 
 
-class HelperPlugin(Plugin):
-    """What the plugins have in common whose work is done by a helper.
+class Engine(Protocol):
+    """What has loaded the script, in the supervisor."""
+
+    def call(self, operation: str, payload: bytes = b"") -> tuple[int, bytes]:
+        """Carry out an operation, and return value and payload of the answer.
+
+        Raises `Failed`.
+        """
+        ...
+
+    def end(self) -> None:
+        """There are no more calls."""
+        ...
+
+
+class ScriptPlugin(Plugin):
+    """What the plugins have in common that run a script.
 
     A subclass declares the parameter `script`, magic and repeatable: the first value is the
     script, others are for it if it has a magic_config_key.
@@ -38,27 +52,28 @@ class HelperPlugin(Plugin):
 
     script: tuple[str, ...]
 
-    _template: Template | None = None
-    _helper: Helper | None = None
+    _engine: Engine | None = None
+    _served: Script | None = None
     _model = ThreadModel.SERIALIZE_ALL_REQUESTS
     _path = ""
     _passed_on = 1  # how many of the arguments without a key the script knows
 
-    def command(self, path: str) -> Sequence[str]:
-        """Return the command that is the helper for the script at *path*.
+    def start(self, path: str) -> Engine:
+        """Return what can load the script at *path*.  Raises `ConfigError`."""
+        raise NotImplementedError
 
-        Raises `ConfigError`.
-        """
+    def serve(self, path: str, callbacks: frozenset[str]) -> Script:
+        """Return the script for the clients of this process.  Raises OSError."""
         raise NotImplementedError
 
     # -- starting, in the supervisor ----------------------------------------------------
 
-    def _load(self) -> Template:
-        """Return the template; it is started when it is needed first."""
-        if self._template is None:
+    def _load(self) -> None:
+        """Load the script, when it is needed first, and tell it of its magic parameters."""
+        if self._engine is None:
             self._path = _path_of(self.name, self.script[0])
             sys.stdout.flush()  # what the script prints comes after what we have printed
-            self._template = Template(self.command(self._path))
+            self._engine = self.start(self._path)
             told = os.fsdecode(self._ask("load")[1])
             self._facts = dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
             self._callbacks = frozenset(self._facts.pop("callbacks", "").split())
@@ -74,7 +89,6 @@ class HelperPlugin(Plugin):
                     " magic_config_key to say what it is"
                 )
             self._pass_on(self._magic_key, text)
-        return self._template
 
     def _check_callbacks(self) -> None:
         for callback in REQUIRED:
@@ -84,18 +98,13 @@ class HelperPlugin(Plugin):
                 )
 
     def _ask(self, callback: str, payload: bytes = b"") -> tuple[int, bytes]:
-        """Ask the template.  Raises `ConfigError`."""
-        assert self._template is not None
+        """Call a callback while the server starts.  Raises `ConfigError`."""
+        assert self._engine is not None
         try:
-            return self._template.connection.call(callback, payload)
+            return self._engine.call(callback, payload)
         except Failed as error:
             where = "" if self._path in error.text else f"{self._path}: "
-            raise ConfigError(f"{self.name}: {where}{callback}: {error.text}") from None
-        except HelperGone as error:
-            fate = self._template.fate()
-            raise ConfigError(
-                f"{self.name}: {self._path}: the helper died in {callback}: {fate}"
-            ) from error
+            raise ConfigError(f"{self.name}: {where}{callback}: {error.text}") from error
 
     def _ask_if_there(self, callback: str) -> None:
         self._load()
@@ -140,28 +149,29 @@ class HelperPlugin(Plugin):
         return self._model
 
     def one_process(self) -> bool:
-        return self._template is None or self._one_process
+        return self._engine is None or self._one_process
 
     def get_ready(self) -> None:
         self._ask_if_there("get_ready")
 
     def unload(self) -> None:
-        if self._template is None:
+        if self._engine is None:
             return
         try:
-            self._template.connection.call("unload")
-        except (Failed, HelperGone) as error:
+            self._engine.call("unload")
+        except Failed as error:
             log.error("%s: unload: %s", self._path, error)
         finally:
-            self._template.end()
+            self._engine.end()
 
     # -- serving, in a worker -----------------------------------------------------------
 
     def after_fork(self) -> None:
-        self._helper = Helper(self._load(), self._path, self._callbacks)
+        self._load()
+        self._served = self.serve(self._path, self._callbacks)
         self._handles = itertools.count(1)
         if "after_fork" in self._callbacks:
-            self._helper.call("after_fork")
+            self._served.call("after_fork")
 
     def preconnect(self, read_only: bool) -> None:
         if "preconnect" not in self._callbacks:
@@ -190,7 +200,7 @@ class HelperPlugin(Plugin):
         handle = next(self._handles)
         flags = _flags(read_only)
         self._serving.call("open", export_name.encode(), handle=handle, flags=flags)
-        return HelperExport(self._serving, handle, self._model)
+        return ScriptExport(self._serving, handle, self._model)
 
     def cleanup(self) -> None:
         try:
@@ -202,9 +212,29 @@ class HelperPlugin(Plugin):
             self._serving.end()
 
     @property
-    def _serving(self) -> Helper:
-        assert self._helper is not None
-        return self._helper
+    def _serving(self) -> Script:
+        assert self._served is not None
+        return self._served
+
+
+class HelperPlugin(ScriptPlugin):
+    """The same for a script that a helper runs; a subclass says which."""
+
+    _template: Template
+
+    def command(self, path: str) -> Sequence[str]:
+        """Return the command that is the helper for the script at *path*.
+
+        Raises `ConfigError`.
+        """
+        raise NotImplementedError
+
+    def start(self, path: str) -> Engine:
+        self._template = Template(self.command(path))
+        return self._template
+
+    def serve(self, path: str, callbacks: frozenset[str]) -> Script:
+        return Helper(self._template, path, callbacks)
 
 
 def _path_of(plugin: str, name: str) -> str:

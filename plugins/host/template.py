@@ -8,9 +8,9 @@ A worker asks for a fork by connecting to a Unix domain socket that has no name 
 who has inherited the descriptor can reach it, whichever user that has become.
 """
 
+import errno
 import logging
 import os
-import signal
 import socket
 import subprocess
 import tempfile
@@ -21,6 +21,7 @@ from nbdfork.plugin import ConfigError
 
 from .connection import Connection, HelperGone
 from .frames import LOG_STDERR, NO_STDIO
+from .script import Failed, Shutdown
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +39,11 @@ class Template:
 
     def __init__(self, command: Sequence[str]) -> None:
         self._owner = os.getpid()
-        self._shutdown_wanted = False
-        self._server: int | None = None
+        self._shutdown = Shutdown()
         listener, self._door = _nameless_socket()
         self._log_end, log_fd = os.pipe()
         with listener:
-            self.connection = self._connect()
+            self._connection = self._connect()
             for fd in (listener.fileno(), log_fd):
                 os.set_inheritable(fd, True)
             environment = {
@@ -67,11 +67,18 @@ class Template:
         except OSError as error:
             stream.close()
             raise HelperGone(f"it does not listen any more: {error.strerror}") from error
-        return Connection(stream, self._shut_down)
+        return Connection(stream, self._shutdown.want)
 
     # -- in the supervisor --------------------------------------------------------------
 
-    def fate(self) -> str:
+    def call(self, operation: str, payload: bytes = b"") -> tuple[int, bytes]:
+        """Carry out an operation of the startup.  Raises `Failed`."""
+        try:
+            return self._connection.call(operation, payload)
+        except HelperGone as error:
+            raise Failed(errno.EIO, f"the helper died: {self._fate()}") from error
+
+    def _fate(self) -> str:
         """Return how the template has ended."""
         try:
             return _describe(self._process.wait(_SECONDS_TO_END))
@@ -80,7 +87,7 @@ class Template:
 
     def end(self) -> None:
         """Let the template end."""
-        self.connection.close()
+        self._connection.close()
         try:
             # In the background the server is not the parent any more: there is nothing to reap.
             self._process.wait(_SECONDS_TO_END)
@@ -94,9 +101,8 @@ class Template:
 
         It is of the same user as this process, and in the same directory.  Raises `HelperGone`.
         """
-        self._server = os.getpid() if os.getpid() == self._owner else os.getppid()
         if os.getpid() != self._owner:
-            self.connection.close()  # so that the template can see the supervisor's end
+            self._connection.close()  # so that the template can see the supervisor's end
         flags = NO_STDIO if _is_null(1) else 0
         if _is_null(2):
             flags |= LOG_STDERR
@@ -105,8 +111,7 @@ class Template:
         identity = (os.getcwd(), str(os.geteuid()), str(os.getegid()), groups)
         connection = self._connect()
         pid, _ = connection.call("start", os.fsencode("\0".join(identity)), flags=flags)
-        if self._shutdown_wanted:
-            self._shut_down()
+        self._shutdown.serve()
         return connection, pid
 
     def fate_of(self, pid: int) -> str:
@@ -124,13 +129,6 @@ class Template:
         with open(self._log_end, encoding="utf-8", errors="backslashreplace") as lines:
             for line in lines:
                 log.warning("%s", line.rstrip("\n"))
-
-    def _shut_down(self) -> None:
-        """The script wants the server to end; while it starts, there is nobody to be told."""
-        if self._server is None:
-            self._shutdown_wanted = True
-        else:
-            os.kill(self._server, signal.SIGTERM)
 
 
 def _nameless_socket() -> tuple[socket.socket, int]:

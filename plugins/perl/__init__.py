@@ -1,21 +1,18 @@
 """The perl plugin: scripts written for nbdkit's Perl API, unmodified.
 
-The script is run by the system's perl, in a helper (see the host plugin): `host.pl` loads it and
-speaks the protocol.
+The script runs in this process, in the system's perl: `libperl` is the library, `interpreter` makes
+the calls, and `host.pl` is their other half, in Perl.  What is common to scripts in any language
+is in the host plugin.
 """
 
-import os
-import shutil
-from collections.abc import Sequence
+from nbdfork.plugin import Parameter
 
-from nbdfork.plugin import ConfigError, Parameter
-
-from ..host.plugin import HelperPlugin
-
-_HOST = os.path.join(os.path.dirname(__file__), "host.pl")
+from ..host.plugin import Engine, ScriptPlugin
+from ..host.script import Script
+from .interpreter import Interpreter
 
 
-class Perl(HelperPlugin):
+class Perl(ScriptPlugin):
     """run a script written for nbdkit's Perl API"""
 
     name = "perl"
@@ -29,8 +26,26 @@ class Perl(HelperPlugin):
         help="the script; comes first",
     )
 
-    def command(self, path: str) -> Sequence[str]:
-        perl = shutil.which("perl")
-        if perl is None:
-            raise ConfigError("perl: there is no perl in the PATH: install it (Debian: perl)")
-        return [perl, _HOST, path]
+    _interpreter: Interpreter
+
+    def start(self, path: str) -> Engine:
+        self._interpreter = Interpreter(path)
+        return self._interpreter
+
+    def get_ready(self) -> None:
+        super().get_ready()
+        if self.one_process():
+            self._interpreter.leave_the_end_to_workers()
+
+    def serve(self, path: str, callbacks: frozenset[str]) -> Script:
+        self._interpreter.serve(one_process=self.one_process())
+        return _Embedded(self._interpreter, path, callbacks)
+
+
+class _Embedded(Script):
+    def __init__(self, interpreter: Interpreter, path: str, callbacks: frozenset[str]) -> None:
+        super().__init__(interpreter, path, callbacks)
+        self._interpreter = interpreter
+
+    def end(self) -> None:
+        self._interpreter.end()

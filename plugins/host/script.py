@@ -1,0 +1,124 @@
+"""A script as the process that serves sees it: its callbacks, and what goes wrong in them.
+
+Who runs the script is not known here: a helper, or an interpreter in this process.  What it does
+have in common is `Caller`.
+"""
+
+import errno
+import os
+import re
+import signal
+from typing import Protocol
+
+from nbdfork.plugin import Buffer
+
+
+class Failed(Exception):
+    """A callback ended with an error: `code` is an errno, `text` what the script said."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class Caller(Protocol):
+    """What calls the callbacks of a script.  The methods raise `Failed`."""
+
+    def call(
+        self,
+        operation: str,
+        payload: bytes | memoryview = b"",
+        *,
+        handle: int = 0,
+        flags: int = 0,
+        count: int = 0,
+        offset: int = 0,
+    ) -> tuple[int, bytes]:
+        """Carry out one of `frames.OPERATIONS`, and return value and payload of the answer."""
+        ...
+
+    def pread(self, handle: int, count: int, offset: int) -> Buffer:
+        """Read *count* bytes of the disk from *offset*."""
+        ...
+
+
+class ScriptError(OSError):
+    """A callback failed.  The client gets errno and text, the log learns where it was, too.
+
+    Perl says that itself, at the end: "at PATH line N."
+    """
+
+    def __init__(self, path: str, callback: str, code: int, text: str) -> None:
+        super().__init__(code, re.sub(rf" at {re.escape(path)} line \d+\.?$", "", text))
+        self._where = "" if path in text else f"{path}: "
+        self._callback = callback
+        self._text = text
+
+    def __str__(self) -> str:
+        return f"{self._where}{self._callback}: {self._text}"
+
+
+class Script:
+    """The script at *path* that *caller* runs.  All methods raise OSError."""
+
+    is_gone = False
+    """Whether it can be called no more."""
+
+    def __init__(self, caller: Caller, path: str, callbacks: frozenset[str]) -> None:
+        self.callbacks = callbacks
+        self._caller = caller
+        self._path = path
+
+    def call(
+        self,
+        callback: str,
+        payload: bytes | memoryview = b"",
+        *,
+        handle: int = 0,
+        flags: int = 0,
+        count: int = 0,
+        offset: int = 0,
+    ) -> tuple[int, bytes]:
+        """Call a callback; return value and payload of the answer."""
+        try:
+            return self._caller.call(
+                callback, payload, handle=handle, flags=flags, count=count, offset=offset
+            )
+        except Failed as error:
+            raise ScriptError(self._path, callback, error.code, error.text) from None
+
+    def pread(self, handle: int, count: int, offset: int) -> Buffer:
+        """Read from the disk of *handle*."""
+        try:
+            return self._caller.pread(handle, count, offset)
+        except Failed as error:
+            raise ScriptError(self._path, "pread", error.code, error.text) from None
+
+    def error(self, callback: str, text: str) -> ScriptError:
+        """Return the error for a callback that has answered nonsense."""
+        return ScriptError(self._path, callback, errno.EIO, text)
+
+    def end(self) -> None:
+        """There are no more calls."""
+
+
+class Shutdown:
+    """The script's wish that the server may end; while it starts, there is nobody to be told."""
+
+    def __init__(self) -> None:
+        self._owner = os.getpid()
+        self._server: int | None = None
+        self._is_wanted = False
+
+    def serve(self) -> None:
+        """Here is a process that serves clients; with -s it is the one that has started."""
+        self._server = os.getpid() if os.getpid() == self._owner else os.getppid()
+        if self._is_wanted:
+            self.want()
+
+    def want(self) -> None:
+        """Let the server end."""
+        self._is_wanted = True
+        if self._server is not None:
+            os.kill(self._server, signal.SIGTERM)

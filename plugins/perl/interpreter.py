@@ -1,0 +1,157 @@
+"""A script in the Perl interpreter of this process.
+
+What is Perl is done by `host.pl`, here are only the calls.  A request is written into the memory
+of a string of Perl's; then the tied variable $NbdforkHost::door is read, which makes Perl carry it
+out (perltie(1)); the answer is in another string.  Nothing is built per call but the data.
+
+After a fork both processes have the interpreter, each its own.
+"""
+
+import ctypes
+import logging
+import os
+import struct
+import sys
+import threading
+
+from nbdfork.plugin import ConfigError
+
+from ..host.frames import OPERATIONS
+from ..host.script import Failed, Shutdown
+from .libperl import Libperl
+
+log = logging.getLogger(__name__)
+
+_HOST = os.path.join(os.path.dirname(__file__), "host.pl")
+
+_REQUEST = struct.Struct("@LLLLQQQ")
+"""operation, handle, flags, count, offset, and address and length of the payload"""
+
+_ANSWER = struct.Struct("@llqQQ")
+"""error, whether there are notices, value, and address and length of the payload"""
+
+_CHILD = -1
+"""In the place of an error: this is a child that the script has forked, and it is to exit."""
+
+_NOTICES = 0
+"""The operation that fetches them."""
+
+_LEVELS = {"debug": logging.DEBUG, "warning": logging.WARNING}
+
+_PREAD = OPERATIONS["pread"]
+
+_STAGE = 64 * 1024
+"""How much room there is for payloads at first, in bytes."""
+
+
+class Interpreter:
+    """A Perl that is about to load the script at *path*.  Raises `ConfigError`."""
+
+    def __init__(self, path: str) -> None:
+        verbose = "1" if log.isEnabledFor(logging.DEBUG) else ""
+        self._perl = Libperl(["-e", "0", "--", _HOST, path, verbose])
+        self._lock = threading.Lock()
+        self._thread = threading.local()
+        self._shutdown = Shutdown()
+        self._owner = os.getpid()
+        self._ends_here = True
+        died = self._perl.run("require shift @ARGV")
+        if died:
+            raise ConfigError(f"perl: {died.strip()}")
+        self._request = self._perl.string("NbdforkHost::request")
+        self._answer = self._perl.string("NbdforkHost::answer")
+        self._read_door, self._door = self._perl.getter("NbdforkHost::door")
+        self._free, self._garbage = self._perl.freer()
+        self._make_stage(_STAGE)
+
+    def _make_stage(self, size: int) -> None:
+        self._stage = ctypes.create_string_buffer(size)
+        self._stage_view = memoryview(self._stage).cast("B")
+        self._stage_address = ctypes.addressof(self._stage)
+
+    # -- calls --------------------------------------------------------------------------
+
+    def call(
+        self,
+        operation: str,
+        payload: bytes | memoryview = b"",
+        *,
+        handle: int = 0,
+        flags: int = 0,
+        count: int = 0,
+        offset: int = 0,
+    ) -> tuple[int, bytes]:
+        """Carry out one of `OPERATIONS`, and return value and payload.  Raises `Failed`."""
+        length = len(payload)
+        with self._lock:
+            if length:
+                if length > len(self._stage):
+                    self._make_stage(length)
+                self._stage_view[:length] = payload
+            return self._exchange(OPERATIONS[operation], handle, flags, count, offset, length)
+
+    def pread(self, handle: int, count: int, offset: int) -> bytes:
+        """Read *count* bytes of the disk from *offset*.  Raises `Failed`."""
+        with self._lock:
+            return self._exchange(_PREAD, handle, 0, count, offset, 0)[1]
+
+    def _exchange(
+        self, operation: int, handle: int, flags: int, count: int, offset: int, length: int
+    ) -> tuple[int, bytes]:
+        """Make a request of what is on the stage and return the answer."""
+        if not hasattr(self._thread, "has_entered"):
+            self._perl.enter()
+            self._thread.has_entered = True
+        _REQUEST.pack_into(
+            self._request, 0, operation, handle, flags, count, offset, self._stage_address, length
+        )
+        self._read_door(*self._door)
+        error, has_notices, value, address, size = _ANSWER.unpack_from(self._answer)
+        payload = ctypes.string_at(address, size)
+        self._free(*self._garbage)
+        if error == _CHILD:
+            self._exit(value)
+        if has_notices:
+            self._take_notices()
+        if error:
+            raise Failed(error, payload.decode(errors="backslashreplace").rstrip("\n"))
+        return value, payload
+
+    def _take_notices(self) -> None:
+        """Do what the script has asked for by the way."""
+        _, notices = self._exchange(_NOTICES, 0, 0, 0, 0, 0)
+        for notice in notices.decode(errors="backslashreplace").split("\0")[:-1]:
+            kind, _, text = notice.partition(" ")
+            if kind == "shutdown":
+                self._shutdown.want()
+            else:
+                log.log(_LEVELS[kind], "%s", text.rstrip("\n"))
+
+    def _exit(self, status: int) -> None:
+        """End a child as Perl would have done."""
+        self._perl.destroy()
+        sys.stdout.flush()
+        os._exit(status)
+
+    # -- life ---------------------------------------------------------------------------
+
+    def serve(self, *, one_process: bool) -> None:
+        """Here, maybe in a fork, clients are served; *one_process* says whether they all are."""
+        self._shutdown.serve()
+        if os.getpid() != self._owner:
+            self._lock = threading.Lock()
+            self._ends_here = one_process
+        self.call("start")
+
+    def leave_the_end_to_workers(self) -> None:
+        """What the script does in the end, in END blocks, is done in the process that serves."""
+        self._ends_here = False
+
+    def end(self) -> None:
+        """There are no more calls in this process."""
+        if not self._ends_here:
+            return
+        self._ends_here = False
+        with self._lock:
+            self._perl.run_end_blocks()
+            self._perl.destroy()
