@@ -1,4 +1,4 @@
-"""Sources for nbdkit's OCaml API, of both styles: compiled, kept, and run by a helper."""
+"""Sources for nbdkit's OCaml API, of all styles: compiled, kept, and run by a helper."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.harness import Server, eventually, nbdfork, need, output
 from tests.test_python_plugin import attempt, connect
 
 SCRIPTS = Path(__file__).parent / "scripts"
-STYLES = ("labelled.ml", "record.ml")
+STYLES = ("labelled.ml", "buffers.ml", "record.ml")
 
 LIBRARY = Path(__file__).parent.parent / "plugins" / "ocaml" / "lib"
 

@@ -6,6 +6,7 @@ into it.
 """
 
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -20,9 +21,10 @@ _HERE = os.path.dirname(__file__)
 
 _ENGINE = ("nbdfork_api.ml", "nbdfork_host.ml")
 
-_LABELLED = ("lib/NBDKit.mli", "lib/NBDKit.ml")
 _RECORD = ("record/NBDKit.ml",)
-"""The module NBDKit as it is from nbdkit 1.30 on, and as it was before."""
+_LABELLED = ("lib/NBDKit.mli", "lib/NBDKit.ml")
+_BUFFERS = ("buffers/NBDKit.ml",)
+"""The module NBDKit as it was before nbdkit 1.30, as it is from then on, and as it is later."""
 
 _SECONDS = 300
 
@@ -57,9 +59,9 @@ def _program(source: str) -> str:
             "ocaml: there is no ocamlopt in the PATH: install it (Debian: ocaml-nox), or compile"
             f" {source} elsewhere and name the program"
         )
-    parts = _parts(source)
+    apis = _apis(source)
     digest = hashlib.sha256(os.path.realpath(compiler).encode())
-    for part in (source, *parts):
+    for part in dict.fromkeys((source, *itertools.chain(*apis))):
         digest.update(_content(part))
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     directory = os.path.join(cache, "nbdfork", "ocaml")
@@ -67,7 +69,7 @@ def _program(source: str) -> str:
     if not os.path.exists(program):
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
-            _compile(compiler, source, parts, program)
+            _compile_to_one_of(apis, compiler, source, program)
         except OSError as error:
             raise ConfigError(
                 f"ocaml: {source}: cannot compile it into {directory}: {error.strerror}; set"
@@ -84,11 +86,30 @@ def _content(path: str) -> bytes:
         raise ConfigError(f"ocaml: {path}: cannot read it: {error.strerror}") from error
 
 
-def _parts(source: str) -> list[str]:
-    """Return the files that are compiled before *source*, for the API that it is written to."""
-    api = _RECORD if b"default_callbacks" in _content(source) else _LABELLED
-    names = [*(f"lib/{name}" for name in _ENGINE), *api]
-    return [os.path.join(_HERE, name) for name in names]
+def _apis(source: str) -> list[list[str]]:
+    """Return, for each API that *source* may be written to, the files compiled before it."""
+    is_record = b"default_callbacks" in _content(source)
+    engine = [f"lib/{name}" for name in _ENGINE]
+    return [
+        [os.path.join(_HERE, name) for name in (*engine, *api)]
+        for api in ((_RECORD,) if is_record else (_LABELLED, _BUFFERS))
+    ]
+
+
+def _compile_to_one_of(
+    apis: Sequence[Sequence[str]], compiler: str, source: str, program: str
+) -> None:
+    """Compile *source* for the first of the APIs whose types it has.
+
+    Raises `ConfigError` with what the compiler says of the first one.
+    """
+    errors = []
+    for parts in apis:
+        try:
+            return _compile(compiler, source, parts, program)
+        except ConfigError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _compile(compiler: str, source: str, parts: Sequence[str], program: str) -> None:
