@@ -46,6 +46,12 @@ def test_errors(style: str) -> None:
         assert client.pread(1, 0) == b"\0"
 
 
+def test_the_error_of_a_system_call_is_told() -> None:
+    with Server("-n", "ocaml", SCRIPTS / "labelled.ml", "size=1M", "fail=unix") as server:
+        assert attempt(lambda: connect(server.uri).pwrite(b"x", 0)) == "EPERM"  # of EROFS
+        assert "write" in server.log
+
+
 def test_zeroes_are_written_if_the_source_says_so() -> None:
     with Server("-n", "ocaml", SCRIPTS / "labelled.ml", "size=1M", "fail=zero") as server:
         client = connect(server.uri)

@@ -1,4 +1,4 @@
-(* A RAM disk in the style of later releases of nbdkit: data are in Bigarrays. *)
+(* A RAM disk in the style of nbdkit 1.38 and later: data are in Bigarrays. *)
 
 open Bigarray
 

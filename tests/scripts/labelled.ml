@@ -1,4 +1,4 @@
-(* A RAM disk in the style of nbdkit 1.30 and later. *)
+(* A RAM disk in the style of nbdkit 1.30 to 1.36. *)
 
 let disk = ref Bytes.empty
 let failing = ref ""
@@ -17,6 +17,7 @@ let pread _ count offset _ =
 
 let pwrite _ data offset _flags =
   if !failing = "kill" then Unix.kill (Unix.getpid ()) Sys.sigkill;
+  if !failing = "unix" then raise (Unix.Unix_error (EROFS, "write", "disk"));
   if !failing = "pwrite" then (NBDKit.set_error Unix.ENOSPC; failwith "no room");
   Bytes.blit_string data 0 !disk (Int64.to_int offset) (String.length data)
 

@@ -1,4 +1,4 @@
-(* The API of later releases: like that of 1.30, but pread fills a buffer, and pwrite gets one. *)
+(* The API of nbdkit from 1.38 on: like that of 1.30, but pread fills a buffer, and pwrite gets one. *)
 
 include Nbdfork_api
 

@@ -1,4 +1,4 @@
-(** The API of nbdkit from 1.30 on: callbacks are labelled arguments, and counts are int64. *)
+(** The API of nbdkit from 1.30 to 1.36: callbacks are labelled arguments, and counts are int64. *)
 
 include module type of struct include Nbdfork_api end
 

@@ -118,5 +118,7 @@ let rec realpath path =
 let nanosleep seconds nanoseconds =
   Unix.sleepf (float_of_int seconds +. (float_of_int nanoseconds /. 1e9))
 
+let is_tls () = false
+
 (* The release of nbdkit whose API this is. *)
 let version () = "1.32.5"

@@ -195,13 +195,18 @@ let run request =
   | "unload", None -> (0L, "")
   | _, None -> failwith ("the script has no " ^ callback)
 
+let code_of = function
+  | _ when !last_error <> 0 -> !last_error
+  | Unix.Unix_error (error, _, _) -> errno_of error
+  | _ -> eio
+
 let answer socket request =
   last_error := 0;
   if request.handle <> 0 then chosen_export := Hashtbl.find_opt exports request.handle;
   match run request with
   | value, payload -> flush_all (); reply socket 0l value payload
   | exception Closed -> raise Closed
-  | exception error -> fail socket (if !last_error = 0 then eio else !last_error) (message error)
+  | exception error -> fail socket (code_of error) (message error)
 
 let verbose = Sys.getenv_opt "NBDFORK_VERBOSE" = Some "1"
 
