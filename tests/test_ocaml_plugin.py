@@ -1,6 +1,8 @@
 """Sources for nbdkit's OCaml API, of all styles: compiled, kept, and run by a helper."""
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,20 @@ def test_a_file_that_is_neither_is_refused(tmp_path: Path) -> None:
     path.write_text("")
     said = nbdfork("--dump-plugin", "ocaml", path).stderr
     assert "is neither a source (.ml) nor a program" in said
+
+
+def test_a_plugin_with_ocaml_inside_is_a_c_plugin(tmp_path: Path) -> None:
+    """Plugins are built like that with nbdkit's own bindings."""
+    include = LIBRARY.parent.parent / "c" / "include" / "nbdfork"
+    sources = []
+    for source in (Path(__file__).parent / "c_ocaml.c", SCRIPTS / "inside.ml"):
+        sources.append(shutil.copy(source, tmp_path))
+    plugin = tmp_path / "inside.so"
+    command = ["ocamlopt", "-output-obj", "-runtime-variant", "_pic", "-ccopt", f"-I{include}"]
+    subprocess.run([*command, "-o", plugin, *sources], check=True, cwd=tmp_path)
+    with Server("-n", plugin) as server:
+        client = connect(server.uri)
+        assert client.pread(4, 254) == bytes([254, 255, 0, 1])
+        assert attempt(lambda: client.pread(4, 512)) == "EIO"
+        assert "an exception was raised" in server.log
+        assert connect(server.uri).pread(4, 0) == bytes([0, 1, 2, 3])
