@@ -59,7 +59,6 @@ my @notices;
 my $process = $$;
 my $exit_status = 0;
 my $READ_ONLY = 1;
-my $CHILD = -1;
 
 my @CALLBACKS = qw(dump_plugin config config_complete thread_model get_ready unload after_fork
     cleanup preconnect list_exports default_export open close get_size export_description
@@ -188,6 +187,13 @@ sub notice {
 
 sub fetch_notices { $payload = join '', splice @notices; return 0 }
 
+# A child that the script has forked must not go on as a server.
+sub end_child {
+    no warnings;
+    CORE::exec { '' } '';    # it fails, but before it tries to, Perl flushes all files
+    CORE::exit $exit_status;
+}
+
 sub FETCH {
     my ($operation, $number, $flags, $count, $offset, $address, $length) = unpack 'L!4Q3', $request;
     (my $handle, $export_name) = @{$handles{$number} // []};
@@ -197,7 +203,7 @@ sub FETCH {
             $flags, $count, $offset, $number);
     };
     ($error, $value, $payload) = ($errno || EIO, 0, text("$@")) if $@;
-    ($error, $value) = ($CHILD, $exit_status) if $$ != $process;
+    end_child() if $$ != $process;
     substr $answer, 0, 40, pack 'l!l!qPQ', $error, scalar @notices, $value, $payload, length $payload;
     return;
 }
@@ -207,7 +213,7 @@ sub TIESCALAR { return bless \my $nothing }
 # -- starting -------------------------------------------------------------------------------
 
 # An exit would end the process and all its clients.  In a child that the script has forked it does
-# what it is meant to, and so does the end of the callback, which must not go on as a server.
+# what it is meant to.
 {
     no warnings 'once';
     *CORE::GLOBAL::exit = sub (;$) {

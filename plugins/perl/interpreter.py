@@ -11,7 +11,6 @@ import ctypes
 import logging
 import os
 import struct
-import sys
 import threading
 
 from nbdfork.plugin import ConfigError
@@ -29,9 +28,6 @@ _REQUEST = struct.Struct("@LLLLQQQ")
 
 _ANSWER = struct.Struct("@llqQQ")
 """error, whether there are notices, value, and address and length of the payload"""
-
-_CHILD = -1
-"""In the place of an error: this is a child that the script has forked, and it is to exit."""
 
 _NOTICES = 0
 """The operation that fetches them."""
@@ -109,8 +105,6 @@ class Interpreter:
         error, has_notices, value, address, size = _ANSWER.unpack_from(self._answer)
         payload = ctypes.string_at(address, size)
         self._free(*self._garbage)
-        if error == _CHILD:
-            self._exit(value)
         if has_notices:
             self._take_notices()
         if error:
@@ -126,12 +120,6 @@ class Interpreter:
                 self._shutdown.want()
             else:
                 log.log(_LEVELS[kind], "%s", text.rstrip("\n"))
-
-    def _exit(self, status: int) -> None:
-        """End a child as Perl would have done."""
-        self._perl.destroy()
-        sys.stdout.flush()
-        os._exit(status)
 
     # -- life ---------------------------------------------------------------------------
 
