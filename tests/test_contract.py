@@ -250,6 +250,17 @@ def test_a_secret_is_not_shown() -> None:
     assert backend.without_secrets(words) == ["-f", "password=***", *words[2:]]
 
 
+def test_what_may_be_a_secret_of_a_script_is_not_shown() -> None:
+    class AnyKey(Plugin):
+        def config(self, key: str, value: str) -> None:
+            pass
+
+    words = ["api_token=hush", "proxy-password=hush", "file=secret", "size=1"]
+    shown = ["api_token=***", "proxy-password=***", *words[2:]]
+    assert Backend(Layer("any", AnyKey())).without_secrets(words) == shown
+    assert Backend(Layer("none", Plugin())).without_secrets(words) == words
+
+
 def test_a_file_can_be_the_body_of_a_class(tmp_path: Path) -> None:
     (tmp_path / "body.py").write_text(
         '"a disk of one letter"\n'

@@ -6,6 +6,7 @@ are served, and gives each client a `Gate`.
 
 import errno
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
@@ -20,6 +21,9 @@ from nbdfork.plugin.plugin import Plugin, ThreadModel, takes_any_key
 from nbdfork.plugin.shared import SharedLock
 
 log = logging.getLogger(__name__)
+
+_LIKE_A_SECRET = re.compile("passw|passphrase|secret|token|cookie", re.IGNORECASE)
+"""What is found in the key of a secret, where a script or a C plugin knows which keys there are."""
 
 
 class UnknownExport(Exception):
@@ -105,8 +109,15 @@ class Backend:
             for key, parameter in ParameterSet(type(layer.plugin)).by_key.items()
             if isinstance(parameter, Secret)
         }
-        found = ((word, split(word)[0]) for word in words)
-        return [f"{key}={HIDDEN}" if key in secret else word for word, key in found]
+        guess = any(takes_any_key(layer.plugin) for layer in self._layers)
+
+        def shown(word: str) -> str:
+            key, _ = split(word)
+            if key in secret or (guess and key is not None and _LIKE_A_SECRET.search(key)):
+                return f"{key}={HIDDEN}"
+            return word
+
+        return [shown(word) for word in words]
 
     def set_debug_flag(self, owner: str, flag: str, value: int) -> None:
         """Set a debug flag of a layer (`-D OWNER.FLAG=N`).  Raises `ConfigError`."""
