@@ -109,7 +109,15 @@ def test_alignment() -> None:
 
 @pytest.mark.parametrize(
     "sizes",
-    [(3, 4096, 65536), (1, 256, 65536), (131072, 131072, 1 << 20), (1, 4096, 512), (0, 512, 512)],
+    [
+        (3, 4096, 65536),
+        (1, 256, 65536),
+        (131072, 131072, 1 << 20),
+        (1, 4096, 512),
+        (0, 512, 512),
+        (512, 4096, (1 << 20) + 1),
+        (1, 1 << 26, 1 << 26),
+    ],
 )
 def test_facts_that_make_no_sense(sizes: tuple[int, int, int]) -> None:
     class Wrong(Disk):

@@ -4,10 +4,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from nbdfork.plugins.host import frames
 
-from tests.harness import Server, nbdfork
+from tests.harness import Server, eventually, is_alive, nbdfork
 from tests.libnbd import libnbd
 from tests.test_manual import source
 from tests.test_python_plugin import attempt, connect
@@ -64,6 +65,7 @@ def test_an_error_has_its_errno_and_its_text(program: Path) -> None:
     ("way", "message"),
     [
         ("short", "it answered a read of 512 bytes with 511"),
+        ("stuck", "it answered a read of 512 bytes with 511"),
         ("long", "it answered a read of 512 bytes with 516"),
         ("huge", "it sent a reply of 2147483647 bytes"),
         ("unknown notice", "it sent an unknown notice, 77"),
@@ -78,6 +80,17 @@ def test_a_helper_that_cannot_be_understood_is_replaced(
         assert attempt(lambda: client.pread(512, 0)) == "EIO"
         assert message in server.log
         assert connect(server.uri).get_size() == 65536
+
+
+def test_a_helper_that_hangs_ends_with_the_server(program: Path) -> None:
+    with Server("-n", "--shutdown-limit=1", "host", program, "way=hang") as server:
+        client = connect(server.uri)
+        client.aio_pread(libnbd().Buffer(512), 0)
+        while client.aio_in_flight() and client.aio_get_direction() & 2:
+            client.poll(100)  # until it is sent
+        family = psutil.Process(server.pid).children(recursive=True)
+        assert len(family) >= 3  # the worker, the template and its fork
+    eventually(lambda: not any(map(is_alive, family)))
 
 
 def test_extents_that_are_none_fail_the_request(program: Path) -> None:

@@ -36,7 +36,7 @@ ORDER = {
     ],
     "protocol": [
         ["errors", "wire"],
-        ["channel", "metacontexts"],
+        ["channel", "metacontexts", "optiondata"],
         ["replies"],
         ["transmission"],
         ["handshake", "parallel"],

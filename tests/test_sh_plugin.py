@@ -1,6 +1,7 @@
 """Scripts of the sh and eval plugins: the same under nbdkit and nbdfork, and bad ones told so."""
 
 import errno
+import json
 import os
 import re
 import signal
@@ -161,8 +162,12 @@ VARIANTS = {
     "fast": {"can_write": "", "pwrite": "cat >/dev/null", "can_zero": "", "can_fast_zero": "",
              "zero": "echo ENOTSUP no >&2; exit 1"},
     "block sizes": {"block_size": "echo 512 4k 1M"},
+    "block sizes and more": {"block_size": "echo 1 4k 1M more"},
     "no block sizes": {"block_size": "echo 0 0 0"},
     "a description": {"export_description": "echo A disk; echo of two lines"},
+    "a description that is too long": {
+        "export_description": "head -c 5000 /dev/zero | tr '\\0' x"
+    },
     "a description that fails": {"export_description": "exit 1"},
     "a handle of two lines": {"open": "echo one; echo two", "export_description": 'echo "$2"'},
     "arguments": {"open": 'echo "$@"', "export_description": 'echo "$2, $#"'},
@@ -425,6 +430,19 @@ def test_flags_are_words(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=f": {said} ?$") as caught:
             call()
         assert caught.value.errno == errno.ENOSPC
+
+
+def test_what_is_no_string_of_the_protocol_is_not_sent(tmp_path: Path) -> None:
+    long = "head -c 5000 /dev/zero | tr '\\0' x"
+    methods = MINIMUM | {
+        "list_exports": f"echo INTERLEAVED; echo a; printf 'b\\377\\n'; {long}; echo; echo; echo b",
+        "export_description": "printf 'b\\377'",
+    }
+    with Server("-n", "sh", script(tmp_path, methods)) as server:
+        listed = json.loads(output("nbdinfo", "--json", "--list", server.uri))["exports"]
+        assert [one["export-name"] for one in listed] == ["a", "b"]
+        assert "is not listed" in server.log
+        assert not [one for one in listed if "description" in one]
 
 
 def test_extents(tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ class BlockSize(NamedTuple):
     """Block size constraints in bytes (protocol document, "Block size constraints").
 
     *minimum* is a power of 2 up to 64 KiB; a request that is not a multiple of it is refused.
-    *preferred* is a power of 2, at least 512.  *maximum* is the largest READ or WRITE.
+    *preferred* is a power of 2 from 512 to 32 MiB.  *maximum* is the largest READ or WRITE: a
+    multiple of the minimum, or 2^32-1 for any.
     """
 
     minimum: int = 1

@@ -40,6 +40,12 @@ _LOOK_AHEAD = 1024 * 1024 * 1024
 """How far to look for data beyond a request, so that the next ones need not look: on a tmpfs, to
 find the end of it takes time in proportion to its length."""
 
+_MOST_MINIMUM = 64 * 1024
+_LEAST_PREFERRED = 512
+_MOST_PREFERRED = 32 * 1024 * 1024
+_NO_MAXIMUM = 0xFFFFFFFF
+"""Limits of block sizes (protocol document, "Block size constraints"), in bytes."""
+
 _MOST_PARTS = 64
 """A range of more parts than that is read as data: a reply of many small pieces saves nothing."""
 
@@ -110,9 +116,7 @@ class Gate:
     def _check_facts(self) -> None:
         if not 0 <= self.size <= MAX_SIZE:
             raise OSError(errno.EINVAL, f"the plugin says its size is {self.size} bytes")
-        minimum, preferred, maximum = self.block_size
-        powers = all(n > 0 and n & (n - 1) == 0 for n in (minimum, preferred))
-        if not (powers and minimum <= 65536 and max(minimum, 512) <= preferred <= maximum):
+        if not _are_valid(*self.block_size):
             raise OSError(errno.EINVAL, f"the plugin's block sizes are invalid: {self.block_size}")
 
     def _check_contexts(self) -> None:
@@ -340,6 +344,17 @@ class Gate:
         if self._lock is not None:
             method = _locked(method, self._lock)
         return method
+
+
+def _are_valid(minimum: int, preferred: int, maximum: int) -> bool:
+    """Whether the block sizes are such as the protocol allows."""
+    if not all(n > 0 and n & (n - 1) == 0 for n in (minimum, preferred)):
+        return False
+    if maximum % minimum and maximum != _NO_MAXIMUM:
+        return False
+    return minimum <= _MOST_MINIMUM and max(minimum, _LEAST_PREFERRED) <= preferred <= min(
+        maximum, _MOST_PREFERRED
+    )
 
 
 def _clipped(method: Callable[..., Iterable[Extent]]) -> Callable[..., list[Extent]]:

@@ -5,8 +5,9 @@ An option is one entry of the `_OPTIONS` table; an option without an entry is an
 document, "Fixed newstyle negotiation" and "Option types".
 """
 
+import errno
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from nbdfork.plugin.backend import Backend, UnknownExport
@@ -15,9 +16,17 @@ from nbdfork.plugin.gate import Gate
 from nbdfork.protocol import metacontexts, wire
 from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import ProtocolError
+from nbdfork.protocol.optiondata import (
+    NO_STRING,
+    Invalid,
+    encoded,
+    expect_empty,
+    parse_info_request,
+    parse_queries,
+    string,
+)
 from nbdfork.protocol.replies import ExtendedReplies, SimpleReplies, StructuredReplies
 from nbdfork.protocol.transmission import Session
-from nbdfork.types import Buffer
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +54,6 @@ class Offer(NamedTuple):
     extended_headers: bool = True
     structured_replies: bool = True
     meta_contexts: bool = True
-
-
-class _Invalid(Exception):
-    """The option's data are malformed."""
 
 
 class _Selection(NamedTuple):
@@ -94,6 +99,7 @@ class Newstyle:
         self._selection = _Selection("", {})
         self._asked = ""  # the name that the client has given, and the canonical one
         self._name = ""
+        self._default: str | None = None
         self._gate: Gate | None = None  # of the last INFO: a GO must see the same facts
 
     def negotiate(self) -> Session | None:
@@ -175,7 +181,7 @@ class Newstyle:
             return _Reply(wire.REP_ERR_UNSUP, "this server does not know the option")
         try:
             return handler(self, data)
-        except _Invalid as error:
+        except Invalid as error:
             return _Reply(wire.REP_ERR_INVALID, str(error))
         except UnknownExport as error:
             return _Reply(wire.REP_ERR_UNKNOWN, str(error)[:_MAX_TEXT])
@@ -206,8 +212,8 @@ class Newstyle:
         if self._replies.is_extended or self._channel.stopped:
             raise ProtocolError("EXPORT_NAME after EXTENDED_HEADERS, or while shutting down")
         try:
-            gate = self._open(_string(self._channel.take(length)))
-        except (_Invalid, UnknownExport, OSError) as error:
+            gate = self._open(string(self._channel.take(length)))
+        except (Invalid, UnknownExport, OSError) as error:
             raise ProtocolError(f"EXPORT_NAME: {error!r}") from error
         reply = wire.EXPORT_NAME_REPLY.pack(gate.size, self._session(gate).flags())
         self._channel.put(reply if self._no_zeroes else reply + wire.EXPORT_NAME_PADDING)
@@ -216,7 +222,7 @@ class Newstyle:
         return _Reply(wire.REP_ACK)
 
     def _list(self, data: bytes) -> _Reply:
-        _expect_empty(data)
+        expect_empty(data)
         try:
             exports = self._backend.list_exports()
         except OSError as error:
@@ -224,12 +230,11 @@ class Newstyle:
             return _Reply(wire.REP_ERR_PLATFORM, "the exports cannot be listed")
         self._options_left += MAX_OPTIONS * len(exports)
         for export in exports:
-            try:
-                name, description = export.name.encode(), export.description.encode()
-            except UnicodeEncodeError:
-                log.warning("the export %a is not listed: it has no name in UTF-8", export.name)
+            name = encoded(export.name)
+            if name is None:
+                log.warning("the export %a is not listed: its name is %s", export.name, NO_STRING)
                 continue
-            entry = wire.UINT32.pack(len(name)) + name + description
+            entry = wire.UINT32.pack(len(name)) + name + (encoded(export.description) or b"")
             self._reply(wire.OPT_LIST, wire.REP_SERVER, entry)
         return _Reply(wire.REP_ACK)
 
@@ -240,7 +245,7 @@ class Newstyle:
         return self._info_or_go(wire.OPT_GO, data)
 
     def _info_or_go(self, option: int, data: bytes) -> _Reply:
-        name, wanted = _parse_info_request(data)
+        name, wanted = parse_info_request(data)
         gate = self._open(name)
         # EXPORT goes first: qemu checks the size against a BLOCK_SIZE that came before it.
         flags = self._session(gate).flags()
@@ -250,34 +255,34 @@ class Newstyle:
             sizes = wire.INFO_BLOCK_SIZE_DATA.pack(wire.INFO_BLOCK_SIZE, *gate.block_size)
             self._reply(option, wire.REP_INFO, sizes)
         if wire.INFO_NAME in wanted:
-            self._reply_text(option, wire.INFO_NAME, self._name)
-        if wire.INFO_DESCRIPTION in wanted and gate.description:
-            self._reply_text(option, wire.INFO_DESCRIPTION, gate.description)
+            self._reply_text(option, wire.INFO_NAME, self._name.encode())
+        if wire.INFO_DESCRIPTION in wanted and (text := encoded(gate.description)):
+            self._reply_text(option, wire.INFO_DESCRIPTION, text)
         return _Reply(wire.REP_ACK)
 
-    def _reply_text(self, option: int, info: int, text: str) -> None:
-        self._reply(option, wire.REP_INFO, wire.UINT16.pack(info) + text.encode())
+    def _reply_text(self, option: int, info: int, text: bytes) -> None:
+        self._reply(option, wire.REP_INFO, wire.UINT16.pack(info) + text)
 
     def _starttls(self, data: bytes) -> _Reply:
-        _expect_empty(data)
+        expect_empty(data)
         return _Reply(wire.REP_ERR_POLICY, "this server offers no TLS")
 
     def _structured_reply(self, data: bytes) -> _Reply:
-        _expect_empty(data)
+        expect_empty(data)
         if self._replies.is_extended:
             return _Reply(wire.REP_ERR_EXT_HEADER_REQD, "extended headers are in use already")
         self._replies = StructuredReplies
         return _Reply(wire.REP_ACK)
 
     def _extended_headers(self, data: bytes) -> _Reply:
-        _expect_empty(data)
+        expect_empty(data)
         if self._replies.is_extended:
-            raise _Invalid("extended headers are in use already")
+            raise Invalid("extended headers are in use already")
         self._replies = ExtendedReplies
         return _Reply(wire.REP_ACK)
 
     def _list_meta_context(self, data: bytes) -> _Reply:
-        name, queries = _parse_queries(data)
+        name, queries = parse_queries(data)
         for context in metacontexts.listed(metacontexts.offered(self._open(name)), queries):
             self._reply_context(wire.OPT_LIST_META_CONTEXT, 0, context)
         return _Reply(wire.REP_ACK)
@@ -285,8 +290,8 @@ class Newstyle:
     def _set_meta_context(self, data: bytes) -> _Reply:
         self._selection = _Selection("", {})  # the old one is void even if this fails
         if not self._replies.has_chunks:
-            raise _Invalid("neither structured replies nor extended headers are in use")
-        name, queries = _parse_queries(data)
+            raise Invalid("neither structured replies nor extended headers are in use")
+        name, queries = parse_queries(data)
         contexts = metacontexts.selected(metacontexts.offered(self._open(name)), queries)
         for number, context in contexts.items():
             self._reply_context(wire.OPT_SET_META_CONTEXT, number, context)
@@ -300,12 +305,22 @@ class Newstyle:
 
     def _open(self, name: str) -> Gate:
         self._asked = name
-        canonical = self._backend.canonical_name(name)
+        canonical = self._canonical(name)
         if self._gate is None or canonical != self._name:
             self._close_gate()
             self._gate = self._backend.open(canonical)
             self._name = canonical
         return self._gate
+
+    def _canonical(self, name: str) -> str:
+        """Return the name of the export that is meant; which is the default is asked once."""
+        if name:
+            return self._backend.canonical_name(name)
+        if self._default is None:
+            self._default = self._backend.canonical_name("")
+            if encoded(self._default) is None:
+                raise OSError(errno.EINVAL, f"the name of the default export is {NO_STRING}")
+        return self._default
 
     def _close_gate(self) -> None:
         if self._gate is not None:
@@ -324,56 +339,3 @@ _OPTIONS: dict[int, Callable[[Newstyle, bytes], _Reply]] = {
     wire.OPT_SET_META_CONTEXT: Newstyle._set_meta_context,
     wire.OPT_EXTENDED_HEADERS: Newstyle._extended_headers,
 }
-
-
-def _expect_empty(data: bytes) -> None:
-    if data:
-        raise _Invalid(f"{len(data)} bytes of data where none belong")
-
-
-def _string(data: Buffer) -> str:
-    """Decode a string from a client: UTF-8, no NUL, at most `wire.MAX_STRING` bytes."""
-    if len(data) > wire.MAX_STRING:
-        raise _Invalid(f"a string of {len(data)} bytes")
-    try:
-        text = bytes(data).decode()
-    except UnicodeDecodeError:
-        raise _Invalid("a string that is not UTF-8") from None
-    if "\0" in text:
-        raise _Invalid("a string with a NUL")
-    return text
-
-
-def _parse_info_request(data: bytes) -> tuple[str, set[int]]:
-    """Parse the data of INFO and GO: name length, name, count, that many info types."""
-    name, infos = _split_string(data)
-    (count,) = wire.UINT16.unpack(infos[:2].ljust(2, b"\0"))
-    if len(infos) != 2 + 2 * count:
-        raise _Invalid("the number of info types does not fit the data")
-    return name, {wire.UINT16.unpack_from(infos, 2 + 2 * i)[0] for i in range(count)}
-
-
-def _parse_queries(data: bytes) -> tuple[str, Sequence[str]]:
-    """Parse the data of LIST and SET_META_CONTEXT: export name, count, that many queries."""
-    name, rest = _split_string(data)
-    if len(rest) < 4:
-        raise _Invalid("the data are too short")
-    (count,) = wire.UINT32.unpack_from(rest)
-    rest = rest[4:]
-    queries = []
-    while rest:
-        query, rest = _split_string(rest)
-        queries.append(query)
-    if len(queries) != count:
-        raise _Invalid("the number of queries does not fit the data")
-    return name, queries
-
-
-def _split_string(data: bytes) -> tuple[str, bytes]:
-    """Return the string that *data* begin with, its length first, and what comes after it."""
-    if len(data) < 4:
-        raise _Invalid("the data are too short")
-    (length,) = wire.UINT32.unpack_from(data)
-    if length > len(data) - 4:
-        raise _Invalid("a string is longer than the data")
-    return _string(data[4 : 4 + length]), data[4 + length :]

@@ -203,7 +203,9 @@ class Supervisor:
         # A worker that fails has said why; any other end was not its own doing.
         if status not in (None, 0, worker.EXIT_FAILED) and not self._is_stopping():
             what = f"serving {note}" if note else "without a client"
-            how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+            how = (
+                f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+            )
             log.warning("worker %d, %s, %s", pid, what, how)
         if served:
             self._throttle.served()

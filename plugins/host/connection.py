@@ -45,6 +45,10 @@ class Connection:
         """Close this end: the helper ends."""
         self._stream.close()
 
+    def set_timeout(self, seconds: float) -> None:
+        """From now on, a helper that does not answer for *seconds* is taken to be gone."""
+        self._stream.settimeout(seconds)
+
     def call(
         self,
         operation: str,

@@ -6,7 +6,9 @@ The death of the helper ends the worker, and both are replaced.
 import errno
 import logging
 import os
+import select
 import signal
+from contextlib import suppress
 
 from nbdfork.plugin import Buffer
 
@@ -15,6 +17,8 @@ from .script import Failed, Script, ScriptError
 from .template import Template
 
 log = logging.getLogger(__name__)
+
+_SECONDS_TO_END = 1.0
 
 
 class Helper(Script):
@@ -32,6 +36,7 @@ class Helper(Script):
             raise ScriptError(path, "starting", error.code, error.text) from error
         except HelperGone as error:
             raise OSError(errno.EIO, f"the helper that is to be forked is gone: {error}") from error
+        self._process = os.pidfd_open(self._pid)  # a number may be that of another one day
         super().__init__(self._connection, path, callbacks)
 
     def call(
@@ -65,11 +70,19 @@ class Helper(Script):
         text = "the helper died"
         if not self.is_gone:
             self.is_gone = True
-            self._connection.close()  # it may be alive, and have said what nobody understands
+            self._connection.close()
+            self._kill_unless_it_ends()
             text = f"the helper died: {self._template.fate_of(self._pid)}"
             log.error("%s: %s (%s)", self._path, text, reason)
             os.kill(os.getpid(), signal.SIGTERM)
         return OSError(errno.EIO, text)
+
+    def _kill_unless_it_ends(self) -> None:
+        """End a helper that has said what nobody understands, and may never look at us again."""
+        ended, _, _ = select.select([self._process], [], [], _SECONDS_TO_END)
+        if not ended:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._process, signal.SIGKILL)
 
     def end(self) -> None:
         """Let the helper end, and wait until it has."""

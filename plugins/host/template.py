@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from threading import Thread
 
 from nbdfork.plugin import ConfigError
@@ -72,7 +73,9 @@ class Template:
     # -- in the supervisor --------------------------------------------------------------
 
     def call(self, operation: str, payload: bytes = b"") -> tuple[int, bytes]:
-        """Carry out an operation of the startup.  Raises `Failed`."""
+        """Carry out an operation of the startup, or of the end.  Raises `Failed`."""
+        if operation == "unload":
+            self._connection.set_timeout(_SECONDS_TO_END)
         try:
             return self._connection.call(operation, payload)
         except HelperGone as error:
@@ -86,13 +89,24 @@ class Template:
             return "it does not speak the helper protocol"
 
     def end(self) -> None:
-        """Let the template end."""
+        """Let the template end, and with it forks that nobody waits for any more."""
+        import psutil
+
+        try:
+            forks = psutil.Process(self._process.pid).children()
+        except psutil.NoSuchProcess:
+            forks = []
         self._connection.close()
         try:
             # In the background the server is not the parent any more: there is nothing to reap.
             self._process.wait(_SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             log.error("the helper (process %d) does not end", self._process.pid)
+        _, stuck = psutil.wait_procs(forks, timeout=1)
+        for fork in stuck:
+            log.error("killing a helper that does not end (process %d)", fork.pid)
+            with suppress(psutil.Error):
+                fork.kill()
 
     # -- in a process that serves clients -----------------------------------------------
 

@@ -32,10 +32,11 @@ def support(text: str) -> Support:
 
 def block_size(text: str) -> BlockSize:
     """Parse the minimum, preferred and maximum block size; three zeroes mean no constraint."""
-    fields = text.split()
-    if len(fields) != len(BlockSize._fields):
-        raise ValueError(f"{text!r}: print three sizes: minimum, preferred and maximum")
-    sizes = BlockSize(*map(size, fields))
+    match text.split():
+        case [minimum, preferred, maximum, *_]:
+            sizes = BlockSize(size(minimum), size(preferred), size(maximum))
+        case _:
+            raise ValueError(f"{text!r}: print three sizes: minimum, preferred and maximum")
     return sizes if any(sizes) else BlockSize()
 
 
@@ -81,7 +82,7 @@ def _extent(line: str) -> Extent:
     match line.split():
         case [offset, length]:
             return Extent(size(offset), size(length), 0)
-        case [offset, length, kind]:
+        case [offset, length, kind, *_]:
             return Extent(size(offset), size(length), _extent_type(kind))
     raise ValueError(f"{line!r}: print extents as: offset length type")
 
@@ -89,5 +90,5 @@ def _extent(line: str) -> Extent:
 def _extent_type(text: str) -> int:
     """Parse a number, or words in which, as for nbdkit, only "hole" and "zero" count."""
     if text.isdecimal():
-        return int(text)
+        return int(text) & (HOLE | ZERO)
     return (HOLE if "hole" in text else 0) | (ZERO if "zero" in text else 0)

@@ -44,12 +44,15 @@ def read(count: int, offset: int) -> bytes:
     data = bytes(disk[offset : offset + count])
     answers = {
         "short": frame(0, data[1:]),
+        "stuck": frame(0, data[1:]),
         "long": frame(0, data + b"more"),
         "huge": struct.pack(">IIq", 0x7FFFFFFF, 0, 0),
         "notices": frame(0, b"one", NOTICE) + frame(0, b"two" * 400, NOTICE) + frame(0, data),
         "unknown notice": frame(77, b"", NOTICE),
         "error": frame(0, b"the disk is " + b"very " * 2000 + b"ill", 28),
     }
+    if way == "hang":
+        time.sleep(1000)
     if way == "abort":
         os.kill(os.getpid(), signal.SIGABRT)
     return answers.get(way, frame(0, data))
@@ -78,6 +81,8 @@ def answer(connection: socket.socket) -> None:
             time.sleep(0)
     else:
         connection.sendall(reply)
+    if way == "stuck" and operation == PREAD:
+        time.sleep(1000)
 
 
 def serve(listener: socket.socket, control: socket.socket) -> None:
