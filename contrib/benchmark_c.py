@@ -9,6 +9,7 @@ needs nbdkit, nbdinfo, and fio with its nbd engine.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,9 +24,10 @@ SERVERS = {
     "nbdkit": ["nbdkit", "-f", "-n"],
     "nbdfork": [sys.executable, "-m", "nbdfork", "-f", "-n"],
 }
-SIZE = "256M"
+MEBIBYTES = 256
+SIZE = f"{MEBIBYTES}M"
 READ_ONLY = {"pattern"}
-PLUGINS = ("memory", "null", "pattern")
+PLUGINS = ("memory", "null", "pattern", "file")
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,26 @@ def plugin_file(name: str) -> str:
     return dict(line.split("=", 1) for line in dumped.splitlines())["path"]
 
 
+def parameter(plugin: str, directory: Path) -> str:
+    """Return what *plugin* is given: the size of the disk, or a file of that size."""
+    if plugin != "file":
+        return SIZE
+    disk = directory / "disk.img"
+    if not disk.exists():
+        with disk.open("wb") as file:
+            for _ in range(MEBIBYTES):
+                file.write(os.urandom(1 << 20))
+    return f"file={disk}"
+
+
 @contextmanager
 def running(server: str, plugin: str, directory: Path) -> Iterator[str]:
     """Start a server of *plugin*, stop it in the end; yield its URI once it answers."""
     socket = directory / "sock"
     socket.unlink(missing_ok=True)
     uri = f"nbd+unix:///?socket={socket}"
-    command = [*SERVERS[server], "-U", str(socket), plugin_file(plugin), SIZE]
+    given = parameter(plugin, directory)
+    command = [*SERVERS[server], "-U", str(socket), plugin_file(plugin), given]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 10

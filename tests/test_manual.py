@@ -63,7 +63,9 @@ TOOLS = (
     "pzstd",
     "qemu-img",
     "qemu-io",
+    "qemu-nbd",
     "split",
+    "ssh-keygen",
     "truncate",
     "xz",
 )

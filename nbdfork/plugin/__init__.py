@@ -19,7 +19,7 @@ from nbdfork.plugin.export import (
     Extent,
     Support,
 )
-from nbdfork.plugin.parameters import Parameter, Secret
+from nbdfork.plugin.parameters import Parameter, Secret, shown
 from nbdfork.plugin.plugin import Plugin, ThreadModel
 from nbdfork.plugin.shared import ScratchFile, SharedBuffer, SharedCounter, SharedLock
 from nbdfork.types import Buffer
@@ -48,4 +48,5 @@ __all__ = [
     "Support",
     "ThreadModel",
     "parse",
+    "shown",
 ]

@@ -6,7 +6,6 @@ are served, and gives each client a `Gate`.
 
 import errno
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
@@ -16,14 +15,19 @@ from nbdfork.filter import Filter
 from nbdfork.plugin.errors import ConfigError
 from nbdfork.plugin.export import ExportInfo
 from nbdfork.plugin.gate import Gate
-from nbdfork.plugin.parameters import HIDDEN, Assignment, ParameterSet, Secret, split, unknown
+from nbdfork.plugin.parameters import (
+    HIDDEN,
+    Assignment,
+    ParameterSet,
+    Secret,
+    shown,
+    split,
+    unknown,
+)
 from nbdfork.plugin.plugin import Plugin, ThreadModel, takes_any_key
 from nbdfork.plugin.shared import SharedLock
 
 log = logging.getLogger(__name__)
-
-_LIKE_A_SECRET = re.compile("passw|passphrase|secret|token|cookie", re.IGNORECASE)
-"""What is found in the key of a secret, where a script or a C plugin knows which keys there are."""
 
 
 class UnknownExport(Exception):
@@ -111,13 +115,13 @@ class Backend:
         }
         guess = any(takes_any_key(layer.plugin) for layer in self._layers)
 
-        def shown(word: str) -> str:
-            key, _ = split(word)
-            if key in secret or (guess and key is not None and _LIKE_A_SECRET.search(key)):
+        def without(word: str) -> str:
+            key, value = split(word)
+            if key in secret:
                 return f"{key}={HIDDEN}"
-            return word
+            return shown(key, value) if guess and key is not None else word
 
-        return [shown(word) for word in words]
+        return [without(word) for word in words]
 
     def set_debug_flag(self, owner: str, flag: str, value: int) -> None:
         """Set a debug flag of a layer (`-D OWNER.FLAG=N`).  Raises `ConfigError`."""

@@ -21,7 +21,17 @@ V = TypeVar("V")
 HIDDEN = "***"
 """What is shown in place of a secret."""
 
+_LIKE_A_SECRET = re.compile("passw|passphrase|secret|token|cookie$|header$", re.IGNORECASE)
+
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+
+
+def shown(key: str, value: str) -> str:
+    """Return key=value as it may be shown, where it is not declared which parameters are secrets.
+
+    A script or a C plugin knows that alone; but a password or a token has a key that says so.
+    """
+    return f"{key}={HIDDEN if _LIKE_A_SECRET.search(key) else value}"
 
 
 class Parameter(Generic[T]):

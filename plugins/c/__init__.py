@@ -16,7 +16,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nbdfork.plugin import ConfigError, Export, ExportInfo, Parameter, Plugin, ThreadModel, parse
+from nbdfork.plugin import (
+    ConfigError,
+    Export,
+    ExportInfo,
+    Parameter,
+    Plugin,
+    ThreadModel,
+    parse,
+    shown,
+)
 
 from . import crash
 from .export import CExport
@@ -44,8 +53,11 @@ class C(Plugin):
 
     def __init__(self, **parameters: Any) -> None:
         super().__init__(**parameters)
+        self._given: set[str] = set()
+        self._traits = UNKNOWN
         if self.library is not None:
             self.debug = _DebugFlags(self.library)
+            self._traits = WELL_KNOWN.get(self.library.name, UNKNOWN)
 
     def _loaded(self) -> Library:
         if self.library is None:
@@ -82,11 +94,14 @@ class C(Plugin):
     def config(self, key: str, value: str) -> None:
         library = self._loaded()
         if "config" not in library.callbacks:
-            raise ConfigError(f"{library.name}: takes no parameters, but {key}={value} is given")
+            raise ConfigError(
+                f"{library.name}: takes no parameters, but {shown(key, value)} is given"
+            )
+        self._given.add(key)
         try:
             library.native.config(key, value)
         except CallbackError as error:
-            raise ConfigError(f"{library.name}: {key}={value}: {error.cause}") from error
+            raise ConfigError(f"{library.name}: {shown(key, value)}: {error.cause}") from error
 
     def config_complete(self) -> None:
         self._run_at_startup("config_complete")
@@ -106,6 +121,8 @@ class C(Plugin):
     def thread_model(self) -> ThreadModel:
         if self.library is None:
             return ThreadModel.PARALLEL
+        if self._traits.main_thread and self.one_process():
+            return ThreadModel.SERIALIZE_CONNECTIONS  # its one client is served in no other
         return self._ask_thread_model() if self._model is None else self._model
 
     def one_process(self) -> bool:
@@ -116,10 +133,10 @@ class C(Plugin):
         declared = self.library.native.get_variable("nbdfork_processes")
         if declared is not None:
             return declared == 0
-        return not WELL_KNOWN.get(self.library.name, UNKNOWN).processes
+        return self._traits.shares(self._given)
 
     def waits(self) -> bool:
-        return self.library is None or WELL_KNOWN.get(self.library.name, UNKNOWN).waits
+        return self._traits.waits
 
     def get_ready(self) -> None:
         self._process_at_start = os.getpid()

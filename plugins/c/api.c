@@ -4,7 +4,8 @@
  */
 
 #define _GNU_SOURCE
-#include <pthread.h>
+#include <ctype.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -80,71 +81,62 @@ nbdkit_set_error (int error)
   current.error = error;
 }
 
-/* -- strings that are kept --------------------------------------------------------------- */
+/* -- dumps of memory, as debug messages -------------------------------------------------- */
 
-static pthread_mutex_t texts_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct text *texts; /* of no client: kept for ever */
+#define PER_LINE 16
 
-API const char *
-nbdkit_strndup_intern (const char *text, size_t most)
+/* Log bytes FIRST to END of BYTES, whose first is at START: they are all on one line, each in the
+ * column of its offset.  Leave out those that are the same in OTHER, if there is one.
+ */
+static void
+dump_line (const char *prefix, const char *sign, const uint8_t *bytes, const uint8_t *other,
+           uint64_t start, size_t first, size_t end)
 {
-  if (text == NULL) {
-    nbdkit_error ("nbdkit_strndup_intern: there is no string");
-    errno = EINVAL;
-    return NULL;
+  static const char digits[] = "0123456789abcdef";
+  char hex[3 * PER_LINE], text[PER_LINE + 1];
+  memset (hex, ' ', sizeof hex);
+  memset (text, ' ', sizeof text);
+  hex[sizeof hex - 1] = text[PER_LINE] = '\0';
+  for (size_t i = first; i < end; i++) {
+    size_t column = (size_t) ((start + i) % PER_LINE);
+    if (other != NULL && bytes[i] == other[i])
+      continue;
+    hex[3 * column] = digits[bytes[i] >> 4];
+    hex[3 * column + 1] = digits[bytes[i] & 15];
+    text[column] = bytes[i] < 128 && isprint (bytes[i]) ? (char) bytes[i] : '.';
   }
-  size_t length = strnlen (text, most);
-  struct text *new = malloc (sizeof *new + length + 1);
-  if (new == NULL) {
-    nbdkit_error ("nbdkit_strndup_intern: no memory");
-    return NULL;
+  uint64_t line = (start + first) / PER_LINE * PER_LINE;
+  nbdkit_debug ("%s%s%08" PRIx64 ": %s |%s|", prefix ? prefix : "", sign, line, hex, text);
+}
+
+/* Return where the line that byte FIRST is on ends, or the buffer does. */
+static size_t
+end_of_line (uint64_t start, size_t first, size_t length)
+{
+  size_t room = PER_LINE - (size_t) ((start + first) % PER_LINE);
+  return room < length - first ? first + room : length;
+}
+
+API void
+nbdkit_debug_hexdump (const void *buf, size_t len, const char *prefix, uint64_t start)
+{
+  for (size_t first = 0, end; verbose && first < len; first = end) {
+    end = end_of_line (start, first, len);
+    dump_line (prefix, "", buf, NULL, start, first, end);
   }
-  memcpy (new->bytes, text, length);
-  new->bytes[length] = '\0';
-  struct text **list = current.client ? &current.client->interned : &texts;
-  pthread_mutex_lock (&texts_lock);
-  new->next = *list;
-  *list = new;
-  pthread_mutex_unlock (&texts_lock);
-  return new->bytes;
 }
 
-API const char *
-nbdkit_strdup_intern (const char *text)
+/* Only lines that differ are shown: all of the first buffer's, the changes of the second's. */
+API void
+nbdkit_debug_hexdiff (const void *buf1, const void *buf2, size_t len, const char *prefix,
+                      uint64_t start)
 {
-  return nbdkit_strndup_intern (text, SIZE_MAX);
-}
-
-API const char *
-nbdkit_vprintf_intern (const char *format, va_list args)
-{
-  char *text;
-  if (vasprintf (&text, format, args) == -1) {
-    nbdkit_error ("nbdkit_vprintf_intern: no memory");
-    return NULL;
-  }
-  const char *kept = nbdkit_strdup_intern (text);
-  free (text);
-  return kept;
-}
-
-API const char *
-nbdkit_printf_intern (const char *format, ...)
-{
-  va_list args;
-  va_start (args, format);
-  const char *kept = nbdkit_vprintf_intern (format, args);
-  va_end (args);
-  return kept;
-}
-
-PRIVATE void
-free_texts (struct text *first)
-{
-  while (first != NULL) {
-    struct text *next = first->next;
-    free (first);
-    first = next;
+  for (size_t first = 0, end; verbose && first < len; first = end) {
+    end = end_of_line (start, first, len);
+    if (memcmp ((const char *) buf1 + first, (const char *) buf2 + first, end - first) == 0)
+      continue;
+    dump_line (prefix, "-", buf1, NULL, start, first, end);
+    dump_line (prefix, "+", buf2, buf1, start, first, end);
   }
 }
 
@@ -161,15 +153,34 @@ nbdkit_export_name (void)
   return current.client->export_name;
 }
 
-/* The server does not tell plugins of TLS, nor who a client is. */
+/* Say whether there is a client, whose connection a plugin asks about. */
+static bool
+has_client (const char *function)
+{
+  if (current.client != NULL)
+    return true;
+  nbdkit_error ("%s: there is no client here", function);
+  errno = EINVAL;
+  return false;
+}
+
+/* The server speaks no TLS, so clients have no certificates, and their names are empty. */
 API int
 nbdkit_is_tls (void)
 {
-  if (current.client != NULL)
-    return 0;
-  nbdkit_error ("nbdkit_is_tls: there is no client here");
-  errno = EINVAL;
-  return -1;
+  return has_client ("nbdkit_is_tls") ? 0 : -1;
+}
+
+API char *
+nbdkit_peer_tls_dn (void)
+{
+  return has_client ("nbdkit_peer_tls_dn") ? strdup ("") : NULL;
+}
+
+API char *
+nbdkit_peer_tls_issuer_dn (void)
+{
+  return has_client ("nbdkit_peer_tls_issuer_dn") ? strdup ("") : NULL;
 }
 
 static int
@@ -245,6 +256,47 @@ nbdkit_peer_gid (void)
   return peer_credentials ("nbdkit_peer_gid", &peer) == -1 ? -1 : (int64_t) peer.gid;
 }
 
+/* Ask the security module of the kernel, if there is one, what it calls the client. */
+API char *
+nbdkit_peer_security_context (void)
+{
+  int fd = socket_of_client ("nbdkit_peer_security_context"), result;
+  char *text = NULL;
+  socklen_t length = 256, room; /* if that is not enough, the kernel says how many are */
+
+  if (fd < 0)
+    return NULL;
+  do {
+    free (text);
+    room = length;
+    text = calloc (1, (size_t) room + 1); /* what it tells may end without a NUL */
+    result = text ? getsockopt (fd, SOL_SOCKET, SO_PEERSEC, text, &length) : -1;
+  } while (result == -1 && errno == ERANGE && length > room);
+  if (result == 0)
+    return text;
+  nbdkit_error ("nbdkit_peer_security_context: %m");
+  free (text);
+  return NULL;
+}
+
+/* nbdkit's rule: by force the connection ends at once; else what is being done is answered, and
+ * the plugin sees no further request.  The latter ends it when the client has its answers.
+ */
+API void
+nbdkit_disconnect (int force)
+{
+  int saved = errno;
+  if (current.client == NULL)
+    nbdkit_debug ("nbdkit_disconnect: there is no client here");
+  else {
+    int fd = client_socket ();
+    current.client->is_disconnected = true;
+    if (fd >= 0)
+      shutdown (fd, force ? SHUT_RDWR : SHUT_RD);
+  }
+  errno = saved;
+}
+
 /* -- the server -------------------------------------------------------------------------- */
 
 static volatile pid_t server;          /* 0: there is none yet */
@@ -282,6 +334,12 @@ nbdkit_nanosleep (unsigned seconds, unsigned nanoseconds)
   return -1;
 }
 
+API const char *
+nbdkit_name (void)
+{
+  return "nbdfork";
+}
+
 /* With -s standard input is the client; the server has put /dev/null (mem(4)) in its place. */
 API int
 nbdkit_stdio_safe (void)
@@ -290,42 +348,4 @@ nbdkit_stdio_safe (void)
   if (fstat (STDIN_FILENO, &status) == -1)
     return 0;
   return !(S_ISCHR (status.st_mode) && status.st_rdev == makedev (1, 3));
-}
-
-/* -- file names -------------------------------------------------------------------------- */
-
-API char *
-nbdkit_absolute_path (const char *path)
-{
-  if (path == NULL || *path == '\0') {
-    nbdkit_error ("a file name is expected");
-    errno = EINVAL;
-    return NULL;
-  }
-  char *result;
-  if (*path == '/')
-    result = strdup (path);
-  else {
-    char *directory = get_current_dir_name ();
-    if (directory == NULL || asprintf (&result, "%s/%s", directory, path) == -1)
-      result = NULL;
-    free (directory);
-  }
-  if (result == NULL)
-    nbdkit_error ("%s: %m", path);
-  return result;
-}
-
-API char *
-nbdkit_realpath (const char *path)
-{
-  if (path == NULL || *path == '\0') {
-    nbdkit_error ("a file name is expected");
-    errno = EINVAL;
-    return NULL;
-  }
-  char *result = realpath (path, NULL);
-  if (result == NULL)
-    nbdkit_error ("%s: %m", path);
-  return result;
 }

@@ -46,7 +46,23 @@ client_close (PyObject *object, PyObject *unused)
   Py_RETURN_NONE;
 }
 
-/* Take the whole numbers that a request consists of; a plugin is asked nothing after its close. */
+/* Say whether a request may reach the plugin, which is asked nothing after its close. */
+static int
+check_open (Client *self)
+{
+  if (self->handle == NULL) {
+    PyErr_SetString (PyExc_ValueError, "the client is closed");
+    return -1;
+  }
+  if (self->client.is_disconnected) {
+    errno = ESHUTDOWN;
+    PyErr_SetFromErrno (PyExc_OSError);
+    return -1;
+  }
+  return 0;
+}
+
+/* Take the whole numbers that a request consists of. */
 static int
 take_request (Client *self, PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted,
               uint32_t *count, uint64_t *offset, uint32_t *flags)
@@ -55,10 +71,8 @@ take_request (Client *self, PyObject *const *args, Py_ssize_t given, Py_ssize_t 
     PyErr_Format (PyExc_TypeError, "%zd arguments are needed, not %zd", wanted, given);
     return -1;
   }
-  if (self->handle == NULL) {
-    PyErr_SetString (PyExc_ValueError, "the client is closed");
+  if (check_open (self) == -1)
     return -1;
-  }
   unsigned long long large = PyLong_AsUnsignedLongLong (args[0]);
   if (large > UINT32_MAX) {
     if (!PyErr_Occurred ())
@@ -106,10 +120,12 @@ client_pwrite (PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
   Client *self = (Client *) object;
   Library *library = self->library;
-  if (given != 3 || self->handle == NULL) {
-    PyErr_SetString (PyExc_ValueError, "3 arguments are needed, and a client that is not closed");
+  if (given != 3) {
+    PyErr_SetString (PyExc_TypeError, "3 arguments are needed");
     return NULL;
   }
+  if (check_open (self) == -1)
+    return NULL;
   uint64_t offset = PyLong_AsUnsignedLongLong (args[1]);
   uint32_t flags = (uint32_t) PyLong_AsUnsignedLong (args[2]);
   Py_buffer data;
@@ -133,6 +149,8 @@ client_flush (PyObject *object, PyObject *unused)
   Client *self = (Client *) object;
   Library *library = self->library;
   int result, left_errno;
+  if (check_open (self) == -1)
+    return NULL;
   CALL (library, "flush", &self->client, result,
         library->is_version_1 ? library->plugin._flush_v1 (self->handle)
                               : library->plugin.flush (self->handle, 0));

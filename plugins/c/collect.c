@@ -1,6 +1,9 @@
-/* The lists that .extents and .list_exports fill. */
+/* What plugins hand over to be kept: strings, and what .extents and .list_exports fill. */
 
+#define _GNU_SOURCE
 #include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +17,8 @@
 
 /* No client gets more at once: MOST_EXTENTS in nbdfork/plugin/extents.py. */
 #define MAX_EXTENTS 65536
+
+/* -- lists ------------------------------------------------------------------------------- */
 
 /* Make room for one more item.  Return -1 if there is no memory. */
 static int
@@ -152,4 +157,72 @@ API void
 nbdkit_exports_free (struct nbdkit_unused *list)
 {
   (void) list;
+}
+
+/* -- strings ----------------------------------------------------------------------------- */
+
+static pthread_mutex_t texts_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct text *texts; /* of no client: kept for ever */
+
+API const char *
+nbdkit_strndup_intern (const char *text, size_t most)
+{
+  if (text == NULL) {
+    nbdkit_error ("nbdkit_strndup_intern: there is no string");
+    errno = EINVAL;
+    return NULL;
+  }
+  size_t length = strnlen (text, most);
+  struct text *new = malloc (sizeof *new + length + 1);
+  if (new == NULL) {
+    nbdkit_error ("nbdkit_strndup_intern: no memory");
+    return NULL;
+  }
+  memcpy (new->bytes, text, length);
+  new->bytes[length] = '\0';
+  struct text **list = current.client ? &current.client->interned : &texts;
+  pthread_mutex_lock (&texts_lock);
+  new->next = *list;
+  *list = new;
+  pthread_mutex_unlock (&texts_lock);
+  return new->bytes;
+}
+
+API const char *
+nbdkit_strdup_intern (const char *text)
+{
+  return nbdkit_strndup_intern (text, SIZE_MAX);
+}
+
+API const char *
+nbdkit_vprintf_intern (const char *format, va_list args)
+{
+  char *text;
+  if (vasprintf (&text, format, args) == -1) {
+    nbdkit_error ("nbdkit_vprintf_intern: no memory");
+    return NULL;
+  }
+  const char *kept = nbdkit_strdup_intern (text);
+  free (text);
+  return kept;
+}
+
+API const char *
+nbdkit_printf_intern (const char *format, ...)
+{
+  va_list args;
+  va_start (args, format);
+  const char *kept = nbdkit_vprintf_intern (format, args);
+  va_end (args);
+  return kept;
+}
+
+PRIVATE void
+free_texts (struct text *first)
+{
+  while (first != NULL) {
+    struct text *next = first->next;
+    free (first);
+    first = next;
+  }
 }

@@ -5,7 +5,7 @@
  * client.c   what its .open returned, and the callbacks for that
  * api.c      the functions that plugins call
  * parse.c    those of them that parse what the user has typed
- * collect.c  the lists that .extents and .list_exports fill
+ * collect.c  strings that they keep, and the lists that .extents and .list_exports fill
  * crash.c    what is said when a plugin takes the process down
  *
  * SPDX-License-Identifier: BSD-3-Clause
@@ -14,6 +14,7 @@
 #ifndef NBDFORK_NATIVE_H
 #define NBDFORK_NATIVE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
@@ -34,6 +35,7 @@ struct text {
 struct client {
   char *export_name;
   struct text *interned; /* freed when it has gone */
+  atomic_bool is_disconnected;
 };
 
 /* What this thread is doing.  A thread of a plugin's own is in no callback.
@@ -59,7 +61,6 @@ PRIVATE int client_socket (void); /* of this thread's client, or -1; takes the G
 
 /* api.c */
 PRIVATE void serve_under (pid_t server); /* clients can come from now on */
-PRIVATE void free_texts (struct text *first);
 
 /* collect.c */
 struct extent {
@@ -83,6 +84,7 @@ struct nbdkit_exports {
   size_t count, room;
 };
 
+PRIVATE void free_texts (struct text *first);
 PRIVATE void clear_extents (struct nbdkit_extents *extents);
 PRIVATE void clear_exports (struct nbdkit_exports *exports);
 

@@ -152,7 +152,7 @@ nbdkit_parse_bool (const char *text)
   return -1;
 }
 
-/* A number such as 0.25, a percentage, or a fraction such as 1:4 or 1/4. */
+/* A number such as 0.25, a percentage, or a fraction such as 1:4 or 1/4; 0:0 is 0. */
 API int
 nbdkit_parse_probability (const char *what, const char *text, double *result)
 {
@@ -164,10 +164,12 @@ nbdkit_parse_probability (const char *what, const char *text, double *result)
     end++;
   }
   else if (end != text && (*end == ':' || *end == '/')) {
-    const char *divisor = end + 1;
-    number /= strtod (divisor, &end);
-    if (end == divisor)
+    const char *second = end + 1;
+    double divisor = strtod (second, &end);
+    if (end == second)
       end--;
+    if (number != 0 || divisor != 0)
+      number /= divisor;
   }
   if (check_end (what, text, end) == -1)
     return -1;
@@ -175,6 +177,40 @@ nbdkit_parse_probability (const char *what, const char *text, double *result)
     return wrong (what, text, "a probability is a number that is not negative");
   if (result != NULL)
     *result = number;
+  return 0;
+}
+
+/* A number of seconds such as 10 or 0.5, or of what its suffix says. */
+API int
+nbdkit_parse_delay (const char *what, const char *text, unsigned *seconds, unsigned *nanoseconds)
+{
+  static const struct {
+    const char *suffix;
+    double nanoseconds;
+  } units[] = {
+    { "", 1e9 }, { "s", 1e9 }, { "ms", 1e6 }, { "us", 1e3 }, { "\u00b5s", 1e3 }, { "ns", 1 },
+  };
+  char *end;
+  errno = 0;
+  double number = strtod (text, &end);
+  for (size_t i = 0; i < sizeof units / sizeof units[0]; i++)
+    if (end != text && strcmp (end, units[i].suffix) == 0) {
+      number *= units[i].nanoseconds;
+      end += strlen (end);
+    }
+  if (end != text && *end != '\0')
+    return wrong (what, text, "the unit is none of s, ms, us, ns");
+  if (check_end (what, text, end) == -1)
+    return -1;
+  if (!isfinite (number) || number < 0)
+    return wrong (what, text, "a delay is a number that is not negative");
+  if (number >= UINT_MAX * 1e9)
+    return wrong (what, text, "the number is out of range");
+  uint64_t rounded = (uint64_t) llrint (number);
+  if (seconds != NULL)
+    *seconds = (unsigned) (rounded / 1000000000);
+  if (nanoseconds != NULL)
+    *nanoseconds = (unsigned) (rounded % 1000000000);
   return 0;
 }
 
@@ -232,18 +268,24 @@ ask_for_password (void)
   return line;
 }
 
+/* What is no number may be a password that begins with "-", so it is not shown. */
 static char *
 password_from_descriptor (const char *text)
 {
-  int fd;
-  if (nbdkit_parse_int ("password=-FD", text, &fd) == -1)
-    return NULL;
-  if (fd <= STDERR_FILENO) {
-    nbdkit_error ("password=-%d: the descriptor is closed after it is read; use one above 2", fd);
+  char *end;
+  errno = 0;
+  long fd = strtol (text, &end, 10);
+  if (errno != 0 || end == text || *end != '\0' || fd > INT_MAX) {
+    nbdkit_error ("password=-FD: a number is expected; any password can be in password=+FILE");
     errno = EINVAL;
     return NULL;
   }
-  return read_line (fd, "the descriptor");
+  if (fd <= STDERR_FILENO) {
+    nbdkit_error ("password=-%ld: the descriptor is closed after it is read; use one above 2", fd);
+    errno = EINVAL;
+    return NULL;
+  }
+  return read_line ((int) fd, "the descriptor");
 }
 
 static char *
@@ -269,4 +311,42 @@ nbdkit_read_password (const char *text, char **password)
   else if ((*password = strdup (text)) == NULL)
     nbdkit_error ("nbdkit_read_password: no memory");
   return *password == NULL ? -1 : 0;
+}
+
+/* -- file names -------------------------------------------------------------------------- */
+
+API char *
+nbdkit_absolute_path (const char *path)
+{
+  if (path == NULL || *path == '\0') {
+    nbdkit_error ("a file name is expected");
+    errno = EINVAL;
+    return NULL;
+  }
+  char *result;
+  if (*path == '/')
+    result = strdup (path);
+  else {
+    char *directory = get_current_dir_name ();
+    if (directory == NULL || asprintf (&result, "%s/%s", directory, path) == -1)
+      result = NULL;
+    free (directory);
+  }
+  if (result == NULL)
+    nbdkit_error ("%s: %m", path);
+  return result;
+}
+
+API char *
+nbdkit_realpath (const char *path)
+{
+  if (path == NULL || *path == '\0') {
+    nbdkit_error ("a file name is expected");
+    errno = EINVAL;
+    return NULL;
+  }
+  char *result = realpath (path, NULL);
+  if (result == NULL)
+    nbdkit_error ("%s: %m", path);
+  return result;
 }

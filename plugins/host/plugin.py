@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Protocol
 
-from nbdfork.plugin import ConfigError, Export, ExportInfo, Plugin, ThreadModel
+from nbdfork.plugin import ConfigError, Export, ExportInfo, Plugin, ThreadModel, shown
 
 from .export import ScriptExport
 from .frames import READ_ONLY
@@ -120,7 +120,7 @@ class ScriptPlugin(Plugin):
     def config(self, key: str, value: str) -> None:
         if not self.script:
             raise ConfigError(
-                f"{self.name}: {key}={value} comes before the script: name that first"
+                f"{self.name}: {shown(key, value)} comes before the script: name that first"
             )
         self._load()
         self._pass_on(key, value)
@@ -129,7 +129,7 @@ class ScriptPlugin(Plugin):
         """Give the script a parameter."""
         if "config" not in self._callbacks:
             raise ConfigError(
-                f"{self.name}: {self._path}: takes no parameters, but {key}={value} is given;"
+                f"{self.name}: {self._path}: takes no parameters, but {shown(key, value)} is given;"
                 " leave it out, or define config"
             )
         self._ask("config", os.fsencode(f"{key}\0{value}"))

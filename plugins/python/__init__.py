@@ -12,7 +12,16 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping
 
-from nbdfork.plugin import ConfigError, Export, ExportInfo, Parameter, Plugin, ThreadModel, parse
+from nbdfork.plugin import (
+    ConfigError,
+    Export,
+    ExportInfo,
+    Parameter,
+    Plugin,
+    ThreadModel,
+    parse,
+    shown,
+)
 
 from . import nbdkit
 from .export import ExportOfVersion1, ScriptExport
@@ -49,12 +58,14 @@ class Python(Plugin):
 
     def config(self, key: str, value: str) -> None:
         if self.script is None:
-            raise ConfigError(f"python: {key}={value} comes before the script: name that first")
+            raise ConfigError(
+                f"python: {shown(key, value)} comes before the script: name that first"
+            )
         script = self._load()
         if script.get("config") is None:
             raise ConfigError(
-                f"python: {script.path}: takes no parameters, but {key}={value} is given; leave"
-                " it out, or define config(key, value)"
+                f"python: {script.path}: takes no parameters, but {shown(key, value)} is given;"
+                " leave it out, or define config(key, value)"
             )
         script.call_at_startup("config", key, value)
 

@@ -8,7 +8,7 @@ are the methods; the eval plugin uses these, too.
 import os
 import sys
 
-from nbdfork.plugin import ConfigError, Parameter
+from nbdfork.plugin import ConfigError, Parameter, shown
 
 from .call import MISSING
 from .plugin import ScriptPlugin
@@ -67,7 +67,7 @@ class Sh(ScriptPlugin):
 
     def config(self, key: str, value: str) -> None:
         if not self.script:
-            raise ConfigError(f"sh: {key}={value} comes before the script: name that first")
+            raise ConfigError(f"sh: {shown(key, value)} comes before the script: name that first")
         self._load()
         self._pass_on(key, value)
 

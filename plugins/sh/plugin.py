@@ -20,6 +20,7 @@ from nbdfork.plugin import (
     SharedCounter,
     SharedLock,
     ThreadModel,
+    shown,
 )
 
 from . import output
@@ -70,7 +71,7 @@ class ScriptPlugin(Plugin):
     def _pass_on(self, key: str, value: str) -> None:
         """Give the script a parameter."""
         if self._script.call("config", key, value) is None:
-            raise ConfigError(f"{key}={value}: the script takes no parameters; leave it out")
+            raise ConfigError(f"{shown(key, value)}: the script takes no parameters; leave it out")
 
     def config_complete(self) -> None:
         self._script.call("config_complete")

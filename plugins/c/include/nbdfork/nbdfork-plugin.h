@@ -4,7 +4,8 @@
  * the file with NBDKIT_REGISTER_PLUGIN (plugin).  nbdfork-c-plugin(3) is the manual.
  *
  * The names, the numbers and the layout are those of nbdkit 1.32, so the same source compiles
- * against either header, and what it compiles to is served by either server.
+ * against either header, and what it compiles to is served by either server.  Functions that came
+ * to nbdkit later are marked: a plugin that calls one needs a newer nbdkit, or nbdfork.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  */
@@ -166,6 +167,13 @@ extern void nbdkit_debug (const char *format, ...) NBDFORK_PRINTF (1, 2);
 extern void nbdkit_vdebug (const char *format, va_list args) NBDFORK_PRINTF (1, 0);
 extern void nbdkit_set_error (int error);
 
+/* Later than 1.32: debug messages that show bytes in memory, where START is the offset of the first.
+ * PREFIX begins each line, and may be NULL.
+ */
+extern void nbdkit_debug_hexdump (const void *buf, size_t len, const char *prefix, uint64_t start);
+extern void nbdkit_debug_hexdiff (const void *buf1, const void *buf2, size_t len,
+                                  const char *prefix, uint64_t start);
+
 /* Parsing what the user has typed; -1 after a message. */
 extern int64_t nbdkit_parse_size (const char *text);
 extern int nbdkit_parse_bool (const char *text);
@@ -179,11 +187,14 @@ extern int nbdkit_parse_int32_t (const char *what, const char *text, int32_t *re
 extern int nbdkit_parse_uint32_t (const char *what, const char *text, uint32_t *result);
 extern int nbdkit_parse_int64_t (const char *what, const char *text, int64_t *result);
 extern int nbdkit_parse_uint64_t (const char *what, const char *text, uint64_t *result);
-extern int nbdkit_parse_probability (const char *what, const char *text, double *result);
 extern int nbdkit_read_password (const char *text, char **password);
 extern char *nbdkit_absolute_path (const char *path);
 extern char *nbdkit_realpath (const char *path);
 extern int nbdkit_stdio_safe (void);
+/* Later than 1.32: */
+extern int nbdkit_parse_probability (const char *what, const char *text, double *result);
+extern int nbdkit_parse_delay (const char *what, const char *text, unsigned *seconds,
+                               unsigned *nanoseconds);
 
 /* Strings that live as long as the client, or, outside of a client's callbacks, the server. */
 extern const char *nbdkit_strdup_intern (const char *text);
@@ -198,6 +209,11 @@ extern int nbdkit_peer_name (struct sockaddr *address, socklen_t *length);
 extern int64_t nbdkit_peer_pid (void);
 extern int64_t nbdkit_peer_uid (void);
 extern int64_t nbdkit_peer_gid (void);
+/* Later than 1.32, the first three to be freed by the caller: */
+extern char *nbdkit_peer_security_context (void);
+extern char *nbdkit_peer_tls_dn (void);
+extern char *nbdkit_peer_tls_issuer_dn (void);
+extern void nbdkit_disconnect (int force);
 
 /* Results of .extents and .list_exports. */
 extern int nbdkit_add_extent (struct nbdkit_extents *extents, uint64_t offset, uint64_t length,
@@ -214,6 +230,8 @@ extern NBDKIT_DLL_PUBLIC int nbdfork_processes;
 /* The server. */
 extern int nbdkit_nanosleep (unsigned seconds, unsigned nanoseconds);
 extern void nbdkit_shutdown (void);
+/* Later than 1.32: */
+extern const char *nbdkit_name (void);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,135 @@
+"""A client's view of another server's export: each request is made there."""
+
+import errno
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import ModuleType
+
+from nbdfork.plugin import (
+    FAST_ZERO,
+    FUA,
+    MAY_TRIM,
+    REQ_ONE,
+    BlockSize,
+    Export,
+    Extent,
+    Support,
+)
+
+from .connection import Connection
+from .renewal import Renewal
+
+_MOST_OF_A_RANGE = 1024 * 1024 * 1024
+"""The longest range to trim, zero or ask about at once: a request has 32 bits for it (bytes)."""
+
+
+class NbdExport(Export):
+    """One client's view, through *renewal*, which is others' as well if it *is_shared*.
+
+    Its methods may be called by several threads at once.
+    """
+
+    def __init__(self, nbd: ModuleType, renewal: Renewal[Connection], is_shared: bool) -> None:
+        self._nbd = nbd
+        self._renewal = renewal
+        self._is_shared = is_shared
+        self._facts = renewal.link.facts
+
+    # -- facts --------------------------------------------------------------------------
+
+    def get_size(self) -> int:
+        return self._facts.size
+
+    def block_size(self) -> BlockSize:
+        return self._facts.block_size
+
+    def can_write(self) -> bool:
+        return not self._facts.is_read_only
+
+    def can_flush(self) -> bool:
+        return self._facts.can_flush
+
+    def can_fua(self) -> Support:
+        return Support.NATIVE if self._facts.can_fua else Support.NONE
+
+    def can_trim(self) -> bool:
+        return self._facts.can_trim
+
+    def can_zero(self) -> bool:
+        return self._facts.can_zero
+
+    def can_fast_zero(self) -> bool:
+        return self._facts.can_fast_zero
+
+    def can_cache(self) -> Support:
+        return Support.NATIVE if self._facts.can_cache else Support.NONE
+
+    def can_extents(self) -> bool:
+        return self._facts.can_extents
+
+    def can_multi_conn(self) -> bool:
+        return self._is_shared or self._facts.can_multi_conn
+
+    def is_rotational(self) -> bool:
+        return self._facts.is_rotational
+
+    def description(self) -> str:
+        return self._facts.description
+
+    # -- operations ---------------------------------------------------------------------
+
+    def pread_into(self, data: memoryview, offset: int) -> None:
+        for start, count in self._parts(len(data), self._facts.block_size.maximum):
+            part = data[start : start + count]
+            self._renewal.attempt(partial(Connection.read, data=part, offset=offset + start))
+
+    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        change, sent = self._change(flags)
+        for start, count in self._parts(len(data), self._facts.block_size.maximum):
+            part = data[start : start + count]
+            change(partial(Connection.send, data=part, offset=offset + start, flags=sent))
+
+    def flush(self) -> None:
+        self._renewal.flush(Connection.sync)
+
+    def trim(self, count: int, offset: int, flags: int) -> None:
+        change, sent = self._change(flags)
+        for start, part in self._parts(count, _MOST_OF_A_RANGE):
+            change(partial(Connection.trim, count=part, offset=offset + start, flags=sent))
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        if flags & FAST_ZERO and count > _MOST_OF_A_RANGE:
+            # It could be refused half-way, when part of it has been changed.
+            raise OSError(errno.EOPNOTSUPP, "too much for one request")
+        change, sent = self._change(flags)
+        if not flags & MAY_TRIM:
+            sent |= self._nbd.CMD_FLAG_NO_HOLE
+        if flags & FAST_ZERO:
+            sent |= self._nbd.CMD_FLAG_FAST_ZERO
+        for start, part in self._parts(count, _MOST_OF_A_RANGE):
+            change(partial(Connection.zero, count=part, offset=offset + start, flags=sent))
+
+    def cache(self, count: int, offset: int) -> None:
+        for start, part in self._parts(count, _MOST_OF_A_RANGE):
+            self._renewal.attempt(partial(Connection.cache, count=part, offset=offset + start))
+
+    def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
+        count = min(count, _MOST_OF_A_RANGE)
+        sent = self._nbd.CMD_FLAG_REQ_ONE if flags & REQ_ONE else 0
+        return self._renewal.attempt(lambda link: link.extents(count, offset, sent))
+
+    def close(self) -> None:
+        if not self._is_shared:
+            self._renewal.close()
+
+    def _change(self, flags: int) -> tuple[Callable[[Callable[[Connection], None]], None], int]:
+        """Return how to make a request that changes something, and libnbd's flags for it."""
+        if flags & FUA:
+            return self._renewal.attempt, self._nbd.CMD_FLAG_FUA  # it needs no flush
+        return self._renewal.write, 0
+
+    @staticmethod
+    def _parts(count: int, most: int) -> Iterator[tuple[int, int]]:
+        """Yield start and length of the parts of *count* bytes, none longer than *most*."""
+        for start in range(0, count, most):
+            yield start, min(most, count - start)

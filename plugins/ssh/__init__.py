@@ -1,0 +1,198 @@
+"""The ssh plugin: a file on an SSH server, by SFTP.
+
+The connection is made by ssh(1) of OpenSSH, when a client comes: host keys, agents, certificates,
+jump hosts and all else are its business.  What is spoken through it is `sftp`.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+
+from nbdfork.plugin import (
+    ConfigError,
+    Export,
+    Parameter,
+    Plugin,
+    Secret,
+    SharedCounter,
+    SharedLock,
+    parse,
+)
+from nbdfork.plugin.password import read_password
+
+from .command import Recipe
+from .export import NewFile, SshExport
+
+_PRIVATE = 0o600
+
+_ALIVE_SECONDS = 60
+"""How long the far end may be silent when asked whether it is there, without timeout=."""
+
+
+def _filename(text: str) -> str:
+    """Parse a file name in which ssh replaces what begins with "%" or "~"."""
+    if any(character in text for character in '"\n'):
+        raise ValueError('ssh takes no file name with " in it')
+    return text if text.startswith(("%", "~")) else parse.path(text)
+
+
+def _config(text: str) -> str:
+    return parse.path(text) if text else ""
+
+
+def _port(text: str) -> int:
+    if text.isascii() and text.isdecimal():
+        return parse.whole(1, 65535)(text)
+    try:
+        return socket.getservbyname(text, "tcp")
+    except OSError:
+        raise ValueError("there is no service of this name: write a number") from None
+
+
+def _mode(text: str) -> int:
+    if not re.fullmatch("(0o?)?[0-7]{1,4}", text):
+        raise ValueError("expected permissions as an octal number, such as 0600")
+    return int(text.removeprefix("0o"), 8)
+
+
+class _ConfigParameter(Parameter[str | None]):
+    """The parameter config=, of another name in the plugin, where `config` is a method."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.key = "config"
+
+
+class Ssh(Plugin):
+    """a file on an SSH server"""
+
+    host = Parameter(str, required=True, metavar="HOST", help="the server's name or address")
+    path = Parameter(str, required=True, magic=True, metavar="PATH", help="the file there")
+    port = Parameter(_port, metavar="PORT", help="the port (default: ssh's, 22)")
+    user = Parameter(str, metavar="USER", help="the user to log in as (default: ssh's)")
+    password = Secret(
+        str, metavar="PASSWORD|-|+FILENAME|-FD", help="that user's password, or where to read it"
+    )
+    config_file = _ConfigParameter(
+        _config, metavar="[FILENAME]", help="the configuration for ssh (default: ssh's own)"
+    )
+    known_hosts = Parameter(_filename, metavar="FILENAME", help="where the host's key is known")
+    identity = Parameter(
+        _filename, repeatable=True, metavar="FILENAME", help="a private key to log in with"
+    )
+    timeout = Parameter(
+        parse.whole(1, 86400), metavar="SECONDS", help="how long the far end may be silent"
+    )
+    verify_remote_host = Parameter(
+        parse.boolean, default=True, metavar="true|false", help="check the host's key"
+    )
+    compression = Parameter(
+        parse.boolean, default=False, metavar="true|false", help="compress what is sent"
+    )
+    create = Parameter(
+        parse.boolean, default=False, metavar="true|false", help="make the file, empty"
+    )
+    create_mode = Parameter(
+        _mode, metavar="MODE", help="the permissions of a file that is made (default: 0600)"
+    )
+    create_size = Parameter(parse.size, metavar="SIZE", help="the size of a file that is made")
+    debug_flags: Mapping[str, str] = {"log": "log what ssh does; 2 and 3 log more"}
+
+    def dump_plugin(self) -> Mapping[str, str]:
+        ssh = shutil.which("ssh")
+        if ssh is None:
+            return {}
+        said = subprocess.run([ssh, "-V"], capture_output=True, text=True, check=False).stderr
+        return {"ssh_version": said.strip()}
+
+    def waits(self) -> bool:
+        return True
+
+    def config_complete(self) -> None:
+        """Check what can be checked without the far end, and read the password."""
+        for key, value in (("host", self.host), ("path", self.path), ("user", self.user)):
+            if value == "" or "\0" in (value or ""):
+                raise ConfigError(f"ssh: {key}=: a name is expected")
+        if self.create != (self.create_size is not None):
+            raise ConfigError("ssh: give both or none of create=true and create-size=SIZE")
+        for key, names in (("config", [self.config_file]), ("identity", self.identity)):
+            for name in names:
+                if name and "%" not in name and name[0] != "~" and not os.path.exists(name):
+                    raise ConfigError(f"ssh: {key}={name}: there is no such file")
+        self._password = None
+        if self.password is not None:
+            self._password = read_password("ssh: password", self.password)
+
+    def get_ready(self) -> None:
+        ssh = shutil.which("ssh")
+        if ssh is None:
+            raise ConfigError("the ssh plugin needs ssh(1): install openssh-client")
+        options = self._options()
+        # -G prints what ssh makes of its options and its configuration, or what is wrong there.
+        done = subprocess.run(
+            [ssh, *options, "-G", "--", self.host],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode != 0:
+            said = ": ".join(line.strip() for line in done.stderr.splitlines()) or "it says nothing"
+            raise ConfigError(f"ssh: ssh(1) refuses these parameters, or its configuration: {said}")
+        words = [ssh, *options, *self._verbosity(), "-s", "--", self.host, "sftp"]
+        self._recipe = Recipe(words, self._password, self.host)
+        self._creating = SharedLock()
+        self._created = SharedCounter()
+
+    def _options(self) -> list[str]:
+        """Return ssh's options; what it reads in its configuration comes after them."""
+        alive = self.timeout or _ALIVE_SECONDS
+        settings = {
+            # As sftp(1) does it: nothing but this, and no questions.
+            "BatchMode": "no" if self._password is not None else "yes",
+            "ClearAllForwardings": "yes",
+            "ForwardAgent": "no",
+            "ForwardX11": "no",
+            "NumberOfPasswordPrompts": "1",
+            "PermitLocalCommand": "no",
+            "RemoteCommand": "none",
+            "RequestTTY": "no",
+            "Compression": "yes" if self.compression else "no",
+            "ServerAliveInterval": str(max(1, alive // 2)),
+            "ServerAliveCountMax": "1",
+            "StrictHostKeyChecking": "yes" if self.verify_remote_host else "no",
+        }
+        if self.timeout is not None:
+            settings["ConnectTimeout"] = str(self.timeout)
+        if not self.verify_remote_host:
+            # Or a key that has changed would make ssh refuse passwords.
+            settings |= dict.fromkeys(("UserKnownHostsFile", "GlobalKnownHostsFile"), "/dev/null")
+        elif self.known_hosts is not None:
+            settings["UserKnownHostsFile"] = f'"{self.known_hosts}"'
+        found = [f"-o{key}={value}" for key, value in settings.items()]
+        found += [f'-oIdentityFile="{name}"' for name in self.identity]
+        if self.config_file is not None:
+            found += ["-F", self.config_file or "none"]
+        if self.port is not None:
+            found += ["-p", str(self.port)]
+        return found + (["-l", self.user] if self.user is not None else [])
+
+    def _verbosity(self) -> list[str]:
+        level = min(self.debug["log"], 3)
+        return ["-" + "v" * level] if level else ["-oLogLevel=ERROR"]
+
+    def open(self, export_name: str, read_only: bool) -> Export:
+        path = os.fsencode(self.path)
+        if not self.create:
+            return SshExport(self._recipe, path, read_only=read_only)
+        with self._creating:
+            if self._created.value:
+                return SshExport(self._recipe, path, read_only=read_only)
+            mode = self.create_mode
+            new = NewFile(self.create_size or 0, _PRIVATE if mode is None else mode)
+            export = SshExport(self._recipe, path, read_only=read_only, new=new)
+            self._created.add()
+            return export

@@ -1,0 +1,130 @@
+"""A client's view of a file on an SSH server."""
+
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from nbdfork.plugin import Export, PartialError
+
+from ..nbd.renewal import Link, Renewal
+from .command import Connection, Recipe
+from .sftp import CREATE, READ, TRUNCATE, WRITE
+
+_PAUSES = (0.0, 0.3, 1.0, 2.0, None)
+"""How long to wait after each attempt of a request whose connection was lost, in seconds."""
+
+
+class NewFile(NamedTuple):
+    """That the file is to be made, in place of any that is there."""
+
+    size: int
+    mode: int
+
+
+class RemoteFile(Link):
+    """A file, open at the far end of a connection of its own.
+
+    Raises OSError, and `Lost` if there is no connection.
+    """
+
+    def __init__(self, recipe: Recipe, path: bytes, flags: int, new: NewFile | None) -> None:
+        super().__init__()
+        self._connection = Connection(recipe)
+        self.sftp = self._connection.sftp
+        self.flags = flags
+        try:
+            self.handle = self._open(path, new)
+            self.size = self._checked_size()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, path: bytes, new: NewFile | None) -> bytes:
+        if new is not None:
+            handle = self.sftp.open(path, READ | WRITE | CREATE | TRUNCATE, new.mode)
+            self.sftp.set_size(handle, new.size)
+            return handle
+        try:
+            return self.sftp.open(path, self.flags, 0)
+        except OSError as error:
+            if error.errno != errno.EACCES or not self.flags & WRITE:
+                raise
+            self.flags = READ  # it can perhaps still be read
+            return self.sftp.open(path, self.flags, 0)
+
+    def _checked_size(self) -> int:
+        size, mode = self.sftp.attributes(self.handle)
+        if mode is not None and stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, "this is a directory, and not a file")
+        if mode is not None and stat.S_ISBLK(mode):
+            raise OSError(errno.EINVAL, "this is a device, whose size SFTP does not tell")
+        if size is None:
+            raise OSError(errno.EIO, "the server does not tell the file's size")
+        return size
+
+    def is_lost(self) -> bool:
+        return self.sftp.lost is not None
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class SshExport(Export):
+    """One client's view of the file *path*, through a connection made by *recipe*.
+
+    With *new*, the file is made.  The methods may be called by several threads at once.  Making
+    it raises OSError if the file cannot be served.
+    """
+
+    def __init__(
+        self, recipe: Recipe, path: bytes, *, read_only: bool, new: NewFile | None = None
+    ) -> None:
+        self._recipe = recipe
+        self._path = path
+        self._flags = READ if read_only else READ | WRITE
+        self._new = new
+        self._size: int | None = None
+        self._renewal = Renewal(self._opened, _PAUSES, f"{recipe.shown}:{os.fsdecode(path)}")
+        self._flags = self._renewal.link.flags
+
+    def _opened(self) -> RemoteFile:
+        """Open the file: at first, and again when the connection is lost."""
+        file = RemoteFile(self._recipe, self._path, self._flags, self._new)
+        self._new = None  # it is made once
+        if self._size is None:
+            self._size = file.size
+        if file.size != self._size:
+            file.close()
+            text = f"the file has changed: its size was {self._size} bytes and is {file.size}"
+            raise OSError(errno.EIO, text)
+        return file
+
+    def get_size(self) -> int:
+        return self._renewal.link.size
+
+    def can_write(self) -> bool:
+        return bool(self._flags & WRITE)
+
+    def can_flush(self) -> bool:
+        return self._renewal.link.sftp.can_fsync
+
+    def can_multi_conn(self) -> bool:
+        # All clients write to one file of one host, and fsync there is for the whole file.
+        return True
+
+    def pread_into(self, data: memoryview, offset: int) -> None:
+        count = self._renewal.attempt(lambda file: file.sftp.read(file.handle, data, offset))
+        if count < len(data):
+            text = "the file has become shorter than it was when opened"
+            error = self._renewal.named(OSError(errno.EIO, text))
+            raise PartialError(errno.EIO, error.strerror or "", count)
+
+    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        self._renewal.write(lambda file: file.sftp.write(file.handle, data, offset))
+
+    def flush(self) -> None:
+        self._renewal.flush(lambda file: file.sftp.fsync(file.handle))
+
+    def close(self) -> None:
+        self._renewal.close()

@@ -1,0 +1,322 @@
+"""SFTP, version 3, on a pair of pipes to ssh(1): requests and replies, and nothing of the disk.
+
+The protocol is draft-ietf-secsh-filexfer-02, with the extension fsync@openssh.com (OpenSSH's
+PROTOCOL file, section 4).  Each packet is its length, a type and, but for the first two, the
+number of the request; a reply may come in any order.  Many threads may have requests under way:
+each sends its own, and they take turns at receiving.
+"""
+
+import errno
+import itertools
+import os
+import struct
+import threading
+from typing import NamedTuple
+
+from ..nbd.renewal import Lost
+from ..nbd.turns import Answer, Turns
+
+MOST_AT_ONCE = 32 * 1024
+"""What every server reads or writes at once, in bytes (section 3); more would be no faster."""
+
+READ = 0x01
+WRITE = 0x02
+CREATE = 0x08
+TRUNCATE = 0x10
+"""Flags of `Sftp.open` (section 6.3)."""
+
+_INIT, _VERSION = 1, 2
+_OPEN, _READ, _WRITE, _FSTAT, _FSETSTAT = 3, 5, 6, 8, 10
+_STATUS, _HANDLE, _DATA, _ATTRS = 101, 102, 103, 105
+_EXTENDED = 200
+
+_OK, _EOF = 0, 1
+_ERRNO = {2: errno.ENOENT, 3: errno.EACCES, 6: errno.EIO, 7: errno.EIO, 8: errno.EOPNOTSUPP}
+_HAS_SIZE, _HAS_PERMISSIONS = 0x01, 0x04
+
+_FSYNC = b"fsync@openssh.com"
+
+_LONGEST = 256 * 1024
+"""The longest packet that a server may send, in bytes; those we ask for are far shorter."""
+
+_BUFFER = 1024 * 1024
+
+
+class Garbled(Exception):
+    """What came is not SFTP."""
+
+
+class Attributes(NamedTuple):
+    """What is known of a file; None for what the server does not tell."""
+
+    size: int | None
+    permissions: int | None
+
+
+class Call(Answer):
+    """A request under way, and then its reply.
+
+    Of a READ, the bytes are put into *target*, and *count* is how many there were.
+    """
+
+    def __init__(self, target: memoryview | None = None) -> None:
+        super().__init__()
+        self.target = target
+        self.count = 0
+        self.kind = 0
+        self.body = b""
+
+
+class Sftp:
+    """A conversation with an SFTP server, over pipes that it does not own: to it, and from it.
+
+    Raises `Lost` if it ends, and `OSError` for what the server refuses.
+    """
+
+    def __init__(self, to_server: int, from_server: int) -> None:
+        self._to_server = to_server
+        self._from_server = from_server
+        self._sending = threading.Lock()
+        self._turns = Turns()
+        self._calls: dict[int, Call] = {}
+        self._numbers = itertools.count()
+        self._buffer = memoryview(bytearray(_BUFFER))
+        self._start = self._end = 0
+        self.lost: str | None = None
+        """Why no more can come, or None as long as it can."""
+
+    # -- requests -----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Say hello, and learn what the server can do."""
+        hello = Call()
+        self._calls[-1] = hello  # it has no number
+        self._send(struct.pack(">IBI", 5, _INIT, 3))
+        self._turns.wait(hello, self._receive)
+        if hello.kind != _VERSION:
+            raise Lost(self.lost or "the server did not begin with its version of SFTP")
+        self.can_fsync = (_FSYNC, b"1") in _extensions(hello.body)
+
+    def open(self, path: bytes, flags: int, mode: int) -> bytes:
+        """Open the file *path*, which is relative to the user's home directory; return a handle.
+
+        *mode* is that of a file which is made.
+        """
+        attributes = struct.pack(">II", _HAS_PERMISSIONS, mode)
+        call = self._begin(_OPEN, _string(path) + struct.pack(">I", flags) + attributes)
+        return _take_string(self._finish(call, _HANDLE))[0]
+
+    def attributes(self, handle: bytes) -> Attributes:
+        """Return what is known of an open file."""
+        body = self._finish(self._begin(_FSTAT, _string(handle)), _ATTRS)
+        try:
+            (flags,) = struct.unpack_from(">I", body)
+            size = struct.unpack_from(">Q", body, 4)[0] if flags & _HAS_SIZE else None
+            at = 4 + (8 if flags & _HAS_SIZE else 0) + (8 if flags & 0x02 else 0)  # uid and gid
+            has_permissions = flags & _HAS_PERMISSIONS
+            permissions = struct.unpack_from(">I", body, at)[0] if has_permissions else None
+        except struct.error:
+            raise OSError(errno.EIO, "the server's reply about the file is cut off") from None
+        return Attributes(size, permissions)
+
+    def set_size(self, handle: bytes, size: int) -> None:
+        """Cut an open file off at *size* bytes, or fill it up with zeroes."""
+        body = _string(handle) + struct.pack(">IQ", _HAS_SIZE, size)
+        self._finish(self._begin(_FSETSTAT, body), _STATUS)
+
+    def fsync(self, handle: bytes) -> None:
+        """Return when all that was written to the file is on stable storage."""
+        self._finish(self._begin(_EXTENDED, _string(_FSYNC) + _string(handle)), _STATUS)
+
+    def read(self, handle: bytes, data: memoryview, offset: int) -> int:
+        """Fill *data* from *offset*; return how many bytes there are before the end of the file."""
+        parts = range(0, len(data), MOST_AT_ONCE)
+        calls = [
+            self._begin_read(handle, data[start : start + MOST_AT_ONCE], offset + start)
+            for start in parts
+        ]
+        self._wait_for(calls)
+        for start, call in zip(parts, calls, strict=True):
+            part = data[start : start + MOST_AT_ONCE]
+            count = self._count(call)
+            while 0 < count < len(part):  # a server may give less than was asked for
+                more = self._begin_read(handle, part[count:], offset + start + count)
+                self._wait_for([more])
+                gained = self._count(more)
+                if not gained:
+                    break
+                count += gained
+            if count < len(part):
+                return start + count
+        return len(data)
+
+    def _begin_read(self, handle: bytes, target: memoryview, offset: int) -> Call:
+        body = _string(handle) + struct.pack(">QI", offset, len(target))
+        return self._begin(_READ, body, target=target)
+
+    def _count(self, call: Call) -> int:
+        """Return how many bytes a READ brought: 0 at the end of the file."""
+        if call.kind == _DATA:
+            return call.count
+        if _status(call) == _EOF:
+            return 0
+        self._check(call, _DATA)
+        raise AssertionError("a reply to READ is data or an error")
+
+    def write(self, handle: bytes, data: memoryview, offset: int) -> None:
+        """Write all of *data* at *offset*."""
+        calls = []
+        for start in range(0, len(data), MOST_AT_ONCE):
+            part = data[start : start + MOST_AT_ONCE]
+            head = _string(handle) + struct.pack(">QI", offset + start, len(part))
+            calls.append(self._begin(_WRITE, head, part))
+        self._wait_for(calls)
+        for call in calls:
+            self._check(call, _STATUS)
+
+    # -- sending ------------------------------------------------------------------------
+
+    def _begin(
+        self,
+        kind: int,
+        body: bytes,
+        data: memoryview | None = None,
+        target: memoryview | None = None,
+    ) -> Call:
+        """Send a request; *data*, if any, stands at its end."""
+        call = Call(target)
+        number = next(self._numbers) & 0xFFFFFFFF
+        self._calls[number] = call
+        length = 5 + len(body) + (0 if data is None else len(data))
+        self._send(struct.pack(">IBI", length, kind, number) + body, data)
+        return call
+
+    def _send(self, head: bytes, data: memoryview | None = None) -> None:
+        parts = [memoryview(head)] if data is None else [memoryview(head), data]
+        try:
+            with self._sending:
+                while parts:
+                    sent = os.writev(self._to_server, parts)
+                    while parts and sent >= len(parts[0]):
+                        sent -= len(parts.pop(0))
+                    if parts:
+                        parts[0] = parts[0][sent:]
+        except OSError as error:
+            self._lose(f"the connection is lost: {error.strerror}")
+        if self.lost is not None:
+            self._end_all()  # those who began after it was noticed wait as well
+
+    # -- receiving ----------------------------------------------------------------------
+
+    def _finish(self, call: Call, expected: int) -> bytes:
+        self._turns.wait(call, self._receive)
+        self._check(call, expected)
+        return call.body
+
+    def _wait_for(self, calls: list[Call]) -> None:
+        """Wait for all of *calls*: whoever stops before must not have its memory written to."""
+        for call in calls:
+            self._turns.wait(call, self._receive)
+
+    def _check(self, call: Call, expected: int) -> None:
+        """Raise OSError unless the reply is what is *expected*, or a good status."""
+        if call.kind == 0:
+            raise Lost(self.lost or "the connection is lost")
+        code = _status(call)
+        if code not in (None, _OK):
+            text = _take_string(call.body[4:])[0].decode(errors="replace") or f"status {code}"
+            raise OSError(_ERRNO.get(code or 0, errno.EIO), f"the server says: {text}")
+        if call.kind != expected or (expected == _STATUS and code is None):
+            raise OSError(errno.EIO, f"the server's reply is of the unexpected type {call.kind}")
+
+    def _receive(self) -> None:
+        """Take what has come, or wait for more, and finish the calls whose replies are whole."""
+        try:
+            if self._end == len(self._buffer) or self._start == self._end:
+                rest = self._buffer[self._start : self._end]
+                self._buffer[: len(rest)] = bytes(rest)
+                self._start, self._end = 0, len(rest)
+            count = os.readv(self._from_server, [self._buffer[self._end :]])
+            if not count:
+                raise Garbled("the connection is lost")
+            self._end += count
+            while self._take_packet():
+                pass
+        except (OSError, Garbled, struct.error) as error:
+            self._lose(str(error))
+            self._end_all()
+
+    def _take_packet(self) -> bool:
+        """Take a packet out of the buffer; return False if there is no whole one."""
+        here = self._end - self._start
+        if here < 5:
+            return False
+        length, kind = struct.unpack_from(">IB", self._buffer, self._start)
+        if not 5 <= length <= _LONGEST:
+            raise Garbled(f"a packet of {length} bytes came, which is not SFTP")
+        if here < 4 + length:
+            return False
+        body = self._buffer[self._start + 5 : self._start + 4 + length]
+        self._start += 4 + length
+        number = -1 if kind == _VERSION else struct.unpack_from(">I", body)[0]
+        call = self._calls.pop(number, None)
+        if call is None:
+            raise Garbled("a reply came to a request that was never made")
+        try:
+            _fill(call, kind, body if kind == _VERSION else body[4:])
+        finally:
+            self._turns.finish(call)
+        return True
+
+    def _lose(self, why: str) -> None:
+        if self.lost is None:
+            self.lost = why
+
+    def _end_all(self) -> None:
+        """Finish every call, with no reply."""
+        while self._calls:
+            try:
+                _, call = self._calls.popitem()
+            except KeyError:  # another thread was faster
+                return
+            self._turns.finish(call)
+
+
+def _fill(call: Call, kind: int, body: memoryview) -> None:
+    """Give *call* its reply; its kind stays 0 if that makes no sense."""
+    if kind == _DATA:
+        (call.count,) = struct.unpack_from(">I", body)
+        data = body[4:]
+        if call.target is None or not 0 < call.count <= min(len(data), len(call.target)):
+            raise Garbled(f"{call.count} bytes came for a request that was not for as many")
+        call.target[: call.count] = data[: call.count]
+    else:
+        call.body = bytes(body)
+    call.kind = kind
+
+
+def _status(call: Call) -> int | None:
+    """Return the status that the reply is; None if it is anything else."""
+    if call.kind != _STATUS or len(call.body) < 4:
+        return None
+    return int.from_bytes(call.body[:4], "big")
+
+
+def _string(text: bytes) -> bytes:
+    return struct.pack(">I", len(text)) + text
+
+
+def _take_string(body: bytes) -> tuple[bytes, bytes]:
+    """Return the string at the beginning of *body*, and what is after it; both may be cut off."""
+    length = int.from_bytes(body[:4], "big")
+    return body[4 : 4 + length], body[4 + length :]
+
+
+def _extensions(body: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the names and data of the extensions in a VERSION packet."""
+    found, rest = [], body[4:]
+    while rest:
+        name, rest = _take_string(rest)
+        data, rest = _take_string(rest)
+        found.append((name, data))
+    return found
