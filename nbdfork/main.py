@@ -73,6 +73,7 @@ def _serve(options: Options, start: _Start) -> int:
     _set_up_logs(options, options.log or "stderr")
     identity = privileges.look_up(options.user, options.group)
     backend = _backend(options)
+    _show_in_ps("supervisor", backend)
     listeners = _listen(options, start.activated)
     try:
         backend.get_ready()
@@ -100,7 +101,6 @@ def _run(
     launch: daemon.Foreground | daemon.Background,
 ) -> int:
     """Run the pool; return the exit status, which is the captive command's if there is one."""
-    worker.show_in_ps("nbdfork", f"supervisor {shlex.join(backend.without_secrets(sys.argv[1:]))}")
     if options.pidfile is not None:
         daemon.write_pidfile(options.pidfile)
     supervisor = assembly.supervisor(options, backend, listeners)
@@ -125,6 +125,7 @@ def _serve_single(options: Options, start: _Start) -> int:
     _set_up_logs(options, options.log or ("syslog" if stdio.is_null(2) else "stderr"))
     identity = privileges.look_up(options.user, options.group)
     backend = _backend(options)
+    _show_in_ps("single", backend)
     backend.get_ready()
     spoken = assembly.settings(options, backend)
     if options.pidfile is not None:
@@ -145,6 +146,10 @@ def _serve_single(options: Options, start: _Start) -> int:
 
 
 # -- the steps ------------------------------------------------------------------------------
+
+
+def _show_in_ps(role: str, backend: Backend) -> None:
+    worker.show_in_ps("nbdfork", f"{role} {shlex.join(backend.without_secrets(sys.argv[1:]))}")
 
 
 def _set_up_logs(options: Options, destination: str) -> None:

@@ -118,6 +118,22 @@ def test_libnbd_starts_it_as_a_subprocess() -> None:
     assert output(sys.executable, "-c", script) == "1048576 b'hello'\n"
 
 
+def test_secrets_are_not_shown_by_ps(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "def config(key, value): pass\n"
+        "def open(readonly): return 1\n"
+        "def get_size(h): return 512\n"
+        "def pread(h, count, offset): return bytes(count)\n"
+    )
+    server, client = inetd("python", script, "password=hush")
+    with client:
+        receive(client, GREETING)
+        title = Path(f"/proc/{server.pid}/cmdline").read_text().rstrip("\0")
+    assert title == f"nbdfork: single -s python {script} 'password=***'"
+    assert server.wait(SECONDS) == 0
+
+
 def test_a_terminal_is_not_a_client() -> None:
     ours, theirs = pty.openpty()
     done = nbdfork("-s", "null", stdin=theirs)
