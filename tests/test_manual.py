@@ -64,6 +64,7 @@ TOOLS = (
     "qemu-img",
     "qemu-io",
     "qemu-nbd",
+    "ruby",
     "split",
     "ssh-keygen",
     "truncate",

@@ -3,7 +3,8 @@
 This is the part that says how the program is run.  `frames` are the numbers of the protocol,
 `connection` moves them; `template` is the process that has read the configuration and is forked,
 `helper` the fork that works for the clients of one worker; `script` is what is known of any
-script, and `plugin` and `export` are the methods.  The plugins for languages use all but this file.
+script, and `plugin` and `export` are the methods.  The plugins for languages use all but this file;
+those whose scripts run in this process have `embedded` in place of the helper.
 """
 
 import os

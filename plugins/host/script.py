@@ -46,11 +46,12 @@ class Caller(Protocol):
 class ScriptError(OSError):
     """A callback failed.  The client gets errno and text, the log learns where it was, too.
 
-    Perl says that itself, at the end: "at PATH line N."
+    That is part of the text: Lua and Ruby begin with "PATH:N: ", Perl ends with "at PATH line N."
     """
 
     def __init__(self, path: str, callback: str, code: int, text: str) -> None:
-        super().__init__(code, re.sub(rf" at {re.escape(path)} line \d+\.?$", "", text))
+        place = re.escape(path)
+        super().__init__(code, re.sub(rf"^{place}:\d+: | at {place} line \d+\.?$", "", text))
         self._where = "" if path in text else f"{path}: "
         self._callback = callback
         self._text = text

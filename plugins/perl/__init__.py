@@ -7,12 +7,11 @@ is in the host plugin.
 
 from nbdfork.plugin import Parameter
 
-from ..host.plugin import Engine, ScriptPlugin
-from ..host.script import Script
+from ..host import embedded
 from .interpreter import Interpreter
 
 
-class Perl(ScriptPlugin):
+class Perl(embedded.EmbeddedPlugin):
     """run a script written for nbdkit's Perl API"""
 
     name = "perl"
@@ -26,26 +25,5 @@ class Perl(ScriptPlugin):
         help="the script; comes first",
     )
 
-    _interpreter: Interpreter
-
-    def start(self, path: str) -> Engine:
-        self._interpreter = Interpreter(path)
-        return self._interpreter
-
-    def get_ready(self) -> None:
-        super().get_ready()
-        if self.one_process():
-            self._interpreter.leave_the_end_to_workers()
-
-    def serve(self, path: str, callbacks: frozenset[str]) -> Script:
-        self._interpreter.serve(one_process=self.one_process())
-        return _Embedded(self._interpreter, path, callbacks)
-
-
-class _Embedded(Script):
-    def __init__(self, interpreter: Interpreter, path: str, callbacks: frozenset[str]) -> None:
-        super().__init__(interpreter, path, callbacks)
-        self._interpreter = interpreter
-
-    def end(self) -> None:
-        self._interpreter.end()
+    def interpreter(self, path: str) -> Interpreter:
+        return Interpreter(path)

@@ -3,8 +3,6 @@
 What is Perl is done by `host.pl`, here are only the calls.  A request is written into the memory
 of a string of Perl's; then the tied variable $NbdforkHost::door is read, which makes Perl carry it
 out (perltie(1)); the answer is in another string.  Nothing is built per call but the data.
-
-After a fork both processes have the interpreter, each its own.
 """
 
 import ctypes
@@ -15,8 +13,9 @@ import threading
 
 from nbdfork.plugin import ConfigError
 
+from ..host import embedded
 from ..host.frames import OPERATIONS
-from ..host.script import Failed, Shutdown
+from ..host.script import Failed
 from .libperl import Libperl
 
 log = logging.getLogger(__name__)
@@ -40,17 +39,15 @@ _STAGE = 64 * 1024
 """How much room there is for payloads at first, in bytes."""
 
 
-class Interpreter:
+class Interpreter(embedded.Interpreter):
     """A Perl that is about to load the script at *path*.  Raises `ConfigError`."""
 
     def __init__(self, path: str) -> None:
+        super().__init__()
         verbose = "1" if log.isEnabledFor(logging.DEBUG) else ""
         self._perl = Libperl(["-e", "0", "--", _HOST, path, verbose])
         self._lock = threading.Lock()
         self._thread = threading.local()
-        self._shutdown = Shutdown()
-        self._owner = os.getpid()
-        self._ends_here = True
         died = self._perl.run("require shift @ARGV")
         if died:
             raise ConfigError(f"perl: {died.strip()}")
@@ -77,7 +74,6 @@ class Interpreter:
         count: int = 0,
         offset: int = 0,
     ) -> tuple[int, bytes]:
-        """Carry out one of `OPERATIONS`, and return value and payload.  Raises `Failed`."""
         length = len(payload)
         with self._lock:
             if length:
@@ -87,7 +83,6 @@ class Interpreter:
             return self._exchange(OPERATIONS[operation], handle, flags, count, offset, length)
 
     def pread(self, handle: int, count: int, offset: int) -> bytes:
-        """Read *count* bytes of the disk from *offset*.  Raises `Failed`."""
         with self._lock:
             return self._exchange(_PREAD, handle, 0, count, offset, 0)[1]
 
@@ -124,22 +119,10 @@ class Interpreter:
     # -- life ---------------------------------------------------------------------------
 
     def serve(self, *, one_process: bool) -> None:
-        """Here, maybe in a fork, clients are served; *one_process* says whether they all are."""
-        self._shutdown.serve()
-        if os.getpid() != self._owner:
-            self._lock = threading.Lock()
-            self._ends_here = one_process
+        super().serve(one_process=one_process)
         self.call("start")
 
-    def leave_the_end_to_workers(self) -> None:
-        """What the script does in the end, in END blocks, is done in the process that serves."""
-        self._ends_here = False
-
-    def end(self) -> None:
-        """There are no more calls in this process."""
-        if not self._ends_here:
-            return
-        self._ends_here = False
+    def _close(self) -> None:
         with self._lock:
             self._perl.run_end_blocks()
             self._perl.destroy()

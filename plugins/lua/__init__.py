@@ -1,0 +1,29 @@
+"""The lua plugin: scripts written for nbdkit's Lua API, unmodified.
+
+The script runs in this process, in the Lua that the package lupa brings: `interpreter` makes the
+calls, and `host.lua` is their other half, in Lua.  What is common to scripts in any language is in
+the host plugin.
+"""
+
+from nbdfork.plugin import Parameter
+
+from ..host import embedded
+from .interpreter import Interpreter
+
+
+class Lua(embedded.EmbeddedPlugin):
+    """run a script written for nbdkit's Lua API"""
+
+    name = "lua"
+
+    script = Parameter(
+        str,
+        required=True,
+        repeatable=True,
+        magic=True,
+        metavar="SCRIPT",
+        help="the script; comes first",
+    )
+
+    def interpreter(self, path: str) -> Interpreter:
+        return Interpreter(path)

@@ -1,0 +1,35 @@
+"""The ruby plugin: scripts written for nbdkit's Ruby API, unmodified.
+
+The system's ruby is a helper (see the host plugin): it runs `host.rb`, which loads the script.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+
+from nbdfork.plugin import ConfigError, Parameter
+
+from ..host.plugin import HelperPlugin
+
+_HOST = os.path.join(os.path.dirname(__file__), "host.rb")
+
+
+class Ruby(HelperPlugin):
+    """run a script written for nbdkit's Ruby API"""
+
+    name = "ruby"
+
+    script = Parameter(
+        str,
+        required=True,
+        repeatable=True,
+        magic=True,
+        metavar="SCRIPT",
+        help="the script; comes first",
+    )
+
+    def command(self, path: str) -> Sequence[str]:
+        ruby = shutil.which("ruby")
+        if ruby is None:
+            raise ConfigError("ruby: there is no ruby in the PATH: install it (Debian: ruby)")
+        return [ruby, _HOST, path]
