@@ -5,8 +5,9 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from nbdfork.plugin import FAST_ZERO, BlockSize, Export, Extent, Support, ThreadModel
+from nbdfork.plugin import FAST_ZERO, BlockSize, Extent, Support, ThreadModel
 
+from ..host.callbacks import CallbackExport
 from .library import CallbackError, Library
 
 if TYPE_CHECKING:
@@ -17,10 +18,8 @@ log = logging.getLogger(__name__)
 _MOST = 1 << 31
 """The largest count that is passed on: the API has 32 bits for it, and any alignment fits this."""
 
-_SUPPORT = {0: Support.NONE, 1: Support.EMULATE, 2: Support.NATIVE}
 
-
-class CExport(Export):
+class CExport(CallbackExport):
     """One client's view of the disk of *library*; *client* is what its .open has made."""
 
     def __init__(self, library: Library, client: "Client", model: ThreadModel) -> None:
@@ -40,44 +39,16 @@ class CExport(Export):
             raise self._nonsense("get_size", size)
         return size
 
-    def can_write(self) -> bool:
-        return self._is("can_write", self._has("pwrite"))
-
-    def can_flush(self) -> bool:
-        return self._is("can_flush", self._has("flush"))
-
-    def can_trim(self) -> bool:
-        return self._is("can_trim", self._has("trim"))
-
-    def can_zero(self) -> bool:
-        return self._is("can_zero", self._has("zero"))
-
     def can_fast_zero(self) -> bool:
         # nbdkit-plugin(3) promises it for a .can_zero that returns 0, too; nbdkit 1.32 does not.
         without = self._library.native.api_version == 1 or not self._has("zero")
         return self._is("can_fast_zero", without)
 
-    def can_extents(self) -> bool:
-        return self._is("can_extents", self._has("extents"))
-
-    def can_multi_conn(self) -> bool:
-        # One client at a time has no use for more connections; and they would wait for ever.
-        return self._is("can_multi_conn", False) and (
-            self._model is not ThreadModel.SERIALIZE_CONNECTIONS
-        )
-
-    def is_rotational(self) -> bool:
-        return self._is("is_rotational", False)
-
     def can_fua(self) -> Support:
-        default = Support.EMULATE if self._has("flush") else Support.NONE
-        answer = self._support("can_fua", default)
+        answer = super().can_fua()
         if answer is Support.NATIVE and self._library.native.api_version == 1:
             return Support.EMULATE  # its operations have no flags
         return answer
-
-    def can_cache(self) -> Support:
-        return self._support("can_cache", Support.NATIVE if self._has("cache") else Support.NONE)
 
     def block_size(self) -> BlockSize:
         if not self._has("block_size"):
@@ -97,18 +68,10 @@ class CExport(Export):
     def _has(self, callback: str) -> bool:
         return callback in self._library.callbacks
 
-    def _is(self, question: str, default: bool) -> bool:
-        return self._client.ask(question) != 0 if self._has(question) else default
+    def _ask(self, callback: str) -> int:
+        return self._client.ask(callback)
 
-    def _support(self, question: str, default: Support) -> Support:
-        if not self._has(question):
-            return default
-        answer = self._client.ask(question)
-        if answer not in _SUPPORT:
-            raise self._nonsense(question, answer)
-        return _SUPPORT[answer]
-
-    def _nonsense(self, callback: str, answer: int) -> CallbackError:
+    def _nonsense(self, callback: str, answer: object) -> CallbackError:
         return CallbackError(self._library.name, callback, errno.EINVAL, f"it returned {answer}")
 
     # -- operations ---------------------------------------------------------------------

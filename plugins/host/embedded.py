@@ -7,11 +7,12 @@ that has served all clients, or, if each client has one, in the one that has loa
 
 import os
 from abc import abstractmethod
+from typing import Unpack
 
 from nbdfork.plugin import Buffer
 
 from .plugin import Engine, ScriptPlugin
-from .script import Script, Shutdown
+from .script import Numbers, Script, Shutdown
 
 
 class Interpreter:
@@ -24,14 +25,7 @@ class Interpreter:
 
     @abstractmethod
     def call(
-        self,
-        operation: str,
-        payload: bytes | memoryview = b"",
-        *,
-        handle: int = 0,
-        flags: int = 0,
-        count: int = 0,
-        offset: int = 0,
+        self, operation: str, payload: bytes | memoryview = b"", **numbers: Unpack[Numbers]
     ) -> tuple[int, bytes]:
         """Carry out one of `frames.OPERATIONS`; return value and payload.  Raises `Failed`."""
 

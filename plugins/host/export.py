@@ -2,21 +2,17 @@
 
 import logging
 
-from nbdfork.plugin import BlockSize, Buffer, Export, Extent, Support, ThreadModel, parse
+from nbdfork.plugin import BlockSize, Buffer, Extent, ThreadModel, parse
 
+from .callbacks import CallbackExport
 from .frames import BLOCK_SIZE, EXTENT
 from .script import Script
 
 log = logging.getLogger(__name__)
 
-_SUPPORT = {0: Support.NONE, 1: Support.EMULATE, 2: Support.NATIVE}
 
-
-class ScriptExport(Export):
-    """The disk of *script*; *handle* stands for what its open returned.
-
-    What the script does not say follows from the callbacks it has, as with nbdkit.
-    """
+class ScriptExport(CallbackExport):
+    """The disk of *script*; *handle* stands for what its open returned."""
 
     def __init__(self, script: Script, handle: int, model: ThreadModel) -> None:
         self._script = script
@@ -26,43 +22,10 @@ class ScriptExport(Export):
     # -- facts --------------------------------------------------------------------------
 
     def get_size(self) -> int:
-        size = self._value("get_size")
+        size = self._ask("get_size")
         if not 0 <= size <= parse.MAX_SIZE:
             raise self._script.error("get_size", f"returned {size}; return 0 to 2^63-1 bytes")
         return size
-
-    def can_write(self) -> bool:
-        return self._is("can_write", self._has("pwrite"))
-
-    def can_flush(self) -> bool:
-        return self._is("can_flush", self._has("flush"))
-
-    def can_trim(self) -> bool:
-        return self._is("can_trim", self._has("trim"))
-
-    def can_zero(self) -> bool:
-        return self._is("can_zero", self._has("zero"))
-
-    def can_fast_zero(self) -> bool:
-        return self._is("can_fast_zero", not self._has("zero"))
-
-    def can_extents(self) -> bool:
-        return self._is("can_extents", self._has("extents"))
-
-    def can_multi_conn(self) -> bool:
-        # One client at a time has no use for more connections; and they would wait for ever.
-        return self._is("can_multi_conn", False) and (
-            self._model is not ThreadModel.SERIALIZE_CONNECTIONS
-        )
-
-    def is_rotational(self) -> bool:
-        return self._is("is_rotational", False)
-
-    def can_fua(self) -> Support:
-        return self._support("can_fua", Support.EMULATE if self._has("flush") else Support.NONE)
-
-    def can_cache(self) -> Support:
-        return self._support("can_cache", Support.NATIVE if self._has("cache") else Support.NONE)
 
     def block_size(self) -> BlockSize:
         if not self._has("block_size"):
@@ -86,21 +49,12 @@ class ScriptExport(Export):
     def _has(self, callback: str) -> bool:
         return callback in self._script.callbacks
 
-    def _value(self, callback: str) -> int:
+    def _ask(self, callback: str) -> int:
         return self._script.call(callback, handle=self._handle)[0]
 
-    def _is(self, callback: str, default: bool) -> bool:
-        return self._value(callback) != 0 if self._has(callback) else default
-
-    def _support(self, callback: str, default: Support) -> Support:
-        if not self._has(callback):
-            return default
-        value = self._value(callback)
-        if value not in _SUPPORT:
-            raise self._script.error(
-                callback, f"returned {value}; return 0 (none), 1 (emulate) or 2 (native)"
-            )
-        return _SUPPORT[value]
+    def _nonsense(self, callback: str, answer: object) -> OSError:
+        text = f"returned {answer}; return 0 (none), 1 (emulate) or 2 (native)"
+        return self._script.error(callback, text)
 
     # -- operations ---------------------------------------------------------------------
 

@@ -9,11 +9,12 @@ import os
 import select
 import signal
 from contextlib import suppress
+from typing import Unpack
 
 from nbdfork.plugin import Buffer
 
 from .connection import Connection, HelperGone
-from .script import Failed, Script, ScriptError
+from .script import Failed, Numbers, Script, ScriptError
 from .template import Template
 
 log = logging.getLogger(__name__)
@@ -40,19 +41,10 @@ class Helper(Script):
         super().__init__(self._connection, path, callbacks)
 
     def call(
-        self,
-        callback: str,
-        payload: bytes | memoryview = b"",
-        *,
-        handle: int = 0,
-        flags: int = 0,
-        count: int = 0,
-        offset: int = 0,
+        self, callback: str, payload: bytes | memoryview = b"", **numbers: Unpack[Numbers]
     ) -> tuple[int, bytes]:
         try:
-            return super().call(
-                callback, payload, handle=handle, flags=flags, count=count, offset=offset
-            )
+            return super().call(callback, payload, **numbers)
         except HelperGone as error:
             raise self._died(error) from None
 

@@ -12,7 +12,15 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Protocol
 
-from nbdfork.plugin import ConfigError, Export, ExportInfo, Plugin, ThreadModel, shown
+from nbdfork.plugin import (
+    ConfigError,
+    Export,
+    ExportInfo,
+    Parameter,
+    Plugin,
+    ThreadModel,
+    shown,
+)
 
 from .export import ScriptExport
 from .frames import READ_ONLY
@@ -43,14 +51,21 @@ class Engine(Protocol):
 class ScriptPlugin(Plugin):
     """What the plugins have in common that run a script.
 
-    A subclass declares the parameter `script`, magic and repeatable: the first value is the
-    script, others are for it if it has a magic_config_key.
+    The first value of the parameter `script` is the script, others are for it if it has a
+    magic_config_key.
     """
 
     name: ClassVar[str]
     """The plugin's name, for messages."""
 
-    script: tuple[str, ...]
+    script = Parameter(
+        str,
+        required=True,
+        repeatable=True,
+        magic=True,
+        metavar="SCRIPT",
+        help="the script; comes first",
+    )
 
     _engine: Engine | None = None
     _served: Script | None = None

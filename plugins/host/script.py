@@ -8,7 +8,7 @@ import errno
 import os
 import re
 import signal
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 from nbdfork.plugin import Buffer
 
@@ -22,18 +22,20 @@ class Failed(Exception):
         self.text = text
 
 
+class Numbers(TypedDict, total=False):
+    """What a request may have besides its payload; what is not given is 0."""
+
+    handle: int
+    flags: int
+    count: int
+    offset: int
+
+
 class Caller(Protocol):
     """What calls the callbacks of a script.  The methods raise `Failed`."""
 
     def call(
-        self,
-        operation: str,
-        payload: bytes | memoryview = b"",
-        *,
-        handle: int = 0,
-        flags: int = 0,
-        count: int = 0,
-        offset: int = 0,
+        self, operation: str, payload: bytes | memoryview = b"", **numbers: Unpack[Numbers]
     ) -> tuple[int, bytes]:
         """Carry out one of `frames.OPERATIONS`, and return value and payload of the answer."""
         ...
@@ -72,20 +74,11 @@ class Script:
         self._path = path
 
     def call(
-        self,
-        callback: str,
-        payload: bytes | memoryview = b"",
-        *,
-        handle: int = 0,
-        flags: int = 0,
-        count: int = 0,
-        offset: int = 0,
+        self, callback: str, payload: bytes | memoryview = b"", **numbers: Unpack[Numbers]
     ) -> tuple[int, bytes]:
         """Call a callback; return value and payload of the answer."""
         try:
-            return self._caller.call(
-                callback, payload, handle=handle, flags=flags, count=count, offset=offset
-            )
+            return self._caller.call(callback, payload, **numbers)
         except Failed as error:
             raise ScriptError(self._path, callback, error.code, error.text) from None
 

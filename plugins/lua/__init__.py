@@ -5,8 +5,6 @@ calls, and `host.lua` is their other half, in Lua.  What is common to scripts in
 the host plugin.
 """
 
-from nbdfork.plugin import Parameter
-
 from ..host import embedded
 from .interpreter import Interpreter
 
@@ -15,15 +13,6 @@ class Lua(embedded.EmbeddedPlugin):
     """run a script written for nbdkit's Lua API"""
 
     name = "lua"
-
-    script = Parameter(
-        str,
-        required=True,
-        repeatable=True,
-        magic=True,
-        metavar="SCRIPT",
-        help="the script; comes first",
-    )
 
     def interpreter(self, path: str) -> Interpreter:
         return Interpreter(path)

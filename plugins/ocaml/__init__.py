@@ -24,7 +24,7 @@ _ENGINE = ("nbdfork_api.ml", "nbdfork_host.ml")
 _RECORD = ("record/NBDKit.ml",)
 _LABELLED = ("lib/NBDKit.mli", "lib/NBDKit.ml")
 _BUFFERS = ("buffers/NBDKit.ml",)
-"""The module NBDKit as it was before nbdkit 1.30, as it was from then on, and as it is from 1.38 on."""
+"""The module NBDKit as it was before nbdkit 1.30, from then on, and as it is from 1.38 on."""
 
 _SECONDS = 300
 

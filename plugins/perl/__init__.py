@@ -5,8 +5,6 @@ the calls, and `host.pl` is their other half, in Perl.  What is common to script
 is in the host plugin.
 """
 
-from nbdfork.plugin import Parameter
-
 from ..host import embedded
 from .interpreter import Interpreter
 
@@ -15,15 +13,6 @@ class Perl(embedded.EmbeddedPlugin):
     """run a script written for nbdkit's Perl API"""
 
     name = "perl"
-
-    script = Parameter(
-        str,
-        required=True,
-        repeatable=True,
-        magic=True,
-        metavar="SCRIPT",
-        help="the script; comes first",
-    )
 
     def interpreter(self, path: str) -> Interpreter:
         return Interpreter(path)

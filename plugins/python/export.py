@@ -9,22 +9,21 @@ from nbdfork.plugin import (
     MAY_TRIM,
     BlockSize,
     Buffer,
-    Export,
     Extent,
     Support,
     ThreadModel,
     parse,
 )
 
+from ..host.callbacks import CallbackExport
 from .script import FAILURES, Script, request
 
 log = logging.getLogger(__name__)
 
 _NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP})
-_SUPPORT = {0: Support.NONE, 1: Support.EMULATE, 2: Support.NATIVE}
 
 
-class ScriptExport(Export):
+class ScriptExport(CallbackExport):
     """One client's view of the disk of a script of API version 2; *handle* is the script's."""
 
     def __init__(self, script: Script, handle: object, model: ThreadModel) -> None:
@@ -46,41 +45,6 @@ class ScriptExport(Export):
         if not 0 <= size <= parse.MAX_SIZE:
             raise self._script.error("get_size", f"returned {size}; return 0 to 2^63-1 bytes")
         return int(size)
-
-    def can_write(self) -> bool:
-        return self._is("can_write", self._has("pwrite"))
-
-    def can_flush(self) -> bool:
-        return self._is("can_flush", self._has("flush"))
-
-    def can_trim(self) -> bool:
-        return self._is("can_trim", self._has("trim"))
-
-    def can_zero(self) -> bool:
-        return self._is("can_zero", self._has("zero"))
-
-    def can_fast_zero(self) -> bool:
-        return self._is("can_fast_zero", not self._has("zero"))
-
-    def can_extents(self) -> bool:
-        return self._is("can_extents", self._has("extents"))
-
-    def can_multi_conn(self) -> bool:
-        # One client at a time has no use for more connections; and they would wait for ever.
-        return self._is("can_multi_conn", False) and (
-            self._model is not ThreadModel.SERIALIZE_CONNECTIONS
-        )
-
-    def is_rotational(self) -> bool:
-        return self._is("is_rotational", False)
-
-    def can_fua(self) -> Support:
-        default = Support.EMULATE if self._has("flush") else Support.NONE
-        return self._support("can_fua", default, "FUA")
-
-    def can_cache(self) -> Support:
-        default = Support.NATIVE if self._has("cache") else Support.NONE
-        return self._support("can_cache", default, "CACHE")
 
     def block_size(self) -> BlockSize:
         if not self._has("block_size"):
@@ -125,14 +89,10 @@ class ScriptExport(Export):
             )  # fmt: skip
         return answer is True
 
-    def _support(self, callback: str, default: Support, prefix: str) -> Support:
-        if not self._has(callback):
-            return default
-        answer = self._ask(callback)
-        if answer in _SUPPORT:
-            return _SUPPORT[answer]
-        raise self._script.error(
-            callback, f"returned {answer!r}; return nbdkit.{prefix}_NONE, _EMULATE or _NATIVE"
+    def _nonsense(self, callback: str, answer: object) -> OSError:
+        prefix = f"nbdkit.{callback.removeprefix('can_').upper()}"
+        return self._script.error(
+            callback, f"returned {answer!r}; return {prefix}_NONE, _EMULATE or _NATIVE"
         )
 
     # -- operations ---------------------------------------------------------------------

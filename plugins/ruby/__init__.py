@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 
-from nbdfork.plugin import ConfigError, Parameter
+from nbdfork.plugin import ConfigError
 
 from ..host.plugin import HelperPlugin
 
@@ -18,15 +18,6 @@ class Ruby(HelperPlugin):
     """run a script written for nbdkit's Ruby API"""
 
     name = "ruby"
-
-    script = Parameter(
-        str,
-        required=True,
-        repeatable=True,
-        magic=True,
-        metavar="SCRIPT",
-        help="the script; comes first",
-    )
 
     def command(self, path: str) -> Sequence[str]:
         ruby = shutil.which("ruby")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from nbdfork.plugin import ConfigError, Parameter
+from nbdfork.plugin import ConfigError
 
 from ..host.plugin import HelperPlugin
 
@@ -17,15 +17,6 @@ class Tcl(HelperPlugin):
     """run a script written for nbdkit's Tcl API"""
 
     name = "tcl"
-
-    script = Parameter(
-        str,
-        required=True,
-        repeatable=True,
-        magic=True,
-        metavar="SCRIPT",
-        help="the script; comes first",
-    )
 
     def command(self, path: str) -> Sequence[str]:
         if find_spec("_tkinter") is None:
