@@ -279,10 +279,10 @@ def test_inherited_descriptors_are_closed(shared: Path) -> None:
 
 def test_messages_go_to_the_system_log(shared: Path) -> None:
     need_root()
-    need("busybox", "unshare")
+    need("busybox")
     script = """
-        mount -t tmpfs none /dev/shm && mkdir /dev/shm/d && busybox syslogd -n -O $PWD/messages &
-        for i in $(seq 200); do test -S /dev/log && break; sleep 0.05; done
+        busybox syslogd -n -O $PWD/messages &
+        for i in $(seq 200); do grep -qs started messages && break; sleep 0.05; done
         "$PY" -m nbdfork -P pid -U sock "$PLUGIN" pread-error=EIO pwrite-error=EIO
         "$PY" -c '
 import socket
@@ -294,7 +294,6 @@ assert c.recv(16)[:8].hex() == "6744669800000005"'
         kill %1; cat messages
     """
     environment = {**os.environ, "PY": sys.executable, "PLUGIN": str(PLUGINS / "failing.py")}
-    script = script.replace("mount -t tmpfs none /dev/shm && mkdir /dev/shm/d && ", "")
     text = output("bash", "-c", script, cwd=shared, env=environment)
     assert "daemon.err nbdfork[" in text
     assert "READ of 512 bytes at 0: [Errno 5] Input/output error" in text

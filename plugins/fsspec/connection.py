@@ -1,0 +1,106 @@
+"""A file system that is in use: what it tells of the file, and how ranges of it are read.
+
+File systems of two kinds are told apart.  Those that are asynchronous inside take requests of
+several threads at once, and read a range by one request.  Of the others, and of chains, it is not
+known what threads may do: they get one request at a time, and the file is kept open, without the
+library's reading ahead, which would fetch megabytes for a read of a few bytes.
+"""
+
+import logging
+import threading
+from typing import Any, NamedTuple
+
+from .recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+_VERSION = (
+    *("ETag", "etag", "e_tag", "Content-MD5", "Digest", "md5", "md5Hash", "sha", "hash"),
+    *("generation", "VersionId", "version_id", "Last-Modified", "LastModified", "last_modified"),
+    *("modify", "mtime", "modified", "updated", "last_write_time", "ino"),
+)
+"""What file systems call that which is not the same any more when a file has changed."""
+
+
+class Facts(NamedTuple):
+    """What is told of the file: its size in bytes, what tells versions of it apart, and whether
+    parts of it can be had.
+    """
+
+    size: int | None
+    version: dict[str, str]
+    partial: bool = True
+
+    def difference(self, other: "Facts") -> str:
+        """Return how *other* shows that the file is not the same any more, or "" if it is."""
+        if other.size != self.size:
+            return f"its size was {self.size} bytes and is {other.size}"
+        for key, before in self.version.items():
+            if (now := other.version.get(key)) != before:
+                return f"its {key} was {before} and is {now}"
+        return ""
+
+
+class Connection:
+    """The file, by a file system of its own.  Its methods raise whatever that does."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._file_system, self._path = recipe.make()
+        bottom = len(recipe.parts) - 1
+        self._named = recipe.make(recipe.named) if recipe.named else (self._file_system, self._path)
+        is_made_of_it = bottom > recipe.named and "dir" not in recipe.protocols
+        self._bottom = recipe.make(bottom) if is_made_of_it else None
+        self._is_async = bottom == 0 and self._file_system.async_impl
+        self._how = {} if recipe.named else {"cache_type": "none"}  # a cache has its own
+        self._one_at_a_time = threading.Lock()
+        self._file: Any = None
+
+    def facts(self) -> Facts:
+        """Return what is told of the file now."""
+        if self._is_async:
+            return self._facts()
+        with self._one_at_a_time:
+            return self._facts()
+
+    def _facts(self) -> Facts:
+        found = self._info(*self._named)  # caches of the library do not know it all
+        if found["type"] == "directory":
+            raise IsADirectoryError("it is a directory")
+        told = found
+        if self._bottom is not None:
+            # Of what is made of another file only that one can tell whether it has changed.
+            told = self._info(*self._bottom)
+        version = {key: str(told[key]) for key in _VERSION if told.get(key) is not None}
+        return Facts(found.get("size"), version, found.get("partial", True))
+
+    def _info(self, file_system: Any, path: str) -> dict[str, Any]:
+        file_system.invalidate_cache()
+        info: dict[str, Any] = file_system.info(path)
+        return info
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return the bytes of the file from *start* to *end*."""
+        if self._is_async:
+            data: bytes = self._file_system.cat_file(self._path, start=start, end=end)
+            return data
+        with self._one_at_a_time:
+            if self._file is None:
+                self._file = self._file_system.open(self._path, "rb", **self._how)
+            self._file.seek(start)
+            return self._read_all(end - start)
+
+    def _read_all(self, count: int) -> bytes:
+        """Read on after a short read, which is not always the end."""
+        data = b""
+        while len(data) < count and (more := self._file.read(count - len(data))):
+            data = data + more if data else more
+        return data
+
+    def close(self) -> None:
+        """Close what is open, if it can be closed; nobody will use it again."""
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except Exception as error:  # of a connection that is lost, as a rule
+                log.debug("fsspec: closing the file: %s", type(error).__name__)

@@ -1,0 +1,156 @@
+"""The s3 plugin: a disk in an object store that speaks S3, as one object or as many.
+
+The store is not spoken to before a client comes: what is made here is a recipe, by which each
+worker makes connections of its own.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, Secret, parse
+from nbdfork.plugin.password import read_password
+
+from .locks import RangeLocks
+
+if TYPE_CHECKING:
+    from .store import Recipe
+
+_SECRET = "|-|+FILENAME|-FD"
+
+_LEAST_OBJECT = 512
+_LARGEST_OBJECT = 1 << 30
+"""Limits of object-size: a write of less than an object has the whole object in memory."""
+
+
+class S3(Plugin):
+    """a disk in an object store (S3): one object, or many"""
+
+    bucket = Parameter(str, required=True, metavar="BUCKET", help="the bucket")
+    key = Parameter(
+        str, required=True, magic=True, metavar="KEY", help="the object, or what all begin with"
+    )
+    size = Parameter(parse.size, metavar="SIZE", help="the size of a disk made of many objects")
+    object_size = Parameter(parse.size, metavar="SIZE", help="the size of each of them")
+    endpoint_url = Parameter(str, metavar="URL", help="where the store is, if it is not Amazon's")
+    region = Parameter(str, metavar="REGION", help="the region that the bucket is in")
+    access_key = Parameter(str, metavar="ACCESS-KEY", help="the access key to log in with")
+    secret_key = Secret(
+        str, metavar=f"SECRET-KEY{_SECRET}", help="its secret, or where to read that"
+    )
+    session_token = Secret(
+        str, metavar=f"TOKEN{_SECRET}", help="the token of temporary keys, or where to read it"
+    )
+
+    def dump_plugin(self) -> Mapping[str, str]:
+        try:
+            import obstore
+        except ImportError:
+            return {}
+        return {"s3_obstore_version": obstore.__version__}
+
+    def waits(self) -> bool:
+        return True
+
+    def config_complete(self) -> None:
+        """Check what can be checked without the store, and read the secrets."""
+        self._check_names()
+        self._check_sizes()
+        self._endpoint = (
+            self.endpoint_url
+            or os.environ.get("AWS_ENDPOINT_URL_S3")
+            or os.environ.get("AWS_ENDPOINT_URL")
+        )
+        if self._endpoint is not None:
+            _check_endpoint(self._endpoint)
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ConfigError("s3: access-key= and secret-key= must be given together")
+        if self.session_token is not None and self.access_key is None:
+            raise ConfigError("s3: session-token= needs access-key= and secret-key=")
+        self._secrets = {
+            key: read_password(f"s3: {key}", text)
+            for key, text in (
+                ("secret-key", self.secret_key),
+                ("session-token", self.session_token),
+            )
+            if text is not None
+        }
+
+    def _check_names(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}", self.bucket):
+            raise ConfigError(f"s3: bucket={self.bucket}: not the name of a bucket")
+        if not all(part not in ("", ".", "..") for part in self.key.split("/")):
+            raise ConfigError(
+                f"s3: key={self.key}: parts between slashes may not be empty, '.' or '..'"
+            )
+
+    def _check_sizes(self) -> None:
+        if (self.size is None) != (self.object_size is None):
+            raise ConfigError("s3: size= and object-size= must be given together, or neither")
+        if self.object_size is not None and not (
+            _LEAST_OBJECT <= self.object_size <= _LARGEST_OBJECT
+        ):
+            raise ConfigError(
+                f"s3: object-size={self.object_size}: it must be from 512 bytes to 1 GiB"
+            )
+
+    def get_ready(self) -> None:
+        """Make the recipe, and what keeps the writers of one object apart."""
+        self._recipe = self._make_recipe()
+        self._locks = RangeLocks()
+
+    def _make_recipe(self) -> "Recipe":
+        try:
+            from .credentials import Credentials, configured_region
+            from .store import Recipe
+        except ImportError as error:
+            if error.name not in ("botocore", "obstore"):
+                raise
+            message = f'the s3 plugin needs {error.name}: pip install "nbdfork[s3]"'
+            raise ConfigError(message) from None
+        if self.access_key is None:
+            credentials = Credentials.found()
+        else:
+            secrets = self._secrets
+            credentials = Credentials(
+                self.access_key, secrets["secret-key"], secrets.get("session-token")
+            )
+        return Recipe(
+            bucket=self.bucket,
+            endpoint=self._endpoint,
+            region=self.region or configured_region(),
+            certificates=_certificates(),
+            credentials=credentials,
+        )
+
+    def open(self, export_name: str, read_only: bool) -> Export:
+        from .many import Objects
+        from .single import Object
+        from .store import Store
+
+        store = Store(self._recipe)
+        if self.size is None or self.object_size is None:
+            return Object(store, self.key)
+        return Objects(store, self.key, self.size, self.object_size, self._locks)
+
+
+def _check_endpoint(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"s3: endpoint-url={url}: write https://HOST or http://HOST:PORT")
+    if parts.username or parts.password:
+        raise ConfigError("s3: endpoint-url=: keys do not belong there: give access-key=")
+
+
+def _certificates() -> bytes | None:
+    """Return what the file has that AWS_CA_BUNDLE names, as all tools for S3 do."""
+    path = os.environ.get("AWS_CA_BUNDLE")
+    if not path:
+        return None
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ConfigError(f"s3: AWS_CA_BUNDLE={path}: {error.strerror}") from error
