@@ -16,13 +16,31 @@
 #define COUNT(array) (sizeof (array) / sizeof (array)[0])
 
 static const char *const delays[] = {
-  "0", "10", "0.5", "1.5s", "250ms", "1.1ms", "7us", "7\u00b5s", "999ns", "1e3ms", "4294967294",
-  "", "s", "-1", "1h", "1 s", "1ms2", "nan", "inf", "4294967296", "ten",
+  "0", "10", "0.5", "1.5s", "250ms", "1.1ms", "7us", "7\u00b5s", "7\u03bcs", "999ns", "1e3ms", "4294967294",
+  "4294967295", "1e-400", "", "s", "-1", "-0", "1h", "1 s", "1ms2", "nan", "inf", "4294967296", "ten",
 };
 static const char *const probabilities[] = {
-  "0", "1", "0.25", "1e-3", "50%", "1:4", "1/8", "0:0", "2:1", "",
-  "%", "-1", "1:", ":2", "1:0", "1%%", "nan", "inf", "half",
+  "0", "1", "0.25", "1e-3", "50%", "1:4", "1/8", "0:0", "2:1", "1e-400", "",
+  "%", "-1", "-0", "1:", ":2", "1:0", "1%%", "nan", "inf", "half",
 };
+
+static void
+print_extents (void)
+{
+  struct nbdkit_extents *extents = nbdkit_extents_new (100, 1000);
+
+  if (extents == NULL || nbdkit_add_extent (extents, 0, 200, 3) == -1
+      || nbdkit_add_extent (extents, 200, 5000, 0) == -1)
+    abort ();
+  for (size_t i = 0; i < nbdkit_extents_count (extents); i++) {
+    struct nbdkit_extent extent = nbdkit_get_extent (extents, i);
+    printf ("extent=%d,%d,%d\n", (int) extent.offset, (int) extent.length, (int) extent.type);
+  }
+  nbdkit_extents_free (extents);
+  nbdkit_extents_free (NULL);
+  printf ("backwards=%s\n", nbdkit_extents_new (2, 1) ? "yes" : "no");
+  printf ("too_large=%s\n", nbdkit_extents_new (0, UINT64_C (1) << 63) ? "yes" : "no");
+}
 
 static void
 newer_dump_plugin (void)
@@ -37,7 +55,9 @@ newer_dump_plugin (void)
     int result = nbdkit_parse_probability ("what", probabilities[i], &number);
     printf ("probability[%s]=%d,%g\n", probabilities[i], result, number);
   }
-  printf ("server_name=%s\n", nbdkit_name ());
+  printf ("server_name=%s\n", nbdkit_name () ? nbdkit_name () : "none");
+  printf ("timestamp=%s\n", nbdkit_timestamp ());
+  print_extents ();
 }
 
 static void *

@@ -105,8 +105,10 @@ proc get_size {h} { return 65536 }
 proc pread {h count offset} { return [string repeat T $count] }
 """
 PERL = """
+use POSIX;  # what is not written in Perl has to find the interpreter
+use Fcntl;
 sub open { return 1 }
-sub get_size { return 65536 }
+sub get_size { return POSIX::floor(65536.5) }
 sub pread { my ($h, $count, $offset) = @_; return "P" x $count }
 """
 SH = """#!/bin/sh

@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -148,10 +149,21 @@ class C(Plugin):
     def after_fork(self) -> None:
         native().set_verbose(log.isEnabledFor(logging.DEBUG))
         crash.report_crashes()
+        self._let_sleeps_end()
         self._run_at_startup("after_fork")
         # With -s the process that serves is the one that has started.
         single = os.getpid() == self._process_at_start
         native().serve_under(os.getpid() if single else os.getppid())
+
+    def _let_sleeps_end(self) -> None:
+        """Let nbdkit_nanosleep return when this process is told to end, or ends.
+
+        No other signal than those that end it has a handler in a process that serves.  Python's
+        handlers have to wait for the main thread, which may be asleep; the descriptor does not.
+        """
+        ending, self._end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
+        native().end_sleeps_by(ending)
 
     def preconnect(self, read_only: bool) -> None:
         library = self._loaded()
@@ -184,6 +196,7 @@ class C(Plugin):
         return CExport(library, client, self.thread_model())
 
     def cleanup(self) -> None:
+        os.write(self._end, b"\0")
         try:
             self._run_at_startup("cleanup")
         finally:

@@ -6,15 +6,14 @@
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <inttypes.h>
+#include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "native.h"
 
@@ -22,23 +21,20 @@ PRIVATE __thread struct call current;
 
 /* -- messages ---------------------------------------------------------------------------- */
 
-/* A message belongs to the callback that says it, which may be about to fail; see module.c. */
 API void
 nbdkit_verror (const char *format, va_list args)
 {
   int saved = errno; /* plugins count on it */
-  char *text = NULL, *joined = NULL;
+  char *text = NULL;
   if (vasprintf (&text, format, args) == -1)
     text = NULL;
   const char *message = text ? text : format;
-  if (current.callback == NULL)
+  if (current.is_child)
+    log_in_child (message);
+  else if (current.callback == NULL)
     log_message (LEVEL_ERROR, message);
-  else if (current.messages == NULL)
-    current.messages = strdup (message);
-  else if (asprintf (&joined, "%s; %s", current.messages, message) != -1) {
-    free (current.messages);
-    current.messages = joined;
-  }
+  else
+    hold_message (message);
   free (text);
   errno = saved;
 }
@@ -55,7 +51,7 @@ nbdkit_error (const char *format, ...)
 API void
 nbdkit_vdebug (const char *format, va_list args)
 {
-  if (!verbose)
+  if (!verbose || current.is_child)
     return;
   int saved = errno;
   char *text;
@@ -81,6 +77,22 @@ nbdkit_set_error (int error)
   current.error = error;
 }
 
+/* Good until this thread asks again.  "!" is nbdkit's way to say that it cannot be told. */
+API const char *
+nbdkit_timestamp (void)
+{
+  static __thread char text[64];
+  struct timespec now;
+  struct tm parts;
+  size_t length = 0;
+  if (clock_gettime (CLOCK_REALTIME, &now) == 0 && gmtime_r (&now.tv_sec, &parts) != NULL)
+    length = strftime (text, sizeof text, "%F %T", &parts);
+  if (length == 0)
+    return "!";
+  snprintf (text + length, sizeof text - length, ".%06ld", now.tv_nsec / 1000);
+  return text;
+}
+
 /* -- dumps of memory, as debug messages -------------------------------------------------- */
 
 #define PER_LINE 16
@@ -93,7 +105,7 @@ dump_line (const char *prefix, const char *sign, const uint8_t *bytes, const uin
            uint64_t start, size_t first, size_t end)
 {
   static const char digits[] = "0123456789abcdef";
-  char hex[3 * PER_LINE], text[PER_LINE + 1];
+  char hex[3 * PER_LINE + 1], text[PER_LINE + 1]; /* there is a gap in the middle */
   memset (hex, ' ', sizeof hex);
   memset (text, ' ', sizeof text);
   hex[sizeof hex - 1] = text[PER_LINE] = '\0';
@@ -101,12 +113,13 @@ dump_line (const char *prefix, const char *sign, const uint8_t *bytes, const uin
     size_t column = (size_t) ((start + i) % PER_LINE);
     if (other != NULL && bytes[i] == other[i])
       continue;
-    hex[3 * column] = digits[bytes[i] >> 4];
-    hex[3 * column + 1] = digits[bytes[i] & 15];
+    char *digit = hex + 3 * column + (column >= PER_LINE / 2);
+    digit[0] = digits[bytes[i] >> 4];
+    digit[1] = digits[bytes[i] & 15];
     text[column] = bytes[i] < 128 && isprint (bytes[i]) ? (char) bytes[i] : '.';
   }
   uint64_t line = (start + first) / PER_LINE * PER_LINE;
-  nbdkit_debug ("%s%s%08" PRIx64 ": %s |%s|", prefix ? prefix : "", sign, line, hex, text);
+  nbdkit_debug ("%s%s%08" PRIx64 ": %s  |%s|", prefix ? prefix : "", sign, line, hex, text);
 }
 
 /* Return where the line that byte FIRST is on ends, or the buffer does. */
@@ -126,17 +139,17 @@ nbdkit_debug_hexdump (const void *buf, size_t len, const char *prefix, uint64_t 
   }
 }
 
-/* Only lines that differ are shown: all of the first buffer's, the changes of the second's. */
+/* Of lines that differ, all of the first buffer's is shown, and the changes of the second's. */
 API void
 nbdkit_debug_hexdiff (const void *buf1, const void *buf2, size_t len, const char *prefix,
                       uint64_t start)
 {
   for (size_t first = 0, end; verbose && first < len; first = end) {
     end = end_of_line (start, first, len);
-    if (memcmp ((const char *) buf1 + first, (const char *) buf2 + first, end - first) == 0)
-      continue;
-    dump_line (prefix, "-", buf1, NULL, start, first, end);
-    dump_line (prefix, "+", buf2, buf1, start, first, end);
+    bool same = memcmp ((const char *) buf1 + first, (const char *) buf2 + first, end - first) == 0;
+    dump_line (prefix, same ? " " : "-", buf1, NULL, start, first, end);
+    if (!same)
+      dump_line (prefix, "+", buf2, buf1, start, first, end);
   }
 }
 
@@ -187,7 +200,6 @@ static int
 socket_of_client (const char *function)
 {
   int fd = client_socket ();
-
   if (fd < 0) {
     nbdkit_error ("%s: there is no client, or it is not on a socket", function);
     errno = ENOTSOCK;
@@ -199,7 +211,6 @@ API int
 nbdkit_peer_name (struct sockaddr *address, socklen_t *length)
 {
   int fd = socket_of_client ("nbdkit_peer_name");
-
   if (fd < 0)
     return -1;
   if (getpeername (fd, address, length) == -1) {
@@ -216,7 +227,6 @@ peer_credentials (const char *function, struct ucred *found)
   int fd = socket_of_client (function);
   int domain;
   socklen_t length = sizeof domain;
-
   if (fd < 0)
     return -1;
   if (getsockopt (fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == -1 || domain != AF_UNIX) {
@@ -236,7 +246,6 @@ API int64_t
 nbdkit_peer_pid (void)
 {
   struct ucred peer;
-
   return peer_credentials ("nbdkit_peer_pid", &peer) == -1 ? -1 : peer.pid;
 }
 
@@ -244,7 +253,6 @@ API int64_t
 nbdkit_peer_uid (void)
 {
   struct ucred peer;
-
   return peer_credentials ("nbdkit_peer_uid", &peer) == -1 ? -1 : (int64_t) peer.uid;
 }
 
@@ -252,7 +260,6 @@ API int64_t
 nbdkit_peer_gid (void)
 {
   struct ucred peer;
-
   return peer_credentials ("nbdkit_peer_gid", &peer) == -1 ? -1 : (int64_t) peer.gid;
 }
 
@@ -263,7 +270,6 @@ nbdkit_peer_security_context (void)
   int fd = socket_of_client ("nbdkit_peer_security_context"), result;
   char *text = NULL;
   socklen_t length = 256, room; /* if that is not enough, the kernel says how many are */
-
   if (fd < 0)
     return NULL;
   do {
@@ -302,6 +308,8 @@ nbdkit_disconnect (int force)
 static volatile pid_t server;          /* 0: there is none yet */
 static volatile sig_atomic_t ends_at_once;
 
+#define BILLION INT64_C (1000000000)
+
 API void
 nbdkit_shutdown (void)
 {
@@ -319,33 +327,71 @@ serve_under (pid_t pid)
     nbdkit_shutdown ();
 }
 
-/* A stop signal ends the sleep of the thread that gets it. */
+static atomic_int end_fd = -1; /* -1: nobody serves here yet */
+
+PRIVATE void
+end_sleeps_by (int fd)
+{
+  end_fd = fd;
+}
+
+static int64_t
+monotonic_time (void)
+{
+  struct timespec now;
+  clock_gettime (CLOCK_MONOTONIC, &now);
+  return now.tv_sec * BILLION + now.tv_nsec;
+}
+
+/* Sleep for some nanoseconds, or until something comes to its end: the server, or the connection of
+ * the client, whichever side closes it.  Return what ppoll does.
+ */
+static int
+sleep_until_end (int64_t nanoseconds, struct pollfd *fds, nfds_t count)
+{
+  int64_t deadline = monotonic_time () + nanoseconds;
+  int ended;
+  do {
+    int64_t left = deadline - monotonic_time ();
+    if (left < 0)
+      left = 0;
+    struct timespec time = { .tv_sec = left / BILLION, .tv_nsec = left % BILLION };
+    ended = ppoll (fds, count, &time, NULL);
+  } while (ended == -1 && errno == EINTR && end_fd != -1); /* before, a signal is an end, too */
+  return ended;
+}
+
 API int
 nbdkit_nanosleep (unsigned seconds, unsigned nanoseconds)
 {
-  struct timespec time = {
-    .tv_sec = (time_t) seconds + nanoseconds / 1000000000,
-    .tv_nsec = nanoseconds % 1000000000,
+  int64_t total = seconds * BILLION + nanoseconds;
+  if (total / BILLION > INT_MAX) {
+    nbdkit_error ("nbdkit_nanosleep: %u seconds are more than %d", seconds, INT_MAX);
+    errno = EINVAL;
+    return -1;
+  }
+  struct pollfd fds[] = {
+    { .fd = end_fd, .events = POLLIN },
+    { .fd = current.client ? client_socket () : -1, .events = POLLRDHUP },
   };
-  if (nanosleep (&time, NULL) == 0)
+  if (sleep_until_end (total, fds, 2) == 0)
     return 0;
-  nbdkit_error ("nbdkit_nanosleep: the server is ending");
+  nbdkit_error ("nbdkit_nanosleep: %s ends", fds[1].revents ? "the connection" : "the server");
   errno = ESHUTDOWN;
   return -1;
 }
 
+/* Instances of the server have no names. */
 API const char *
 nbdkit_name (void)
 {
-  return "nbdfork";
+  return NULL;
 }
 
-/* With -s standard input is the client; the server has put /dev/null (mem(4)) in its place. */
+PRIVATE bool is_stdio_safe = true;
+
 API int
 nbdkit_stdio_safe (void)
 {
-  struct stat status;
-  if (fstat (STDIN_FILENO, &status) == -1)
-    return 0;
-  return !(S_ISCHR (status.st_mode) && status.st_rdev == makedev (1, 3));
+  return is_stdio_safe;
 }

@@ -226,7 +226,7 @@ client_extents (PyObject *object, PyObject *const *args, Py_ssize_t given)
   if (end (self->library, "extents", result == -1, left_errno) == 0)
     list = PyList_New ((Py_ssize_t) extents.count);
   for (size_t i = 0; list != NULL && i < extents.count; i++) {
-    struct extent *extent = &extents.items[i];
+    struct nbdkit_extent *extent = &extents.items[i];
     PyObject *item = Py_BuildValue ("KKI", (unsigned long long) extent->offset,
                                     (unsigned long long) extent->length, extent->type);
     if (item == NULL || PyList_SetItem (list, (Py_ssize_t) i, item) == -1)

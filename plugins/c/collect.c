@@ -45,6 +45,7 @@ reserve (void **items, size_t *room, size_t count, size_t size)
 API int
 nbdkit_add_extent (struct nbdkit_extents *extents, uint64_t offset, uint64_t length, uint32_t type)
 {
+  type &= NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO; /* clients are told of no more */
   if (length == 0)
     return 0;
   if (length > UINT64_MAX - offset) {
@@ -53,7 +54,7 @@ nbdkit_add_extent (struct nbdkit_extents *extents, uint64_t offset, uint64_t len
     errno = ERANGE;
     return -1;
   }
-  struct extent *last = extents->count ? &extents->items[extents->count - 1] : NULL;
+  struct nbdkit_extent *last = extents->count ? &extents->items[extents->count - 1] : NULL;
   uint64_t end = offset + length;
   uint64_t expected = last ? last->offset + last->length : extents->start;
   if (expected >= extents->end || end <= extents->start)
@@ -76,7 +77,7 @@ nbdkit_add_extent (struct nbdkit_extents *extents, uint64_t offset, uint64_t len
   }
   if (reserve ((void **) &extents->items, &extents->room, extents->count, sizeof *last) == -1)
     return -1;
-  extents->items[extents->count++] = (struct extent){ expected, end - expected, type };
+  extents->items[extents->count++] = (struct nbdkit_extent){ expected, end - expected, type };
   return 0;
 }
 
@@ -85,6 +86,45 @@ clear_extents (struct nbdkit_extents *extents)
 {
   free (extents->items);
   memset (extents, 0, sizeof *extents);
+}
+
+/* A list of the plugin's own, of the range from START to END. */
+API struct nbdkit_extents *
+nbdkit_extents_new (uint64_t start, uint64_t end)
+{
+  if (start > end || end > INT64_MAX) {
+    nbdkit_error ("nbdkit_extents_new: there is no range from %" PRIu64 " to %" PRIu64, start, end);
+    errno = ERANGE;
+    return NULL;
+  }
+  struct nbdkit_extents *extents = calloc (1, sizeof *extents);
+  if (extents == NULL) {
+    nbdkit_error ("nbdkit_extents_new: no memory");
+    return NULL;
+  }
+  extents->start = start;
+  extents->end = end;
+  return extents;
+}
+
+API void
+nbdkit_extents_free (struct nbdkit_extents *extents)
+{
+  if (extents != NULL)
+    clear_extents (extents);
+  free (extents);
+}
+
+API size_t
+nbdkit_extents_count (const struct nbdkit_extents *extents)
+{
+  return extents->count;
+}
+
+API struct nbdkit_extent
+nbdkit_get_extent (const struct nbdkit_extents *extents, size_t index)
+{
+  return extents->items[index];
 }
 
 /* -- exports ----------------------------------------------------------------------------- */
@@ -140,23 +180,15 @@ clear_exports (struct nbdkit_exports *exports)
   memset (exports, 0, sizeof *exports);
 }
 
-/* Plugins of nbdkit's own contain a helper that refers to these, though none calls it: only
- * the server makes such lists, and it frees them.
+/* Plugins of nbdkit's own contain a helper that refers to this, though none calls it: only the
+ * server makes such lists, and it frees them.
  */
-struct nbdkit_unused;
-API void nbdkit_extents_free (struct nbdkit_unused *);
-API void nbdkit_exports_free (struct nbdkit_unused *);
+API void nbdkit_exports_free (struct nbdkit_exports *exports);
 
 API void
-nbdkit_extents_free (struct nbdkit_unused *list)
+nbdkit_exports_free (struct nbdkit_exports *exports)
 {
-  (void) list;
-}
-
-API void
-nbdkit_exports_free (struct nbdkit_unused *list)
-{
-  (void) list;
+  (void) exports;
 }
 
 /* -- strings ----------------------------------------------------------------------------- */

@@ -1,10 +1,13 @@
-/* What is said when a plugin takes its process down: one line, with the plugin and the callback.
+/* What is said when a plugin takes its process down: one line, with the plugin, the callback, and
+ * what the plugin has said itself.
  *
- * Everything here may run in a signal handler, at any moment, so it calls nothing but what
- * signal-safety(7) allows.
+ * Everything here may run in a signal handler, at any moment, or in a child that a plugin has
+ * forked, so it calls nothing but what signal-safety(7) allows.  The exceptions prepare for that:
+ * `give_stack` and `report_crashes`.
  */
 
 #define _GNU_SOURCE
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,18 +17,20 @@
 
 static int log_fd = 2;
 static char log_prefix[64];
+static bool is_serving; /* else it is starting, and a plugin may end it (nbdkit_shutdown(3)) */
 
-static const struct {
+static struct {
   int number;
   const char *name;
+  struct sigaction previous;
 } signals[] = {
-  { SIGSEGV, "SIGSEGV" }, { SIGBUS, "SIGBUS" }, { SIGABRT, "SIGABRT" },
-  { SIGFPE, "SIGFPE" },   { SIGILL, "SIGILL" },
+  { .number = SIGSEGV, .name = "SIGSEGV" }, { .number = SIGBUS, .name = "SIGBUS" },
+  { .number = SIGABRT, .name = "SIGABRT" }, { .number = SIGFPE, .name = "SIGFPE" },
+  { .number = SIGILL, .name = "SIGILL" },
 };
 #define SIGNALS (sizeof signals / sizeof signals[0])
 
-/* A stack that has overflowed is no place to report that on. */
-static char handler_stack[16384];
+/* -- the line ---------------------------------------------------------------------------- */
 
 static void
 append (char *line, size_t size, const char *text)
@@ -37,11 +42,19 @@ append (char *line, size_t size, const char *text)
   line[used + more] = '\0';
 }
 
+static void
+write_line (char *line, size_t size)
+{
+  append (line, size, "\n");
+  if (write (log_fd, line, strlen (line)) == -1)
+    return; /* there is nobody left to tell */
+}
+
 /* Write which plugin has done what, and where. */
 static void
 report (const char *what, const char *why)
 {
-  char line[256] = "";
+  char line[512 + MOST_HELD] = "";
   append (line, sizeof line, log_prefix);
   if (current.callback != NULL) {
     append (line, sizeof line, "the plugin ");
@@ -55,11 +68,26 @@ report (const char *what, const char *why)
     append (line, sizeof line, what);
     append (line, sizeof line, " outside of its callbacks");
   }
-  append (line, sizeof line - 1, why);
-  append (line, sizeof line, "\n");
-  if (write (log_fd, line, strlen (line)) == -1)
-    return; /* there is nobody left to tell */
+  append (line, sizeof line, why);
+  if (current.messages != NULL) {
+    append (line, sizeof line, ": ");
+    append (line, sizeof line - 1, current.messages);
+  }
+  write_line (line, sizeof line);
 }
+
+PRIVATE void
+log_in_child (const char *message)
+{
+  char line[512 + MOST_HELD] = "";
+  append (line, sizeof line, log_prefix);
+  append (line, sizeof line, current.plugin);
+  append (line, sizeof line, ": ");
+  append (line, sizeof line - 1, message);
+  write_line (line, sizeof line);
+}
+
+/* -- the ways to end --------------------------------------------------------------------- */
 
 static void
 on_crash (int number, siginfo_t *info, void *context)
@@ -67,14 +95,16 @@ on_crash (int number, siginfo_t *info, void *context)
   (void) context;
   const char *name = "a signal";
   for (size_t i = 0; i < SIGNALS; i++)
-    if (signals[i].number == number)
+    if (signals[i].number == number) {
       name = signals[i].name;
+      sigaction (number, &signals[i].previous, NULL);
+    }
   char why[32] = " (";
   append (why, sizeof why, name);
   append (why, sizeof why, ")");
   report (" crashed", why);
-  /* The handler is gone by now.  What the processor has raised comes again on return, in the
-   * very place, which makes the better core dump.
+  /* The handler before this one is in place again.  What the processor has raised comes again on
+   * return, in the very place, which makes the better core dump.
    */
   if (info->si_code <= 0)
     raise (number);
@@ -83,28 +113,81 @@ on_crash (int number, siginfo_t *info, void *context)
 static void
 at_end (void)
 {
-  if (current.callback == NULL)
+  if (current.callback == NULL || current.is_child)
     return;
-  report (" ended its process", " (exit)");
-  _exit (EXIT_FAILURE); /* what else runs at exit belongs to the server */
+  if (is_serving || current.messages != NULL)
+    report (" ended its process", " (exit)");
+  if (is_serving)
+    _exit (EXIT_FAILURE); /* what else runs at exit belongs to the server */
 }
 
-/* From now on, crashes of this process are reported on FD. */
-PRIVATE int
-report_crashes (int fd, const char *prefix)
+/* A callback may fork to start a command, and exit if it cannot: that is no end of this process. */
+static void
+in_child (void)
 {
+  current.is_child = current.callback != NULL;
+}
+
+/* -- preparations ------------------------------------------------------------------------ */
+
+/* A stack that has overflowed is no place to report that on, so each thread has another, beside
+ * which the kernel puts the processor's registers: a few KiB, on some 11.
+ */
+#define STACK_SIZE 65536
+
+static pthread_key_t stack_key;
+
+static void
+take_stack (void *stack)
+{
+  sigaltstack (&(stack_t){ .ss_flags = SS_DISABLE }, NULL);
+  free (stack);
+}
+
+PRIVATE void
+give_stack (void)
+{
+  stack_t stack = { .ss_size = STACK_SIZE }, old;
+  current.is_ready = true;
+  if (sigaltstack (NULL, &old) == -1 || !(old.ss_flags & SS_DISABLE))
+    return; /* somebody else takes care of this thread */
+  stack.ss_sp = malloc (STACK_SIZE);
+  if (stack.ss_sp != NULL && sigaltstack (&stack, NULL) == 0
+      && pthread_setspecific (stack_key, stack.ss_sp) == 0)
+    return;
+  take_stack (stack.ss_sp); /* without it, only such an overflow is not reported */
+}
+
+static int
+install (void)
+{
+  struct sigaction action = {
+    .sa_sigaction = on_crash,
+    .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER,
+  };
+  int error = pthread_key_create (&stack_key, take_stack);
+  if (error == 0)
+    error = pthread_atfork (NULL, NULL, in_child);
+  if (error != 0) {
+    errno = error;
+    return -1;
+  }
+  for (size_t i = 0; i < SIGNALS; i++)
+    if (sigaction (signals[i].number, &action, &signals[i].previous) == -1)
+      return -1;
+  return atexit (at_end);
+}
+
+PRIVATE int
+report_crashes (int fd, const char *prefix, bool serving)
+{
+  static bool is_installed;
   log_fd = fd;
   log_prefix[0] = '\0';
   append (log_prefix, sizeof log_prefix, prefix);
-  stack_t stack = { .ss_sp = handler_stack, .ss_size = sizeof handler_stack };
-  if (sigaltstack (&stack, NULL) == -1)
-    return -1;
-  struct sigaction action = {
-    .sa_sigaction = on_crash,
-    .sa_flags = SA_SIGINFO | SA_ONSTACK | (int) SA_RESETHAND | SA_NODEFER,
-  };
-  for (size_t i = 0; i < SIGNALS; i++)
-    if (sigaction (signals[i].number, &action, NULL) == -1)
-      return -1;
-  return atexit (at_end);
+  is_serving = serving;
+  if (is_installed)
+    return 0;
+  is_installed = true;
+  return install ();
 }

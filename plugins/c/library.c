@@ -83,7 +83,11 @@ library_init (PyObject *object, PyObject *args, PyObject *kwargs)
   (void) kwargs;
   if (!PyArg_ParseTuple (args, "O&", PyUnicode_FSConverter, &path))
     return -1;
-  self->object = dlopen (PyBytes_AsString (path), RTLD_NOW | RTLD_LOCAL);
+  /* Interpreters are libraries of plugins, and load modules that refer to the interpreter without
+   * saying where it is.  As with nbdkit, they find it because all can see it.  A second plugin in
+   * the same process would see the first one's symbols, but a server has one.
+   */
+  self->object = dlopen (PyBytes_AsString (path), RTLD_NOW | RTLD_GLOBAL);
   Py_DECREF (path);
   if (self->object == NULL) {
     PyErr_SetString (PyExc_OSError, dlerror ());

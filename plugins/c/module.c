@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: BSD-3-Clause
  */
 
+#define _GNU_SOURCE
 #include "objects.h"
 
 #include <dlfcn.h>
@@ -77,9 +78,48 @@ note_plugin (const char *name)
   latest_plugin = name ? name : "?";
 }
 
+/* Log what is held, and go on with nothing but the first message. */
+static void
+log_held (void)
+{
+  char *messages = current.messages;
+  current.messages = NULL;
+  log_message (LEVEL_ERROR, messages);
+  if (current.first == NULL) {
+    messages[current.first_length] = '\0';
+    current.first = messages;
+  }
+  else
+    free (messages);
+}
+
+/* A message belongs to the callback that says it, which may be about to fail.  A crash can come at
+ * any moment, so there is never a pointer to memory that has been freed.
+ */
+PRIVATE void
+hold_message (const char *text)
+{
+  char *held = current.messages, *joined;
+  if (held != NULL && strlen (held) + strlen (text) > MOST_HELD) {
+    log_held ();
+    held = NULL;
+  }
+  if (held == NULL) {
+    current.first_length = strlen (text);
+    current.messages = strdup (text);
+  }
+  else if (asprintf (&joined, "%s; %s", held, text) != -1) {
+    current.messages = joined;
+    atomic_signal_fence (memory_order_seq_cst);
+    free (held);
+  }
+}
+
 PRIVATE void
 begin (Library *library, const char *callback, struct client *client)
 {
+  if (!current.is_ready)
+    give_stack ();
   current.plugin = library->plugin.name;
   current.callback = callback;
   current.client = client;
@@ -97,6 +137,8 @@ succeed (void)
     current.messages = NULL;
     call_log_hook (current.plugin, LEVEL_ERROR, messages);
     free (messages);
+    free (current.first);
+    current.first = NULL;
   }
 }
 
@@ -104,15 +146,18 @@ succeed (void)
 PRIVATE void
 fail (Library *library, const char *callback, int error)
 {
-  char *messages = current.messages;
-  current.messages = NULL;
+  char *messages = current.messages, *first = current.first;
+  current.messages = current.first = NULL;
   current.callback = NULL;
   current.client = NULL;
   if (current.error != 0)
     error = current.error;
   else if (!library->plugin.errno_is_preserved || error == 0)
     error = EIO;
-  PyObject *text = decoded (messages);
+  if (first != NULL && messages != NULL)
+    call_log_hook (current.plugin, LEVEL_ERROR, messages); /* where the others are */
+  PyObject *text = decoded (first ? first : messages);
+  free (first);
   free (messages);
   if (text == NULL)
     return;
@@ -172,14 +217,33 @@ serve_under_server (PyObject *module, PyObject *argument)
 }
 
 static PyObject *
+set_stdio_safe (PyObject *module, PyObject *argument)
+{
+  (void) module;
+  is_stdio_safe = PyObject_IsTrue (argument) == 1;
+  Py_RETURN_NONE;
+}
+
+static PyObject *
+end_sleeps_by_fd (PyObject *module, PyObject *argument)
+{
+  (void) module;
+  int fd = PyObject_AsFileDescriptor (argument);
+  if (fd == -1)
+    return NULL;
+  end_sleeps_by (fd);
+  Py_RETURN_NONE;
+}
+
+static PyObject *
 report_crashes_on (PyObject *module, PyObject *args)
 {
   (void) module;
-  int fd;
+  int fd, serving;
   const char *prefix;
-  if (!PyArg_ParseTuple (args, "is", &fd, &prefix))
+  if (!PyArg_ParseTuple (args, "isp", &fd, &prefix, &serving))
     return NULL;
-  if (report_crashes (fd, prefix) == -1)
+  if (report_crashes (fd, prefix, serving) == -1)
     return PyErr_SetFromErrno (PyExc_OSError);
   Py_RETURN_NONE;
 }
@@ -197,6 +261,8 @@ static PyMethodDef functions[] = {
   { "set_hooks", set_hooks, METH_VARARGS, NULL },
   { "set_verbose", set_verbose, METH_O, NULL },
   { "serve_under", serve_under_server, METH_O, NULL },
+  { "set_stdio_safe", set_stdio_safe, METH_O, NULL },
+  { "end_sleeps_by", end_sleeps_by_fd, METH_O, NULL },
   { "report_crashes", report_crashes_on, METH_VARARGS, NULL },
   { "flush_output", flush_output, METH_NOARGS, NULL },
   { NULL, NULL, 0, NULL },

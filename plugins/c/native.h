@@ -46,8 +46,12 @@ struct call {
   const char *plugin;
   const char *callback; /* NULL: in none */
   struct client *client;
-  int error;      /* what nbdkit_set_error said */
-  char *messages; /* what nbdkit_error said, joined; NULL: nothing */
+  int error;           /* what nbdkit_set_error said */
+  char *messages;      /* what nbdkit_error said, joined, and not logged yet; NULL: nothing */
+  size_t first_length; /* of the first of them */
+  char *first;         /* that one, if there were so many that the earlier ones have been logged */
+  bool is_ready;       /* for crashes: see give_stack */
+  bool is_child;       /* the callback has forked, and this is not the process that serves */
 };
 
 extern PRIVATE __thread struct call current __attribute__ ((tls_model ("initial-exec")));
@@ -57,19 +61,20 @@ enum level { LEVEL_DEBUG, LEVEL_ERROR };
 extern PRIVATE bool verbose; /* are debug messages wanted? */
 PRIVATE void log_message (enum level level, const char *text); /* takes the GIL */
 
+/* The most bytes of joined messages; what would be longer is logged in parts. */
+#define MOST_HELD 4096
+PRIVATE void hold_message (const char *text); /* until the callback is over */
+
 PRIVATE int client_socket (void); /* of this thread's client, or -1; takes the GIL */
 
 /* api.c */
 PRIVATE void serve_under (pid_t server); /* clients can come from now on */
+PRIVATE void end_sleeps_by (int fd);     /* it is readable once this process ends */
+extern PRIVATE bool is_stdio_safe;
 
 /* collect.c */
-struct extent {
-  uint64_t offset, length;
-  uint32_t type;
-};
-
 struct nbdkit_extents {
-  struct extent *items;
+  struct nbdkit_extent *items;
   size_t count, room;
   uint64_t start, end; /* what was asked for */
 };
@@ -89,6 +94,8 @@ PRIVATE void clear_extents (struct nbdkit_extents *extents);
 PRIVATE void clear_exports (struct nbdkit_exports *exports);
 
 /* crash.c */
-PRIVATE int report_crashes (int fd, const char *prefix);
+PRIVATE void give_stack (void);                      /* to this thread, once */
+PRIVATE void log_in_child (const char *message);      /* where there is no Python any more */
+PRIVATE int report_crashes (int fd, const char *prefix, bool serving); /* from now on, on FD */
 
 #endif

@@ -152,20 +152,29 @@ nbdkit_parse_bool (const char *text)
   return -1;
 }
 
+static double
+parse_real (const char *text, char **end)
+{
+  double number = strtod (text, end);
+  if (errno == ERANGE && fabs (number) < 1)
+    errno = 0; /* too small to be told from 0 */
+  return number;
+}
+
 /* A number such as 0.25, a percentage, or a fraction such as 1:4 or 1/4; 0:0 is 0. */
 API int
 nbdkit_parse_probability (const char *what, const char *text, double *result)
 {
   char *end;
   errno = 0;
-  double number = strtod (text, &end);
+  double number = parse_real (text, &end);
   if (end != text && *end == '%' && end[1] == '\0') {
     number /= 100;
     end++;
   }
   else if (end != text && (*end == ':' || *end == '/')) {
     const char *second = end + 1;
-    double divisor = strtod (second, &end);
+    double divisor = parse_real (second, &end);
     if (end == second)
       end--;
     if (number != 0 || divisor != 0)
@@ -173,7 +182,7 @@ nbdkit_parse_probability (const char *what, const char *text, double *result)
   }
   if (check_end (what, text, end) == -1)
     return -1;
-  if (!isfinite (number) || number < 0)
+  if (!isfinite (number) || signbit (number))
     return wrong (what, text, "a probability is a number that is not negative");
   if (result != NULL)
     *result = number;
@@ -188,11 +197,13 @@ nbdkit_parse_delay (const char *what, const char *text, unsigned *seconds, unsig
     const char *suffix;
     double nanoseconds;
   } units[] = {
-    { "", 1e9 }, { "s", 1e9 }, { "ms", 1e6 }, { "us", 1e3 }, { "\u00b5s", 1e3 }, { "ns", 1 },
+    { "", 1e9 },  { "s", 1e9 },        { "ms", 1e6 },
+    { "us", 1e3 }, { "\u00b5s", 1e3 }, { "\u03bcs", 1e3 }, /* the sign, and the letter mu */
+    { "ns", 1 },
   };
   char *end;
   errno = 0;
-  double number = strtod (text, &end);
+  double number = parse_real (text, &end);
   for (size_t i = 0; i < sizeof units / sizeof units[0]; i++)
     if (end != text && strcmp (end, units[i].suffix) == 0) {
       number *= units[i].nanoseconds;
@@ -202,9 +213,9 @@ nbdkit_parse_delay (const char *what, const char *text, unsigned *seconds, unsig
     return wrong (what, text, "the unit is none of s, ms, us, ns");
   if (check_end (what, text, end) == -1)
     return -1;
-  if (!isfinite (number) || number < 0)
+  if (!isfinite (number) || signbit (number))
     return wrong (what, text, "a delay is a number that is not negative");
-  if (number >= UINT_MAX * 1e9)
+  if (number >= (UINT_MAX + 1.0) * 1e9)
     return wrong (what, text, "the number is out of range");
   uint64_t rounded = (uint64_t) llrint (number);
   if (seconds != NULL)

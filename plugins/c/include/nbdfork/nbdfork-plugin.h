@@ -72,6 +72,12 @@ extern "C" {
 struct nbdkit_extents;
 struct nbdkit_exports;
 
+struct nbdkit_extent { /* one of them; later than 1.32 */
+  uint64_t offset;
+  uint64_t length;
+  uint32_t type;
+};
+
 /* The callbacks of the two API versions differ for these five operations only, and each version
  * has slots of its own for them.  Those of the other version are given names nobody uses.
  */
@@ -167,9 +173,11 @@ extern void nbdkit_debug (const char *format, ...) NBDFORK_PRINTF (1, 2);
 extern void nbdkit_vdebug (const char *format, va_list args) NBDFORK_PRINTF (1, 0);
 extern void nbdkit_set_error (int error);
 
-/* Later than 1.32: debug messages that show bytes in memory, where START is the offset of the first.
+/* Later than 1.32: the time as "2026-01-01 12:00:00.000333", in UTC, good until the thread's next call;
+ * and debug messages that show bytes in memory, where START is the offset of the first.
  * PREFIX begins each line, and may be NULL.
  */
+extern const char *nbdkit_timestamp (void);
 extern void nbdkit_debug_hexdump (const void *buf, size_t len, const char *prefix, uint64_t start);
 extern void nbdkit_debug_hexdiff (const void *buf1, const void *buf2, size_t len,
                                   const char *prefix, uint64_t start);
@@ -221,6 +229,11 @@ extern int nbdkit_add_extent (struct nbdkit_extents *extents, uint64_t offset, u
 extern int nbdkit_add_export (struct nbdkit_exports *exports, const char *name,
                               const char *description);
 extern int nbdkit_use_default_export (struct nbdkit_exports *exports);
+/* Later than 1.32: lists of extents for the plugin's own use, to be freed by it. */
+extern struct nbdkit_extents *nbdkit_extents_new (uint64_t start, uint64_t end);
+extern void nbdkit_extents_free (struct nbdkit_extents *extents);
+extern size_t nbdkit_extents_count (const struct nbdkit_extents *extents);
+extern struct nbdkit_extent nbdkit_get_extent (const struct nbdkit_extents *extents, size_t index);
 
 /* A plugin that keeps nothing in variables that clients share says `int nbdfork_processes = 1;`
  * and each client is served by a process of its own.  nbdkit does not look at it.
@@ -230,7 +243,7 @@ extern NBDKIT_DLL_PUBLIC int nbdfork_processes;
 /* The server. */
 extern int nbdkit_nanosleep (unsigned seconds, unsigned nanoseconds);
 extern void nbdkit_shutdown (void);
-/* Later than 1.32: */
+/* Later than 1.32; NULL: it has none. */
 extern const char *nbdkit_name (void);
 
 #ifdef __cplusplus
