@@ -4,6 +4,7 @@ Neither wing knows the other; what passes between them is decided here.
 """
 
 import os
+from typing import TYPE_CHECKING
 
 from nbdfork.options import Options
 from nbdfork.plugin.backend import Backend
@@ -15,6 +16,9 @@ from nbdfork.server import worker
 from nbdfork.server.pool import PoolSize
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from nbdfork.protocol.tls import Tls
 
 THREADS = 16
 """How many requests of one client a disk that waits gets at once; nbdkit's number."""
@@ -45,17 +49,26 @@ def supervisor(options: Options, backend: Backend, listeners: Listeners) -> Supe
 
 
 def settings(options: Options, backend: Backend) -> Settings:
-    """Return how clients are spoken to."""
+    """Return how clients are spoken to.  Raises `StartupError` if TLS cannot be had."""
     flags = wire.FLAG_FIXED_NEWSTYLE | wire.FLAG_NO_ZEROES
     offer = Offer(
         flags=flags & options.mask_handshake,
         extended_headers=not (options.no_extended_headers or options.no_structured_replies),
         structured_replies=not options.no_structured_replies,
         meta_contexts=not options.no_meta_contexts,
+        tls=_tls(options),
     )
     spins = len(os.sched_getaffinity(0)) > 1
     threads = _threads(options, backend)
     return Settings(options.newstyle, options.handshake_limit, offer, threads, spins)
+
+
+def _tls(options: Options) -> "Tls | None":
+    if options.tls == "off":
+        return None
+    from nbdfork import tls  # and all that it imports
+
+    return tls.load(options)
 
 
 def _threads(options: Options, backend: Backend) -> int:

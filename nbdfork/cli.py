@@ -45,6 +45,7 @@ def parse_arguments(argv: Sequence[str], activated: bool = False) -> Options:
     for option_key, implied in _IMPLIED.items():
         if option_key in names:
             given[implied] = True
+    _settle_tls(given, names)
     if activated:
         given["foreground"] = True
     if names.keys() & {"ipv4-only", "ipv6-only"}:  # the last of the two counts
@@ -169,6 +170,12 @@ def _mask(text: str) -> int:
     return value
 
 
+def _tls(text: str) -> str:
+    if text not in ("off", "on", "require"):
+        raise ValueError("off, on or require is expected")
+    return text
+
+
 def _debug_flag(text: str) -> tuple[str, str, int]:
     match = re.fullmatch(r"([^.=]+)\.([^=]+)=([0-9]+)", text, re.ASCII)
     if match is None:
@@ -188,6 +195,9 @@ _CONVERTERS: dict[str, Callable[[str], Any]] = {
     "shutdown-limit": _seconds,
     "spare-workers": parse.whole(1, _MOST),
     "threads": parse.whole(1, 1024),
+    "tls": _tls,
+    "tls-certificates": parse.path,
+    "tls-psk": parse.path,
     "unix": _unix,
 }
 
@@ -203,12 +213,15 @@ _CONFLICTS = (
         ("port", "ipaddr", "ipv4-only", "ipv6-only", "unix", "run", "print-uri"),
         "with -s the client is on stdin and stdout",
     ),
+    ("tls-psk", ("tls-certificates", "tls-verify-peer"), "keys take the place of certificates"),
     (
         "single",
         ("max-clients", "spare-workers", "clients-per-worker"),
         "with -s there is one client and no pool of workers",
     ),
 )
+
+_OF_TLS = ("tls-certificates", "tls-psk", "tls-verify-peer")
 
 _NOT_ACTIVATED = ("port", "ipaddr", "ipv4-only", "ipv6-only", "unix", "single", "run")
 
@@ -224,3 +237,20 @@ def _check_conflicts(names: dict[str, str], activated: bool) -> None:
                 f"{names[key]} cannot be used when a service manager passes the sockets"
                 " (LISTEN_FDS)"
             )
+
+
+def _settle_tls(given: dict[str, Any], names: dict[str, str]) -> None:
+    """Who says what TLS is done with wants it, and needs the newstyle protocol."""
+    asking = [names[key] for key in _OF_TLS if key in names]
+    tls = given.setdefault("tls", "on" if asking else "off")
+    if tls == "off":
+        if asking:
+            raise UsageError(f"{asking[0]} and --tls=off cannot go together")
+        return
+    if "oldstyle" in names:
+        asking.append(f"--tls={tls}")
+        raise UsageError(
+            f"{names['oldstyle']} and {asking[0]} cannot go together:"
+            " the oldstyle protocol has no TLS"
+        )
+    given["newstyle"] = True

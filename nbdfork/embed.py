@@ -50,10 +50,11 @@ class Server:
     supervisor.
     """
 
-    def __init__(self, listeners: Listeners, export_name: str, pid: int, leash: int) -> None:
+    def __init__(self, listeners: Listeners, options: Options, pid: int, leash: int) -> None:
         self.port = listeners.port
         self.unix_path = listeners.unix_path
-        self.uri = uri.nbd_uri(listeners.host, self.port, self.unix_path, export_name)
+        name, tls = options.exportname or "", uri.tls_parameters(options)
+        self.uri = uri.nbd_uri(listeners.host, self.port, self.unix_path, name, tls)
         self.pid = pid
         self._leash = leash
         self._process = psutil.Process(pid)
@@ -93,21 +94,34 @@ def serve(
     newstyle: bool = True,
     read_only: bool = False,
     max_clients: int = 256,
+    tls_certificates: str | None = None,
+    tls_psk: str | None = None,
+    tls_verify_peer: bool = False,
 ) -> Server:
     """Serve *plugin*, behind *filters* (the first nearest to the clients), and return at once.
 
     By default it listens on a private Unix domain socket; *unix* is the path of another, *port*
-    a TCP port on *address* (0: any free one).  Clients can connect when this returns.  Raises
-    `ConfigError` or `StartupError`.
+    a TCP port on *address* (0: any free one).  Clients can connect when this returns.  With
+    *tls_certificates* or *tls_psk*, a path, clients have to use TLS; see the options so named.
+    Raises `ConfigError` or `StartupError`.
     """
     if unix is not None and port is not None:
         raise ValueError("a server listens on unix= or on port=, not on both")
+    if tls_psk is not None and (tls_certificates is not None or tls_verify_peer):
+        raise ValueError("tls_psk= takes the place of certificates")
+    if tls_verify_peer and tls_certificates is None:
+        raise ValueError("tls_verify_peer= needs tls_certificates=")
+    has_tls = tls_certificates is not None or tls_psk is not None
     options = Options(
-        newstyle=newstyle or export_name is not None,
+        newstyle=newstyle or export_name is not None or has_tls,
         exportname=export_name,
         readonly=read_only,
         max_clients=max_clients,
         spare_workers=min(2, max_clients),
+        tls="require" if has_tls else "off",
+        tls_certificates=tls_certificates,
+        tls_psk=tls_psk,
+        tls_verify_peer=tls_verify_peer,
     )
     backend = Backend(
         _layer(plugin),
@@ -119,7 +133,7 @@ def serve(
     listeners = _listen(unix, port, address)
     try:
         backend.get_ready()
-        return Server(listeners, export_name or "", *_fork(options, backend, listeners))
+        return Server(listeners, options, *_fork(options, backend, listeners))
     except BaseException:
         listeners.remove_private()
         raise

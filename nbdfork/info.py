@@ -86,6 +86,7 @@ def configuration() -> Iterator[tuple[str, str]]:
     yield "host_cpu", os.uname().machine
     yield "host_os", sys.platform
     yield "python", sys.executable
+    yield "tls", "yes"
 
 
 def _print_pairs(pairs: Iterator[tuple[str, str]]) -> None:

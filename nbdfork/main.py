@@ -229,19 +229,28 @@ def _start_captive(options: Options, listeners: Listeners) -> "Captive":
 
 
 def _uri(options: Options, listeners: Listeners) -> str:
-    return uri.nbd_uri(
-        listeners.host, listeners.port, listeners.unix_path, options.exportname or ""
-    )
+    return uri.nbd_uri(*_where(options, listeners))
+
+
+def _where(
+    options: Options, listeners: Listeners
+) -> tuple[str, int | None, str | None, str, dict[str, str] | None]:
+    name = options.exportname or ""
+    tls = uri.tls_parameters(options)
+    return listeners.host, listeners.port, listeners.unix_path, name, tls
 
 
 def _variables(options: Options, listeners: Listeners) -> dict[str, str]:
     """Return the shell variables of the captive command."""
-    name = options.exportname or ""
-    where = (listeners.host, listeners.port, listeners.unix_path, name)
+    where = _where(options, listeners)
+    tls = {"off": "", "on": "1", "require": "2"}[options.tls]
     return {
         "nbd": uri.for_command(options.run or "", *where),
         "uri": uri.nbd_uri(*where),
         "port": "" if listeners.port is None else str(listeners.port),
         "unixsocket": listeners.unix_path or "",
-        "exportname": name,
+        "exportname": options.exportname or "",
+        "tls": tls,
+        "tls_certificates": options.tls_certificates or "",
+        "tls_psk": options.tls_psk or "",
     }

@@ -66,6 +66,10 @@ TABLE = (
     Option(("-s", "--stdin", "--single"), None, "serve one client on stdin/stdout (implies -f)"),
     Option(("--spare-workers",), "N", "idle workers to keep ready for clients (4)"),
     Option(("-t", "--threads"), "N", "requests of one client served at once (16 if they wait)"),
+    Option(("--tls",), "off|on|require", "refuse, offer or demand TLS (implies -n)"),
+    Option(("--tls-certificates",), "DIR", "the folder with the server's certificate and key"),
+    Option(("--tls-psk",), "FILE", "clients and their keys, instead of certificates"),
+    Option(("--tls-verify-peer",), None, "demand a certificate of each client that uses TLS"),
     Option(("-U", "--unix"), "SOCKET|-", "listen on a Unix domain socket; -: a private one"),
     Option(("-u", "--user"), "USER", "change to this user, by name or number"),
     Option(("-v", "--verbose"), None, "print debugging messages"),
@@ -105,6 +109,12 @@ class Options(NamedTuple):
     no_extended_headers: bool = False
     no_structured_replies: bool = False
     no_meta_contexts: bool = False
+
+    # How clients are protected.
+    tls: str = "off"  # or "on" or "require"
+    tls_certificates: str | None = None
+    tls_psk: str | None = None
+    tls_verify_peer: bool = False
 
     # The process.
     foreground: bool = False

@@ -2,6 +2,8 @@
 
 import re
 
+from nbdfork.options import Options
+
 _LIBNBD = re.compile(r"\b(nbdinfo|nbdcopy|nbdsh|nbdfuse|nbddump|nbdublk)\b")
 _GUESTFISH = re.compile(r"\b(guestfish|guestmount|virt-[a-z-]+)\b")
 _PLAIN_PATH = re.compile(r"[\w/.+,@-]+", re.ASCII)
@@ -14,22 +16,53 @@ def quote(text: str, safe: str = "/") -> str:
     return parse.quote(text, safe=safe)
 
 
-def nbd_uri(host: str, port: int | None, unix_path: str | None, export_name: str) -> str:
-    """Return the NBD URI (https://github.com/NetworkBlockDevice/nbd, doc/uri.md)."""
+def tls_parameters(options: Options) -> dict[str, str] | None:
+    """Return what a client on this machine needs for TLS; None if it can do without."""
+    if options.tls != "require":
+        return None
+    files = {"tls-certificates": options.tls_certificates, "tls-psk-file": options.tls_psk}
+    return {name: path for name, path in files.items() if path is not None}
+
+
+def nbd_uri(
+    host: str,
+    port: int | None,
+    unix_path: str | None,
+    export_name: str,
+    tls: dict[str, str] | None = None,
+) -> str:
+    """Return the NBD URI (https://github.com/NetworkBlockDevice/nbd, doc/uri.md).
+
+    The parameters *tls* are those of libnbd; see nbd_connect_uri(3).
+    """
     name = quote(export_name, safe="")
+    scheme = "nbd" if tls is None else "nbds"
+    query = dict(tls or {})
     if unix_path is not None:
-        return f"nbd+unix:///{name}?socket={quote(unix_path)}"
-    return f"nbd://{_address(host, port)}" + (f"/{name}" if name else "")
+        query = {"socket": unix_path, **query}
+        where = f"{scheme}+unix:///{name}"
+    else:
+        where = f"{scheme}://{_address(host, port)}" + (f"/{name}" if name else "")
+    pairs = "&".join(f"{key}={quote(value)}" for key, value in query.items())
+    return f"{where}?{pairs}" if pairs else where
 
 
 def for_command(
-    command: str, host: str, port: int | None, unix_path: str | None, export_name: str
+    command: str,
+    host: str,
+    port: int | None,
+    unix_path: str | None,
+    export_name: str,
+    tls: dict[str, str] | None = None,
 ) -> str:
     """Return what `$nbd` should be in *command*, guessed from the program it runs.
 
     guestfish has a form of its own; libnbd's tools take a URI; all others get qemu's, unless
-    the socket's path has characters which that form, or an unquoted `$nbd`, cannot hold.
+    the socket's path has characters which that form, or an unquoted `$nbd`, cannot hold.  Of
+    TLS only a URI can speak.
     """
+    if tls is not None:
+        return nbd_uri(host, port, unix_path, export_name, tls)
     if _GUESTFISH.search(command):
         return _guestfish(host, port, unix_path, export_name)
     if _LIBNBD.search(command) or not _is_plain(unix_path, export_name):

@@ -68,6 +68,7 @@ newer_open (int readonly)
 
   if (subject == NULL || issuer == NULL)
     return NULL;
+  nbdkit_debug ("tls=%d", nbdkit_is_tls ());
   nbdkit_debug ("client: '%s' of '%s' is %s", subject, issuer, context ? context : "unlabelled");
   free (subject);
   free (issuer);

@@ -131,7 +131,7 @@ class Server:
     @property
     def port(self) -> int:
         """The TCP port."""
-        match = re.search(r":(\d+)(?:/|$)", self.uri)
+        match = re.search(r":(\d+)(?:[/?]|$)", self.uri)
         assert match is not None
         return int(match[1])
 

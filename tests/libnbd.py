@@ -34,6 +34,7 @@ def connected(uri: str, checked: bool = True) -> Iterator[Any]:
     handle = libnbd().NBD()
     if not checked:
         handle.set_strict_mode(0)
+    handle.set_uri_allow_local_file(True)  # with certificates or keys
     handle.connect_uri(uri)
     yield handle
     handle.shutdown()

@@ -13,6 +13,7 @@ ARGUMENTS = {
     "unix": "/run/s",
     "pidfile": "/run/p",
     "port": "1",
+    "tls": "require",
 }
 
 

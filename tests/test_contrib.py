@@ -303,6 +303,9 @@ def test_completing_arguments_of_options(complete: Callable[..., set[str]], tmp_
     assert complete("--log", "=") == {"stderr", "syslog", "null"}
     assert complete("--log", "=", "n") == {"null"}
     assert complete("--pidfile", "sys") == {"system log"}
+    assert complete("--tls", "r") == {"require"}
+    assert complete("--tls-psk", "sys") == {"system log"}
+    assert complete("--tls-certificates", "sys") == set()
     assert "root" in complete("-u", "ro")
     assert "root" in complete("-g", "ro")
     assert "true" in complete("--run", "tru")

@@ -35,7 +35,8 @@ ORDER = {
         ["supervisor"],
     ],
     "protocol": [
-        ["errors", "wire"],
+        ["errors", "stream", "wire"],
+        ["tls"],
         ["channel", "metacontexts", "optiondata"],
         ["replies"],
         ["transmission"],

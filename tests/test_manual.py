@@ -59,7 +59,9 @@ TOOLS = (
     "nbdsh",
     "ocamlopt",
     "od",
+    "openssl",
     "perl",
+    "psktool",
     "pzstd",
     "qemu-img",
     "qemu-io",
@@ -189,7 +191,13 @@ def test_every_plugin_and_filter_has_a_page_and_every_page_one_of_them(word: str
 
 def test_there_are_no_other_pages() -> None:
     others = set(PAGES) - set(LAYER_PAGES)
-    assert others == {"nbdfork.1", "nbdfork.3", "nbdfork-filter.3", "nbdfork-plugin.3"}
+    assert others == {
+        "nbdfork-filter.3",
+        "nbdfork-plugin.3",
+        "nbdfork-tls.1",
+        "nbdfork.1",
+        "nbdfork.3",
+    }
 
 
 def layer(page: str) -> tuple[str, load.Kind]:

@@ -128,6 +128,10 @@ class Gate:
                     f"the plugin's metadata context {name!r} is not named x-NAMESPACE:NAME",
                 )
 
+    def forgo_views(self) -> None:
+        """Return only data that may be looked at, as who encrypts it must."""
+        self._view = lambda count, offset: None
+
     # -- operations ---------------------------------------------------------------------
 
     def pread(self, count: int, offset: int) -> Buffer:

@@ -13,12 +13,18 @@ import socket
 import termios
 import threading
 import time
-from collections.abc import Iterable
 from struct import unpack
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
-from nbdfork.protocol.errors import Disconnected
+from nbdfork.protocol.errors import Disconnected, ProtocolError
+from nbdfork.protocol.stream import Stream
 from nbdfork.types import Buffer
+
+if TYPE_CHECKING:
+    import ssl
+
+    from nbdfork.plugin.client import Protection
+    from nbdfork.protocol.tls import TlsStream
 
 RECEIVE_SIZE = 256 * 1024
 """The most that is received at once, be it requests or the beginning of a payload."""
@@ -56,17 +62,6 @@ LINGER_SECONDS = 2.0
 """How long a close waits for the client to take its last replies."""
 
 
-class Stream(Protocol):
-    """What a channel needs of a socket; see `socket.socket` for the meanings."""
-
-    def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0, /) -> int: ...
-    def sendmsg(self, buffers: Iterable[Buffer], /) -> int: ...
-    def settimeout(self, value: float | None, /) -> None: ...
-    def shutdown(self, how: int, /) -> None: ...
-    def fileno(self) -> int: ...
-    def close(self) -> None: ...
-
-
 class Channel:
     """A stream with a receive buffer and a queue of replies.
 
@@ -86,6 +81,7 @@ class Channel:
         self.end = 0
         self._view = memoryview(self.buffer)
         self._stream = stream
+        self._tls: TlsStream | None = None
         self._parts: list[Buffer] = []
         self._pending = 0
         self._deadline: float | None = None
@@ -250,6 +246,25 @@ class Channel:
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._stream.settimeout(seconds)
 
+    def secure(self, context: "ssl.SSLContext") -> "Protection":
+        """Send what is queued, and from then on let TLS protect all that is said.
+
+        Raises `ProtocolError` if the client, or who sits between, has said something already;
+        `Disconnected` if the two sides do not come to an agreement.
+        """
+        from nbdfork.protocol.tls import TlsStream  # most servers have no use for it
+
+        self.flush()
+        if self.start != self.end:
+            raise ProtocolError("the client did not wait for TLS to begin")
+        tls = TlsStream(self._stream, context)
+        try:
+            protection = tls.handshake(self._deadline)
+        except OSError as error:
+            raise Disconnected(f"TLS: {error}") from error
+        self._stream = self._tls = tls
+        return protection
+
     @property
     def stopped(self) -> bool:
         """Whether only what the client has sent already is received; see `stop`."""
@@ -262,7 +277,7 @@ class Channel:
         """
         try:
             waiting = fcntl.ioctl(self._stream.fileno(), termios.FIONREAD, bytes(4))
-            self._allowance = unpack("i", waiting)[0]
+            self._allowance = unpack("i", waiting)[0] + (self._tls.unread if self._tls else 0)
             self._stream.shutdown(socket.SHUT_RD)
         except (OSError, ValueError):
             self._allowance = 0  # not connected any more, or closed in this very moment

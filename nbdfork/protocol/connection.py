@@ -12,8 +12,9 @@ from nbdfork.plugin import client
 from nbdfork.plugin.backend import Backend
 from nbdfork.plugin.gate import Gate
 from nbdfork.protocol import handshake
-from nbdfork.protocol.channel import Channel, SharedChannel, Stream
+from nbdfork.protocol.channel import Channel, SharedChannel
 from nbdfork.protocol.errors import Disconnected, ProtocolError
+from nbdfork.protocol.stream import Stream
 from nbdfork.protocol.transmission import Session, Transmission
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Connection:
     def serve(self) -> None:
         """Serve the client until it leaves, and close its connection."""
         session: Session | None = None
-        client.set_current(self._stream)
+        client.set_serving(client.Client(self._stream))
         try:
             self._backend.preconnect()
             session = self._handshake()

@@ -8,8 +8,9 @@ document, "Fixed newstyle negotiation" and "Option types".
 import errno
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from nbdfork.plugin import client
 from nbdfork.plugin.backend import Backend, UnknownExport
 from nbdfork.plugin.export import BlockSize
 from nbdfork.plugin.gate import Gate
@@ -27,6 +28,9 @@ from nbdfork.protocol.optiondata import (
 )
 from nbdfork.protocol.replies import ExtendedReplies, SimpleReplies, StructuredReplies
 from nbdfork.protocol.transmission import Session
+
+if TYPE_CHECKING:
+    from nbdfork.protocol.tls import Tls
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +51,14 @@ class Offer(NamedTuple):
     """What newstyle clients may have.
 
     *flags*: the handshake flags.  Without *extended_headers*, *structured_replies* or
-    *meta_contexts* the options that ask for them are unknown.
+    *meta_contexts* the options that ask for them are unknown.  *tls* is None if there is none.
     """
 
     flags: int = wire.FLAG_FIXED_NEWSTYLE | wire.FLAG_NO_ZEROES
     extended_headers: bool = True
     structured_replies: bool = True
     meta_contexts: bool = True
+    tls: "Tls | None" = None
 
 
 class _Selection(NamedTuple):
@@ -64,10 +69,11 @@ class _Selection(NamedTuple):
 
 
 class _Reply(NamedTuple):
-    """The final reply to an option."""
+    """The final reply to an option; with *tls*, that begins after it."""
 
     type: int
     text: str = ""
+    tls: "Tls | None" = None
 
 
 def oldstyle(channel: Channel, backend: Backend) -> Session:
@@ -95,6 +101,11 @@ class Newstyle:
         self._fixed = False
         self._no_zeroes = False
         self._options_left = MAX_OPTIONS
+        self._is_secure = False  # TLS protects the connection
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nothing is settled yet."""
         self._replies: type[SimpleReplies] = SimpleReplies
         self._selection = _Selection("", {})
         self._asked = ""  # the name that the client has given, and the canonical one
@@ -171,11 +182,15 @@ class Newstyle:
         self._channel.flush()
         if reply.type != wire.REP_ACK:
             return None
+        if reply.tls is not None:
+            self._begin_tls(reply.tls)
         return {wire.OPT_GO: True, wire.OPT_ABORT: False}.get(option)
 
     def _carry_out(self, option: int, data: bytes) -> _Reply:
         if self._channel.stopped and option != wire.OPT_ABORT:
             return _Reply(wire.REP_ERR_SHUTDOWN, "the server is shutting down")
+        if self._needs_tls() and option not in (wire.OPT_STARTTLS, wire.OPT_ABORT):
+            return _Reply(wire.REP_ERR_TLS_REQD, "this server demands TLS")
         handler = _OPTIONS.get(option)
         if handler is None or not self._is_offered(option):
             return _Reply(wire.REP_ERR_UNSUP, "this server does not know the option")
@@ -209,6 +224,8 @@ class Newstyle:
         """EXPORT_NAME has no error reply: all that is left is to disconnect."""
         if length > wire.MAX_STRING:
             raise ProtocolError(f"an export name of {length} bytes")
+        if self._needs_tls():
+            raise ProtocolError("the client does not use TLS, which this server demands")
         if self._replies.is_extended or self._channel.stopped:
             raise ProtocolError("EXPORT_NAME after EXTENDED_HEADERS, or while shutting down")
         try:
@@ -265,7 +282,11 @@ class Newstyle:
 
     def _starttls(self, data: bytes) -> _Reply:
         expect_empty(data)
-        return _Reply(wire.REP_ERR_POLICY, "this server offers no TLS")
+        if self._offer.tls is None:
+            return _Reply(wire.REP_ERR_POLICY, "this server offers no TLS")
+        if self._is_secure:
+            raise Invalid("TLS is in use already")
+        return _Reply(wire.REP_ACK, tls=self._offer.tls)
 
     def _structured_reply(self, data: bytes) -> _Reply:
         expect_empty(data)
@@ -301,6 +322,20 @@ class Newstyle:
     def _reply_context(self, option: int, number: int, name: str) -> None:
         self._reply(option, wire.REP_META_CONTEXT, wire.UINT32.pack(number) + name.encode())
 
+    # -- TLS ----------------------------------------------------------------------------
+
+    def _needs_tls(self) -> bool:
+        return self._offer.tls is not None and self._offer.tls.required and not self._is_secure
+
+    def _begin_tls(self, tls: "Tls") -> None:
+        """Nothing that was said in clear counts any more: anybody may have said it."""
+        protection = self._channel.secure(tls.context)
+        client.set_protection(protection)
+        self._is_secure = True
+        self._close_gate()
+        self._forget()
+        log.info("TLS: %s", protection.subject or "the client was asked for no certificate")
+
     # -- the export ---------------------------------------------------------------------
 
     def _open(self, name: str) -> Gate:
@@ -309,6 +344,8 @@ class Newstyle:
         if self._gate is None or canonical != self._name:
             self._close_gate()
             self._gate = self._backend.open(canonical)
+            if self._is_secure:
+                self._gate.forgo_views()
             self._name = canonical
         return self._gate
 

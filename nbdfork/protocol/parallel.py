@@ -6,7 +6,6 @@ threads do not stand in each other's way; for a disk that does not wait they wou
 """
 
 import logging
-import socket
 import threading
 
 from nbdfork.plugin import client
@@ -38,16 +37,16 @@ class ParallelTransmission(Transmission):
 
     def serve(self) -> None:
         self._ended = False
-        self._serve_with_others(client.current())
+        self._serve_with_others(client.serving())
         for thread in self._threads:
             thread.join()
         self._threads.clear()
         if self._error is not None:
             raise self._error
 
-    def _serve_with_others(self, peer: socket.socket | None) -> None:
+    def _serve_with_others(self, served: client.Client | None) -> None:
         """Receive and carry out requests in this thread until the connection ends."""
-        client.set_current(peer)
+        client.set_serving(served)
         try:
             self._wait_to_receive()
             super().serve()
@@ -91,7 +90,7 @@ class ParallelTransmission(Transmission):
             self._wait_to_receive()
 
     def _add_thread(self) -> None:
-        thread = threading.Thread(target=self._serve_with_others, args=(client.current(),))
+        thread = threading.Thread(target=self._serve_with_others, args=(client.serving(),))
         try:
             thread.start()
         except RuntimeError as error:  # go on with those there are

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "native.h"
@@ -177,30 +178,30 @@ has_client (const char *function)
   return false;
 }
 
-/* The server speaks no TLS, so clients have no certificates, and their names are empty. */
 API int
 nbdkit_is_tls (void)
 {
-  return has_client ("nbdkit_is_tls") ? 0 : -1;
+  return has_client ("nbdkit_is_tls") ? client_is_tls () : -1;
 }
 
 API char *
 nbdkit_peer_tls_dn (void)
 {
-  return has_client ("nbdkit_peer_tls_dn") ? strdup ("") : NULL;
+  return has_client ("nbdkit_peer_tls_dn") ? client_certificate ("subject") : NULL;
 }
 
 API char *
 nbdkit_peer_tls_issuer_dn (void)
 {
-  return has_client ("nbdkit_peer_tls_issuer_dn") ? strdup ("") : NULL;
+  return has_client ("nbdkit_peer_tls_issuer_dn") ? client_certificate ("issuer") : NULL;
 }
 
 static int
 socket_of_client (const char *function)
 {
-  int fd = client_socket ();
-  if (fd < 0) {
+  int fd = client_descriptor ();
+  struct stat found;
+  if (fd < 0 || fstat (fd, &found) == -1 || !S_ISSOCK (found.st_mode)) {
     nbdkit_error ("%s: there is no client, or it is not on a socket", function);
     errno = ENOTSOCK;
   }
@@ -295,7 +296,7 @@ nbdkit_disconnect (int force)
   if (current.client == NULL)
     nbdkit_debug ("nbdkit_disconnect: there is no client here");
   else {
-    int fd = client_socket ();
+    int fd = client_descriptor ();
     current.client->is_disconnected = true;
     if (fd >= 0)
       shutdown (fd, force ? SHUT_RDWR : SHUT_RD);
@@ -372,7 +373,7 @@ nbdkit_nanosleep (unsigned seconds, unsigned nanoseconds)
   }
   struct pollfd fds[] = {
     { .fd = end_fd, .events = POLLIN },
-    { .fd = current.client ? client_socket () : -1, .events = POLLRDHUP },
+    { .fd = current.client ? client_descriptor () : -1, .events = POLLRDHUP },
   };
   if (sleep_until_end (total, fds, 2) == 0)
     return 0;

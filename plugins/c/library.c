@@ -209,7 +209,9 @@ library_list_exports (PyObject *object, PyObject *argument)
   struct nbdkit_exports exports = { 0 };
   struct client nobody = { 0 };
   int read_only = PyObject_IsTrue (argument), result, left_errno;
-  CALL (self, "list_exports", &nobody, result, self->plugin.list_exports (read_only, 0, &exports));
+  bool is_tls = client_is_tls ();
+  CALL (self, "list_exports", &nobody, result,
+        self->plugin.list_exports (read_only, is_tls, &exports));
   free_texts (nobody.interned);
   PyObject *list = NULL;
   if (end (self, "list_exports", result == -1, left_errno) == 0)
@@ -232,7 +234,8 @@ library_default_export (PyObject *object, PyObject *argument)
   struct client nobody = { 0 };
   int read_only = PyObject_IsTrue (argument), left_errno;
   const char *name;
-  CALL (self, "default_export", &nobody, name, self->plugin.default_export (read_only, 0));
+  bool is_tls = client_is_tls ();
+  CALL (self, "default_export", &nobody, name, self->plugin.default_export (read_only, is_tls));
   PyObject *result = NULL;
   if (end (self, "default_export", name == NULL, left_errno) == 0)
     result = decoded (name);

@@ -47,20 +47,54 @@ call_log_hook (const char *plugin, enum level level, const char *text)
   Py_XDECREF (message);
 }
 
-/* nbdfork.plugin.client knows whom this thread serves. */
-int
-client_socket (void)
+/* Ask nbdfork.plugin.client, which knows whom this thread serves.  Takes the GIL to be held. */
+static PyObject *
+ask_client (const char *function)
+{
+  PyObject *module = PyImport_ImportModule ("nbdfork.plugin.client");
+  PyObject *answer = module ? PyObject_CallMethod (module, function, NULL) : NULL;
+  Py_XDECREF (module);
+  if (answer == NULL)
+    PyErr_WriteUnraisable (NULL);
+  return answer;
+}
+
+PRIVATE int
+client_descriptor (void)
 {
   PyGILState_STATE state = PyGILState_Ensure ();
-  PyObject *module = PyImport_ImportModule ("nbdfork.plugin.client");
-  PyObject *client = module ? PyObject_CallMethod (module, "current", NULL) : NULL;
-  int fd = client && client != Py_None ? PyObject_AsFileDescriptor (client) : -1;
-
-  Py_XDECREF (client);
-  Py_XDECREF (module);
-  PyErr_Clear ();
+  PyObject *answer = ask_client ("descriptor");
+  int fd = answer ? (int) PyLong_AsLong (answer) : -1;
+  Py_XDECREF (answer);
   PyGILState_Release (state);
   return fd;
+}
+
+PRIVATE bool
+client_is_tls (void)
+{
+  PyGILState_STATE state = PyGILState_Ensure ();
+  PyObject *answer = ask_client ("is_tls");
+  bool is_tls = answer == Py_True;
+  Py_XDECREF (answer);
+  PyGILState_Release (state);
+  return is_tls;
+}
+
+PRIVATE char *
+client_certificate (const char *field)
+{
+  PyGILState_STATE state = PyGILState_Ensure ();
+  PyObject *answer = ask_client ("protection");
+  PyObject *name = answer && answer != Py_None ? PyObject_GetAttrString (answer, field) : NULL;
+  PyObject *text = name ? PyUnicode_AsUTF8String (name) : NULL;
+  char *found = strdup (text ? PyBytes_AsString (text) : "");
+  PyErr_Clear ();
+  Py_XDECREF (text);
+  Py_XDECREF (name);
+  Py_XDECREF (answer);
+  PyGILState_Release (state);
+  return found;
 }
 
 PRIVATE void

@@ -65,7 +65,10 @@ PRIVATE void log_message (enum level level, const char *text); /* takes the GIL 
 #define MOST_HELD 4096
 PRIVATE void hold_message (const char *text); /* until the callback is over */
 
-PRIVATE int client_socket (void); /* of this thread's client, or -1; takes the GIL */
+/* Of this thread's client; these take the GIL. */
+PRIVATE int client_descriptor (void); /* or -1 */
+PRIVATE bool client_is_tls (void);
+PRIVATE char *client_certificate (const char *field); /* a name, to be freed; "" if there is none */
 
 /* api.c */
 PRIVATE void serve_under (pid_t server); /* clients can come from now on */

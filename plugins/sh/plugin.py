@@ -20,6 +20,7 @@ from nbdfork.plugin import (
     SharedCounter,
     SharedLock,
     ThreadModel,
+    client,
     shown,
 )
 
@@ -29,8 +30,6 @@ from .export import ScriptExport
 from .process import Outcome
 
 log = logging.getLogger(__name__)
-
-_NO_TLS = "false"
 
 
 class ScriptPlugin(Plugin):
@@ -117,11 +116,11 @@ class ScriptPlugin(Plugin):
         return found[0].name if found else ""
 
     def _exports(self, method: str, read_only: bool) -> list[ExportInfo] | None:
-        printed = self._script.call(method, _word(read_only), _NO_TLS)
+        printed = self._script.call(method, _word(read_only), _word(client.is_tls()))
         return None if printed is None else output.exports(os.fsdecode(printed))
 
     def open(self, export_name: str, read_only: bool) -> Export:
-        handle = self._script.ask("open", _word(read_only), export_name, _NO_TLS)
+        handle = self._script.ask("open", _word(read_only), export_name, _word(client.is_tls()))
         return ScriptExport(self._script, handle or "")
 
     def unload(self) -> None:

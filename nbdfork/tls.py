@@ -1,0 +1,180 @@
+"""What the server proves itself by, and its clients themselves: certificates, or keys, from files.
+
+They are read once, before the server gives up its privileges.  See nbdkit-tls(1), whose names for
+the files these are.
+"""
+
+import logging
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from nbdfork.options import Options
+from nbdfork.protocol.tls import Tls
+from nbdfork.server.errors import StartupError
+
+log = logging.getLogger(__name__)
+
+CA = "ca-cert.pem"
+REVOKED = "ca-crl.pem"
+CERTIFICATE = "server-cert.pem"
+KEY = "server-key.pem"
+
+_SHORTEST_KEY = 16
+"""In bytes.  A key as short as a password could be guessed by who has seen a handshake."""
+
+
+def load(options: Options) -> Tls:
+    """Return what *options* ask for.  Raises `StartupError`."""
+    if options.tls_psk is not None:
+        context = _by_keys(options.tls_psk)
+    else:
+        directory = options.tls_certificates or _find_certificates()
+        context = _by_certificates(directory, options.tls_verify_peer)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # a client could demand it without end
+    context.num_tickets = 0  # clients do not come back to a worker
+    return Tls(context, required=options.tls == "require")
+
+
+# -- certificates ---------------------------------------------------------------------------
+
+
+def certificate_directories() -> list[str]:
+    """Return where certificates are looked for unless the user says where they are."""
+    if os.geteuid() == 0:
+        return ["/etc/pki/nbdfork"]
+    home = os.path.expanduser("~")
+    return [f"{home}/.pki/nbdfork", f"{home}/.config/pki/nbdfork"]
+
+
+def _find_certificates() -> str:
+    directories = certificate_directories()
+    for directory in directories:
+        if os.path.exists(os.path.join(directory, CERTIFICATE)):
+            return directory
+    raise StartupError(
+        f"TLS needs a certificate, and there is no {CERTIFICATE} in {' or '.join(directories)}:"
+        " use --tls-certificates=DIR or --tls-psk=FILE"
+    )
+
+
+def _by_certificates(directory: str, verify_peer: bool) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate, key = (_readable(directory, name) for name in (CERTIFICATE, KEY))
+    with _naming(f"{certificate} and {KEY}"):
+        context.load_cert_chain(certificate, key, _refuse_password)
+    if verify_peer:
+        _verify_peers(context, directory)
+    return context
+
+
+def _verify_peers(context: ssl.SSLContext, directory: str) -> None:
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority = _readable(directory, CA)
+    with _naming(authority):
+        context.load_verify_locations(authority)
+    if os.path.lexists(os.path.join(directory, REVOKED)):
+        revoked = _readable(directory, REVOKED)
+        with _naming(revoked):
+            context.load_verify_locations(revoked)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+
+
+def _readable(directory: str, name: str) -> str:
+    path = os.path.join(directory, name)
+    try:
+        with open(path, "rb"):
+            return path
+    except OSError as error:
+        raise StartupError(f"TLS: {path}: {error.strerror}") from error
+
+
+@contextmanager
+def _naming(files: str) -> Iterator[None]:
+    try:
+        yield
+    except ssl.SSLError as error:
+        reason = (error.reason or "this is not what it should be, in the form of PEM").lower()
+        raise StartupError(f"TLS: {files}: {reason.replace('_', ' ')}") from error
+
+
+def _refuse_password() -> str:
+    raise StartupError(f"TLS: {KEY} is encrypted, and there may be nobody to ask for its password")
+
+
+# -- keys -----------------------------------------------------------------------------------
+
+
+def _by_keys(path: str) -> ssl.SSLContext:
+    keys = dict(_read_keys(path))
+
+    def find(name: str | None) -> bytes:
+        key = keys.get(name or "", b"")
+        log.info("TLS: the client calls itself %r%s", name, "" if key else ", which is unknown")
+        return key
+
+    context: Any = _context_for_keys()  # with a method that type stubs do not know yet
+    context.set_ciphers("PSK+AESGCM:PSK+CHACHA20")  # for TLS 1.2; those of 1.3 are all right
+    context.set_psk_server_callback(find)
+    secured: ssl.SSLContext = context
+    return secured
+
+
+def _context_for_keys() -> ssl.SSLContext:
+    if hasattr(ssl.SSLContext, "set_psk_server_callback"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        from sslpsk3.sslpsk3 import SSLPSKContext, SSLPSKObject
+    except ImportError:
+        raise StartupError(
+            "--tls-psk needs Python 3.13, or a library: pip install 'nbdfork[psk]'"
+        ) from None
+
+    class OnMemory(SSLPSKObject):  # type: ignore[misc]
+        """The library's prepares the handshake whenever it is called, also to go on with it."""
+
+        _is_prepared = False
+
+        def do_handshake(self) -> None:
+            if self._is_prepared:
+                ssl.SSLObject.do_handshake(self)
+            else:
+                self._is_prepared = True
+                super().do_handshake()
+
+    context: ssl.SSLContext = SSLPSKContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslobject_class = OnMemory
+    return context
+
+
+def _read_keys(path: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the names and keys in a file made by psktool(1)."""
+    found = False
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _parse_key(f"{path}:{number}", line.strip())
+                    found = True
+    except OSError as error:
+        raise StartupError(f"--tls-psk {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise StartupError(f"--tls-psk {path}: this is not text in UTF-8") from error
+    if not found:
+        raise StartupError(f"--tls-psk {path}: there is no key in it")
+
+
+def _parse_key(where: str, line: str) -> tuple[str, bytes]:
+    name, _, digits = line.partition(":")
+    try:
+        key = bytes.fromhex(digits)
+    except ValueError:
+        key = b""
+    if not name or not key:  # what is in the line is secret
+        raise StartupError(f"--tls-psk {where}: NAME:KEY is expected, with KEY in hex digits")
+    if len(key) < _SHORTEST_KEY:
+        log.warning("--tls-psk %s: the key of %r is short enough to be guessed", where, name)
+    return name, key
