@@ -24,8 +24,11 @@ log = logging.getLogger(__name__)
 RECEIVE_SIZE = 256 * 1024
 """The most that is received at once, in bytes of records."""
 
-PIECE_SIZE = 256 * 1024
+PIECE_SIZE = 32 * 1024
 """So much is encrypted before it is sent: the client decrypts it while the next piece is made."""
+
+JOIN_SIZE = 256 * 1024
+"""Up to this size it is cheaper to copy replies together than to make a record of each."""
 
 
 class Tls(NamedTuple):
@@ -51,6 +54,7 @@ class TlsStream:
         self._records = memoryview(mmap.mmap(-1, RECEIVE_SIZE))
         self._timeout: float | None = None
         self.unread = 0  # bytes received that the engine may still hold, never too few
+        self._has_ended = False  # the client has said that nothing more comes
 
     def handshake(self, deadline: float | None) -> Protection:
         """Agree with the client on how to go on, and return what is known of it then.
@@ -79,25 +83,29 @@ class TlsStream:
     def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0, /) -> int:
         deadline = self._deadline()
         while True:
-            with self._in_use:
-                got = self._decrypt(buffer)
-            if got is not None:
-                return got
+            if self.unread:
+                with self._in_use:
+                    got = self._decrypt(buffer)
+                if got or self._has_ended:
+                    return got
             if not self._feed(deadline, flags):
                 return 0
 
-    def _decrypt(self, buffer: memoryview) -> int | None:
-        """Fill *buffer* from what has been received; return None if that is no whole record."""
+    def _decrypt(self, buffer: memoryview) -> int:
+        """Fill *buffer* from what has been received, as far as there are whole records."""
         got = 0
-        try:
-            while got < len(buffer):
+        while got < len(buffer) and not self._has_ended:
+            try:
                 count = self._read_record(buffer[got:])
-                if not count:
-                    break  # the client has said that it ends
-                got += count
-        except ssl.SSLWantReadError:
-            self.unread = 0
-            return got or None
+            except ssl.SSLWantReadError:
+                self.unread = 0
+                break
+            self._has_ended = not count
+            got += count
+            # To ask for more in vain is slow: it raises.
+            if not self._incoming.pending and not self._engine.pending():
+                self.unread = 0
+                break
         return got
 
     def _read_record(self, buffer: memoryview) -> int:
@@ -166,12 +174,11 @@ class TlsStream:
         self._stream.close()
 
 
-def _pieces(buffers: Iterable[Buffer]) -> Iterator[Buffer]:
-    """Yield the bytes of *buffers*: in one if they are few, for a record costs more than a copy."""
+def _pieces(buffers: Iterable[Buffer]) -> Iterator[memoryview]:
+    """Yield the bytes of *buffers* in pieces of `PIECE_SIZE`, and not many smaller ones."""
     parts = list(buffers)
-    if sum(map(len, parts)) <= PIECE_SIZE:
-        yield b"".join(parts)
-        return
+    if len(parts) > 1 and sum(map(len, parts)) <= JOIN_SIZE:
+        parts = [b"".join(parts)]
     for part in parts:
         view = memoryview(part)
         for start in range(0, len(view), PIECE_SIZE):
