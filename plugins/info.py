@@ -45,11 +45,13 @@ class Info(Plugin):
 
 
 def _address() -> str:
-    """Return the client's address and port; "unix" for a client on this machine's sockets."""
+    """Return the client's address and port; "unix" for a client on a Unix domain socket."""
     found = client.current()
     if found is None or found.family == socket.AF_UNIX:
         return "unix"
     host, port = found.getpeername()[:2]
+    if found.family == socket.AF_VSOCK:
+        return f"vsock:{host}:{port}"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -8,6 +8,7 @@ knows neither is a shortened name.
 import itertools
 import os
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, ScratchFile, parse
@@ -16,7 +17,7 @@ from nbdfork.plugin.descriptor import DescriptorExport
 if TYPE_CHECKING:
     from pycdlib import PyCdlib
 
-_MAX_JOLIET = 64  # characters of a name
+_MAX_JOLIET = 64  # of a name; Joliet means UTF-16 code units, but pycdlib UTF-8 bytes
 _NOT_IN_JOLIET = re.compile(r"[*/:;?\\]")
 _NOT_IN_ISO = re.compile("[^A-Z0-9_]")
 
@@ -51,14 +52,14 @@ class Iso(Plugin):
         image = PyCdlib()
         image.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=self.label)
         self._scratch = ScratchFile()
+        content = _Content(image)
         try:
-            content = _Content(image)
             for path in self.dir:
                 content.add_all_of(path)
             with open(self._scratch.fd, "r+b", closefd=False) as file:
                 image.write_fp(file)
         except (PyCdlibException, UnicodeError) as error:
-            raise ConfigError(f"iso: {error}") from error
+            raise ConfigError(f"iso: {content.last!a}: {error}") from error
         finally:
             image.close()
 
@@ -80,16 +81,20 @@ class _Content:
         self._image = image
         self._places = {"": _Place("", "")}
         self._taken: set[str] = set()
+        self._tails: Counter[str] = Counter()
+        self.last = ""
+        """The path on the image of what was added last, or could not be."""
 
     def add_all_of(self, directory: str, inside: str = "") -> None:
         """Add what is in *directory* to the directory *inside* of the image."""
         with os.scandir(directory) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                path = f"{inside}/{entry.name}"
+                self.last = path = f"{inside}/{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
                     if path not in self._places:
                         iso, joliet = self._place(inside, entry.name, is_directory=True)
-                        self._image.add_directory(iso, entry.name, joliet)
+                        mode = entry.stat(follow_symlinks=False).st_mode
+                        self._image.add_directory(iso, entry.name, joliet, mode)
                     self.add_all_of(entry.path, path)
                 elif path in self._places:
                     raise ConfigError(f"iso: {path} is in more than one of the directories")
@@ -103,7 +108,8 @@ class _Content:
             self._image.add_symlink(iso, entry.name, os.readlink(entry.path))
         elif entry.is_file():
             iso, joliet = self._place(inside, entry.name)
-            self._image.add_file(entry.path, iso, entry.name, joliet)
+            mode = entry.stat().st_mode
+            self._image.add_file(entry.path, iso, entry.name, joliet, mode)
 
     def _place(self, inside: str, name: str, is_directory: bool = False) -> _Place:
         """Find shortened names for *name* that nothing else in its directory has."""
@@ -111,13 +117,21 @@ class _Content:
         stem, dot, extension = name.upper().rpartition(".") if not is_directory else ("", "", "")
         stem, extension = (stem, extension[:8]) if dot else (name.upper(), "")
         end = "" if is_directory else f".{_NOT_IN_ISO.sub('_', extension)};1"
-        for number in itertools.count():
+        stem = _NOT_IN_ISO.sub("_", stem)
+        kind = f"{parent.iso}/{stem[:20]}{end}"
+        for number in itertools.count(self._tails[kind]):  # from 0 it would take long
             suffix = f"_{number}" if number else ""
-            short = _NOT_IN_ISO.sub("_", stem)[: 20 - len(suffix)] + suffix + end
-            long = _NOT_IN_JOLIET.sub("_", name)[: _MAX_JOLIET - len(suffix)] + suffix
+            short = stem[: 20 - len(suffix)] + suffix + end
+            long = _cut(_NOT_IN_JOLIET.sub("_", name), _MAX_JOLIET - len(suffix)) + suffix
             place = _Place(f"{parent.iso}/{short}", f"{parent.joliet}/{long}")
             if self._taken.isdisjoint(place):
                 break
+        self._tails[kind] = number
         self._taken.update(place)
         self._places[f"{inside}/{name}"] = place
         return place
+
+
+def _cut(text: str, most: int) -> str:
+    """Return the beginning of *text* that has up to *most* bytes in UTF-8."""
+    return text.encode()[:most].decode(errors="ignore")

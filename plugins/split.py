@@ -1,6 +1,7 @@
 """The split plugin: files one after another, as one disk."""
 
 import os
+import stat
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -24,21 +25,38 @@ class Split(Plugin):
 
     def config_complete(self) -> None:
         for path in self.file:
-            if not os.path.exists(path):
-                raise ConfigError(f"split: {path}: there is no file of this name")
-            if os.path.isdir(path):
-                raise ConfigError(f"split: {path}: is a directory, not a part of a disk")
+            check_part("split", path)
 
     def open(self, export_name: str, read_only: bool) -> Export:
-        mode = os.O_RDONLY if read_only else os.O_RDWR
         with ExitStack() as opened:
             parts: list[Export] = []
             for path in self.file:
-                fd = os.open(path, mode | os.O_CLOEXEC)
-                opened.callback(os.close, fd)
-                parts.append(DescriptorExport(fd, writable=not read_only))
-            opened.pop_all()  # from now on the parts close them
-        return Concatenation(parts)
+                parts.append(open_part(path, read_only))
+                opened.callback(parts[-1].close)
+            disk = Concatenation(parts)
+            opened.pop_all()  # from now on it is the disk that closes them
+        return disk
+
+
+def check_part(plugin: str, path: str) -> None:
+    """Raise `ConfigError`, naming *plugin*, unless *path* can be a part of a disk."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise ConfigError(f"{plugin}: {path}: {error.strerror}") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        raise ConfigError(f"{plugin}: {path}: is neither a regular file nor a block device")
+
+
+def open_part(path: str, read_only: bool) -> DescriptorExport:
+    """Open *path* as a part of a disk.  Raises OSError."""
+    flags = os.O_CLOEXEC | os.O_NONBLOCK  # should it have become a fifo, not to wait for it
+    fd = os.open(path, flags | (os.O_RDONLY if read_only else os.O_RDWR))
+    try:
+        return DescriptorExport(fd, writable=not read_only)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 class Concatenation(Export):
@@ -67,6 +85,9 @@ class Concatenation(Export):
 
     def can_write(self) -> bool:
         return all(part.can_write() for part in self._parts)
+
+    def can_flush(self) -> bool:
+        return all(part.can_flush() for part in self._parts)
 
     def can_fua(self) -> Support:
         return Support.NATIVE

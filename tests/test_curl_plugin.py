@@ -41,6 +41,7 @@ from tests.harness import (
 )
 from tests.libnbd import connected, fails
 from tests.nginx import Nginx, free_ports
+from tests.sshd import Sshd
 
 MIB = 1 << 20
 CONTENT = os.urandom(3 * MIB + 512)
@@ -48,6 +49,8 @@ PASSWORD = "se cret"
 
 if importlib.util.find_spec("pycurl") is None and not os.environ.get("NBDFORK_CI"):
     pytest.skip("not installed: pycurl", allow_module_level=True)
+
+from nbdfork.plugins.curl.reply import scheme_of, shown_url  # noqa: E402 - it needs pycurl
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +194,6 @@ def last(web: Nginx) -> dict[str, str]:
 def test_headers(web: Nginx) -> None:
     url = f"{web.url}/disk"
     assert reads(url)
-    assert eventually(lambda: last(web)["range"] != "-")  # it is logged after it was answered
     assert last(web) | {"connection": ""} == {
         "range": f"bytes={MIB + 1}-{MIB + 4096}",
         **dict.fromkeys(("cookie", "authorization", "agent", "test", "empty"), "-"),
@@ -655,6 +657,33 @@ def test_a_server_that_does_not_take_parts(web: Nginx) -> None:
         assert server.written == [(f"bytes 512-1023/{len(CONTENT)}", bytes(512))]
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_write_that_is_redirected(status: int) -> None:
+    """After 303, libcurl only looks at the other place, which is no write."""
+
+    def put(request: Rogue, body: bytes) -> None:
+        if request.path == "/disk":
+            request.reply(status, Location="/other")
+        else:
+            server.written.append((request.path, body))
+            request.reply(204)
+
+    def get(request: Rogue) -> None:
+        request.send_part() if "Range" in request.headers else request.reply(200, b"log in, please")
+
+    with Misbehaving(get) as server:
+        server.put = put  # type: ignore[method-assign]
+        with opened(server.url, read_only=False) as export:
+            data = memoryview(os.urandom(512))
+            if status == 303:
+                with refused(errno.EIO, "redirects what is written to where nothing can be"):
+                    export.pwrite(data, 512, 0)
+                assert bytes(export.pread(512, 512)) == CONTENT[512:1024]  # the client goes on
+            else:
+                export.pwrite(data, 512, 0)
+        assert server.written == ([] if status == 303 else [("/other", bytes(data))])
+
+
 def test_read_only(web: Nginx) -> None:
     with opened(f"{web.url}/disk") as export:
         assert not export.can_write()
@@ -666,45 +695,18 @@ def test_read_only(web: Nginx) -> None:
 # -- other servers ----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def sshd(tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """A real sshd: yields its port, and the home directory of a client that may log in."""
-    need("ssh-keygen")
-    program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        need("sshd")
-    home = tmp_path / "home"
-    (home / ".ssh").mkdir(parents=True)
-    output("ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", home / ".ssh/id_rsa")
-    output("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "host")
-    [port] = free_ports(1)
-    (tmp_path / "config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nPidFile none\n"
-        f"AuthorizedKeysFile {home}/.ssh/id_rsa.pub\nStrictModes no\nUsePAM no\n"
-        "Subsystem sftp internal-sftp\n"
-    )
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    words = [str(program), "-D", "-f", str(tmp_path / "config"), "-E", str(tmp_path / "log")]
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
-    try:
-        eventually(lambda: process.poll() is not None or answers(port))
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        yield port, home
-    finally:
-        process.terminate()
-        process.wait(SECONDS)
-
-
-def test_sftp(sshd: tuple[int, Path], tmp_path: Path) -> None:
+def test_sftp(tmp_path: Path) -> None:
     need("nbdcopy")
-    port, home = sshd
-    (tmp_path / "disk").write_bytes(CONTENT)
-    url = f"sftp://127.0.0.1:{port}{tmp_path}/disk"
-    user = f"user={psutil.Process().username()}"
-    with Server("-n", "curl", url, user, environment={"HOME": str(home)}) as server:
-        output("nbdcopy", server.uri, tmp_path / "copy")
-        assert '"is_read_only": true' in output("nbdinfo", "--json", server.uri)
+    keys = tmp_path / ".ssh"
+    keys.mkdir()
+    with Sshd() as sshd:
+        for name in ("key", "key.pub"):  # where libcurl looks for them, whatever their kind
+            shutil.copy(sshd.directory / name, keys / name.replace("key", "id_rsa"))
+        url = f"sftp://127.0.0.1:{sshd.port}{sshd.file('disk', CONTENT)}"
+        user = f"user={psutil.Process().username()}"
+        with Server("-n", "curl", url, user, environment={"HOME": str(tmp_path)}) as server:
+            output("nbdcopy", server.uri, tmp_path / "copy")
+            assert '"is_read_only": true' in output("nbdinfo", "--json", server.uri)
     assert (tmp_path / "copy").read_bytes() == CONTENT
 
 
@@ -752,22 +754,44 @@ def test_where_passwords_are_read_from(web: Nginx, tmp_path: Path) -> None:
     assert done == f"{len(CONTENT)}\n"
 
 
-def test_secrets_are_not_shown(web: Nginx, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
+def test_secrets_are_not_shown(web: Nginx, version: str) -> None:
     need("nbdinfo")
     secrets = {"password": "pa55word", "cookie": "c=c00kie", "header": "X-Test: t0ken"}
     words = [f"{key}={value}" for key, value in secrets.items()]
-    url = f"http://own:0wn@127.0.0.1:{web.port}/private/disk?key=k3y"
-    with Server("-n", "-v", "-D", "curl.verbose=1", "curl", url, "user=user", *words) as server:
+    url = web.url if version == "HTTP/1.1" else web.tls_url
+    url = f"{url.replace('://', '://own:0wn%40@')}/private/disk?key=k3y?k3y"
+    words += [url, f"cainfo={web.ca}", "user=user"]
+    with Server("-n", "-v", "-D", "curl.verbose=1", "curl", *words) as server:
         assert run("nbdinfo", server.uri).returncode != 0
         log = server.log
         titles = [title(worker) for worker in server.workers() if is_alive(worker)]
     assert "401 Unauthorized; give user= and password=" in log
-    for line in ("> X-Test: (not shown)", "> Cookie: (not shown)", "> Authorization: (not shown)"):
-        assert f"debug: curl: {line}\n" in log
+    assert f"debug: curl: > HEAD /private/disk?(not shown) {version}\n" in log
+    for name in ("X-Test", "Cookie", "Authorization"):
+        shown = f"debug: curl: > {name}: (not shown)\n"
+        assert shown.lower() in log.lower()  # HTTP/2 has small letters
     assert "dXNlcjpw" not in log  # the beginning of user:p, in base64
-    for secret in ("pa55word", "c00kie", "t0ken", "0wn@"):
+    for secret in ("pa55word", "c00kie", "t0ken", "0wn", "k3y"):
         assert secret not in log
         assert not any(secret in shown for shown in titles)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "scheme"),
+    [
+        ("http://user:p@ss@host:80/path?k3y#k3y", "http://host:80/path", "http"),
+        ("HTTP:/user:pass@host", "HTTP:/host", "http"),
+        ("user:pass@host/path@path", "host/path@path", ""),
+        ("user:pass@host", "host", ""),
+        ("host/path?k3y=http://other", "host/path", ""),
+        ("//user:pass@host/path", "//host/path", ""),
+        ("file:/path", "file:/path", "file"),
+        ("file:///path", "file:///path", "file"),
+    ],
+)
+def test_what_is_shown_of_a_url(url: str, shown: str, scheme: str) -> None:
+    assert (shown_url(url), scheme_of(url)) == (shown, scheme)
 
 
 def test_what_scripts_print_is_logged_on_demand(
@@ -802,6 +826,7 @@ def test_what_scripts_print_is_logged_on_demand(
         ("http://h/d header=nonsense", "header=: write 'Name: value', 'Name:' or 'Name;'"),
         ("http://h/d cookiefile=/none", "cookiefile=/none: there is no such file"),
         ("http://h/d cookiejar=/none/jar", "cookiejar=/none/jar: there is no such directory"),
+        ("http://h/d cookiejar=/tmp", "cookiejar=/tmp: is a directory, not a file"),
         ("http://h/d ssl-version=sslv3", "ssl-version=: libcurl .* refuses this value"),
         ("http://h/d password=+/none", "password=: cannot read it: .*'/none'"),
         ("http://h/d password=-x", "FD must be the number of a file descriptor above 2"),
@@ -850,6 +875,14 @@ def test_dump_plugin_tells_of_libcurl() -> None:
     shown = output(*NBDFORK, "--dump-plugin", "curl")
     assert f"curl_version={pycurl.version_info()[1]}\n" in shown
     assert " http https " in shown
+
+
+def test_a_redirect_to_another_kind_of_server() -> None:
+    def elsewhere(request: Rogue) -> None:
+        request.reply(302, Location="ftp://127.0.0.1/disk")
+
+    with Misbehaving(elsewhere, elsewhere) as server, refused(errno.EIO, '"ftp" is disabled'):
+        reads(server.url)
 
 
 def test_the_bridge_between_worker_and_far_end_is_not_inherited(web: Nginx) -> None:

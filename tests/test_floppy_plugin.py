@@ -111,8 +111,9 @@ def test_the_same_facts_and_partition_as_with_nbdkit(tmp_path: Path, tree: Path)
         show = 'nbdinfo --json "$uri"'
         text = output(*command, "-U", "-", "floppy", tree, "--run", show)
         export = json.loads(text)["exports"][0]
-        facts.append([export["is_read_only"], export["can_multi_conn"]])
-    assert facts[1] == facts[0] == [True, True]
+        facts.append([export[f"can_{key}"] for key in ("flush", "fua", "trim", "multi_conn")])
+        assert export["is_read_only"]
+    assert facts[1] == facts[0] == [False, False, False, True]
     assert starts[1][8:12] == starts[0][8:12]
     assert starts[1][4] == starts[0][4]
 
@@ -204,6 +205,16 @@ def test_names() -> None:
     assert len(shorts) == 3000
 
 
+def test_times_that_fat_does_not_know(tmp_path: Path) -> None:
+    """What the file system of the tests cannot keep either, it makes something smaller of."""
+    for seconds in (-(10**17), 0, 10**10, 10**17):
+        entry = fat32.file_entries(Names().choose("A"), 2, 1, seconds)
+        date = int.from_bytes(entry[24:26], "little")
+        assert (date >> 9) + 1980 == (1980 if seconds < 1 else 2107)
+    os.utime(tmp_path, (0, 10**11))
+    assert opened(tmp_path).get_size()
+
+
 def test_what_is_no_file_is_left_out(tmp_path: Path, tree: Path) -> None:
     (tree / "link").symlink_to("empty")
     os.mkfifo(tree / "fifo")
@@ -212,7 +223,8 @@ def test_what_is_no_file_is_left_out(tmp_path: Path, tree: Path) -> None:
 
 def test_mistakes(tmp_path: Path, tree: Path) -> None:
     assert "there is no directory" in refusal(tree / "empty")
-    assert "up to 11" in refusal(tree, "label=twelve chars")
+    for label in ("twelve chars", "", " blank", "ß"):
+        assert "up to 11" in refusal(tree, f"label={label}")
     assert "too small" in refusal(tree, "size=1M")
     least = re.search(r"size=(\d+)$", refusal(tree, "size=33M"))
     assert least is not None

@@ -10,8 +10,10 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from nbdfork.plugins import iso
 
 from nbdfork.plugin import FUA, HOLE, MAY_TRIM, REQ_ONE, ZERO, ConfigError, Export, Plugin
 from nbdfork.plugin.backend import Backend, Layer
@@ -252,9 +254,13 @@ def test_split_has_holes(tmp_path: Path) -> None:
 
 
 def test_split_that_cannot(tmp_path: Path, parts: list[Path]) -> None:
-    assert "no file of this name" in refusal("split", parts[0], tmp_path / "missing")
-    assert "is a directory" in refusal("split", tmp_path)
-    assert "required" in refusal("split")
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("split", "partitioning"):
+        assert "missing: No such file" in refusal(name, parts[0], tmp_path / "missing")
+        for path in (tmp_path, tmp_path / "fifo", Path("/dev/null")):
+            message = f"{path}: is neither a regular file nor a block device"
+            assert message in refusal(name, parts[0], path)
+        assert "required" in refusal(name)
     export = opened("split", *parts, read_only=True)
     assert not export.can_write()
     export.close()
@@ -264,6 +270,8 @@ def test_split_that_cannot(tmp_path: Path, parts: list[Path]) -> None:
     with pytest.raises(FileNotFoundError):
         made.open("", False)
     assert len(os.listdir("/proc/self/fd")) == before
+    os.mkfifo(parts[3])  # for which a client must not wait
+    made.open("", True).close()
 
 
 # -- partitioning -----------------------------------------------------------------------------
@@ -385,7 +393,6 @@ def test_partitioning_refuses(tmp_path: Path, partitions: list[Path]) -> None:
     os.truncate(tmp_path / "huge", 3 << 40)
     first = partitions[0]
     assert "is empty" in refusal("partitioning", tmp_path / "empty")
-    assert "No such file" in refusal("partitioning", tmp_path / "missing")
     assert "use partition-type=gpt" in refusal(
         "partitioning", "partition-type=mbr", tmp_path / "huge"
     )
@@ -394,6 +401,10 @@ def test_partitioning_refuses(tmp_path: Path, partitions: list[Path]) -> None:
     for value in ("256", "0x", "x", "-1"):
         assert "expected a byte" in refusal("partitioning", f"mbr-id={value}", first)
     assert "expected a GUID" in refusal("partitioning", "type-guid=x", first)
+    os.truncate(tmp_path / "empty", (2**32 - 10240 - 4000) * 512)
+    for most in ([tmp_path / "empty", *partitions], [*partitions, tmp_path / "empty"]):
+        # The files would fit, but not with the padding between them.
+        assert "use partition-type=gpt" in refusal("partitioning", "partition-type=mbr", *most)
     huge = opened("partitioning", tmp_path / "huge", read_only=True)
     assert huge.pread(8, 512) == b"EFI PART"
     huge.close()
@@ -594,6 +605,9 @@ def tree(tmp_path: Path) -> Path:
     (deep / "deep").write_text("deep")
     for name in ("plain.txt", "PLAIN.TXT", ".hidden", "two.dots.tar.gz", "Ü ?*", "n" * 200):
         (tree / name).write_text(name)
+    for number in range(2):
+        (tree / f"{'日本語' * 20}{number}").write_text("long, and longer in UTF-8")
+    (tree / "plain.txt").chmod(0o750)
     (tree / "a dir.d").mkdir()
     (tree / "a dir.d" / "large").write_bytes(os.urandom(MIB))
     (tree / "empty").touch()
@@ -624,6 +638,8 @@ def test_iso(tmp_path: Path, tree: Path) -> None:
         output("nbdcopy", server.uri, image)
         assert json.loads(output("nbdinfo", "--json", server.uri))["exports"][0]["is_read_only"]
     done = run("osirrox", "-indev", image, "-extract", "/", found)
+    assert stat.S_IMODE((found / "plain.txt").stat().st_mode) == 0o750
+    assert (found / "a").stat().st_mode == (tree / "a").stat().st_mode
     output("chmod", "-R", "u+w", found)
     assert "LABEL_1" in done.stderr
     assert files_below(found) == files_below(tree) | {"a/merged": b"merged"}
@@ -641,8 +657,17 @@ def test_iso_has_names_for_every_reader(tree: Path) -> None:
         short = [child.file_identifier() for child in image.list_children(iso_path="/")]
         image.close()
     assert {"PLAIN.TXT", "plain.txt_1", ".hidden", "Ü __", "n" * 64, "a dir.d"} <= names
+    assert {"日本語" * 7, "日本語" * 6 + "日本_1"} <= names
     assert len(short) == len(set(short))
     assert {b"PLAIN.TXT;1", b"PLAIN_1.TXT;1", b"TWO_DOTS_TAR.GZ;1", b"A_DIR_D"} <= set(short)
+
+
+def test_iso_has_short_names_for_very_many_that_begin_alike() -> None:
+    content: Any = iso._Content(None)
+    alike = "a long name that is cut off before"
+    places = [content._place("", f"{alike}, {number}") for number in range(20_000)]
+    assert len(set(places)) == len({place.iso for place in places}) == 20_000
+    assert places[-1].iso == "/A_LONG_NAME_TH_19999.;1"
 
 
 def test_iso_refuses(tmp_path: Path, tree: Path) -> None:
@@ -650,6 +675,8 @@ def test_iso_refuses(tmp_path: Path, tree: Path) -> None:
     assert "use up to 16 of" in refusal("iso", tree, "label=lower")
     pytest.importorskip("pycdlib")
     assert "more than one of the directories" in refusal("iso", tree, tree)
+    (tree / "a" / os.fsdecode(b"no UTF-8: \xff")).touch()
+    assert refusal("iso", tree).startswith("iso: '/a/no UTF-8: \\udcff': ")
 
 
 def test_iso_without_pycdlib(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

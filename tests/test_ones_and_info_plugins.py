@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nbdfork.plugin import ConfigError, Export, Plugin
+from nbdfork.plugin import ConfigError, Export, Plugin, client
 from nbdfork.plugin.backend import Backend, Layer
 from nbdfork.plugin.load import find
 from tests.harness import NBDFORK, Server, need, output, receive, run
@@ -94,3 +94,17 @@ def test_info_tells_the_address() -> None:
                 told = receive(client, 2 + 16 + size)[18:].decode()
                 assert told == f"{shown}:{client.getsockname()[1]}"
     assert output(*NBDFORK, "-n", "-U", "-", "info", "address", "--run", "nbdcopy $uri -") == "unix"
+
+
+def test_info_tells_of_virtual_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No machine for the tests has any."""
+
+    class Peer:
+        family = socket.AF_VSOCK
+
+        def getpeername(self) -> tuple[int, int]:
+            return 3, 1023
+
+    made = plugin("info", "address")
+    monkeypatch.setattr(client, "current", Peer)
+    assert content(made.open("", True)) == b"vsock:3:1023"

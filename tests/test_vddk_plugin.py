@@ -292,6 +292,7 @@ def test_what_the_command_runs_does_not_see_the_library(stand_in: StandIn) -> No
     ("arguments", "message"),
     [
         ([], "give file=FILENAME, or export=PATTERN"),
+        (["file=", "export="], "give file=FILENAME, or export=PATTERN"),
         (["disk", "server=host"], "server= is for a disk on a server, which needs user= as well"),
         (["disk", "thumbprint=AB"], "thumbprint= is for a disk on a server, which needs server="),
         (["disk", "create=true"], "disks are not created"),
@@ -409,14 +410,15 @@ def test_nobody_sees_the_password(stand_in: StandIn, tmp_path: Path, given: str)
     file = tmp_path / "password"
     file.write_text(SECRET)
     password = given.replace("FILE", str(file))
-    with Server("-n", "-v", *stand_in.words(*REMOTE, f"password={password}")) as server:
+    words = stand_in.words(*REMOTE, f"password={password}", f"cookie=c{SECRET}")
+    with Server("-n", "-v", *words) as server:
         client = libnbd().NBD()
         client.connect_uri(server.uri)
         for process in [psutil.Process(server.pid), *server.workers()]:
             assert SECRET not in " ".join(process.cmdline())
         client.shutdown()
         assert SECRET not in server.log
-    assert f"uid root {SECRET}" in stand_in.calls()
+    assert f"session c{SECRET} root {SECRET}" in stand_in.calls()
 
 
 # -- serving ----------------------------------------------------------------------------------

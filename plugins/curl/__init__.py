@@ -195,6 +195,8 @@ class Curl(Plugin):
             raise ConfigError(f"curl: cookiefile={self.cookiefile}: there is no such file")
         if self.cookiejar and not os.path.isdir(os.path.dirname(self.cookiejar)):
             raise ConfigError(f"curl: cookiejar={self.cookiejar}: there is no such directory")
+        if self.cookiejar and os.path.isdir(self.cookiejar):
+            raise ConfigError(f"curl: cookiejar={self.cookiejar}: is a directory, not a file")
 
     def get_ready(self) -> None:
         """Make the recipe, and have libcurl look at it."""
@@ -207,8 +209,9 @@ class Curl(Plugin):
 
     def _checked_scheme(self, pycurl: ModuleType) -> str:
         """Return the URL's scheme, if files can be read so and we may."""
-        scheme, separator, _ = self.url.partition("://")
-        scheme = scheme.lower() if separator else "http"
+        from .reply import scheme_of  # only now, because it needs pycurl
+
+        scheme = scheme_of(self.url) or "http"
         version = pycurl.version_info()
         if scheme not in READABLE:
             known = ", ".join(name for name in READABLE if name in version[8])

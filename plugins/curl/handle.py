@@ -4,6 +4,7 @@ A handle keeps its connection from request to request.  It is configured when it
 sets the range and nothing else.  What a reply means is not known here.
 """
 
+import errno
 import io
 import os
 import threading
@@ -109,7 +110,10 @@ class Handle:
         return int(self._curl.getinfo(pycurl.CONTENT_LENGTH_DOWNLOAD_T))
 
     def put(self, data: memoryview, offset: int, size: int) -> None:
-        """Send *data* to become a part of a file of *size* bytes (RFC 9110, 14.5)."""
+        """Send *data* to become a part of a file of *size* bytes (RFC 9110, 14.5).
+
+        Raises OSError with EIO if it was not there that a redirect led (303 See Other).
+        """
         stream = io.BytesIO(data)
         self._refresh()
         part = f"Content-Range: bytes {offset}-{offset + len(data) - 1}/{size}"
@@ -121,6 +125,9 @@ class Handle:
         self._setopt(pycurl.SEEKFUNCTION, lambda *position: stream.seek(*position) and None)
         try:
             self._transfer(_LONGEST_ANSWER)
+            if self._curl.getinfo(pycurl.EFFECTIVE_METHOD) != "PUT":
+                text = "the server redirects what is written to where nothing can be (303)"
+                raise OSError(errno.EIO, f"{self._recipe.shown}: {text}")
         finally:
             self._setopt(pycurl.HTTPGET, 1)  # also puts an end to UPLOAD
             self._set_headers(self._headers)

@@ -37,8 +37,8 @@ _SAME = {
 }
 """Parameters whose values are libcurl's."""
 
-_REDIRECT = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS | pycurl.PROTO_FTP | pycurl.PROTO_FTPS
-"""Where a redirect may lead, unless `protocols` forbids it: libcurl's default."""
+_REDIRECT = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
+"""Where a redirect may lead, unless `protocols` forbids it: to replies of the kind we check."""
 
 _BUFFER = 512 * 1024
 """How much libcurl hands over at a time, at most (CURL_MAX_READ_SIZE is 10 MiB)."""

@@ -8,7 +8,6 @@ import http
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import pycurl
 
@@ -61,6 +60,8 @@ _HINTS = {
 }
 
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]+)-([0-9]+)|\*)/([0-9]+|\*)", re.IGNORECASE)
+_BEGINNING = re.compile("(?:([A-Za-z][A-Za-z0-9+.-]*):(?=/))?/*")
+"""What is in front of user and host; libcurl takes no word for a scheme without the slash."""
 
 
 class Passing(OSError):
@@ -165,9 +166,14 @@ def failure(error: pycurl.error, shown: str) -> OSError:
 
 def shown_url(url: str) -> str:
     """Return *url* as it may be shown: without user, password and query, which hold secrets."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "the URL"
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}" if parts.scheme else f"{host}{parts.path}"
+    match = _BEGINNING.match(url)
+    assert match is not None  # it may be empty
+    host, slash, path = re.split("[?#]", url[match.end() :], maxsplit=1)[0].partition("/")
+    return f"{match[0]}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def scheme_of(url: str) -> str:
+    """Return the scheme of *url* in small letters, or "", as in "user:password@host/path"."""
+    match = _BEGINNING.match(url)
+    assert match is not None
+    return (match[1] or "").lower()

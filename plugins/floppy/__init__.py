@@ -5,6 +5,7 @@ starts.  The content of files is not copied: it is read from them when a client 
 """
 
 import os
+import re
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -20,12 +21,11 @@ from .tree import File, scan
 
 _FAT32_LBA = 0x0C
 _ALIGNMENT = 1024 * 1024
-_LABEL_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_- ")
 
 
 def _label(text: str) -> str:
-    if not 1 <= len(text) <= 11 or not _LABEL_CHARACTERS.issuperset(text.upper()):
-        raise ValueError("use up to 11 of A-Z, 0-9, blank, _ and -")
+    if not re.fullmatch("[A-Za-z0-9_-][A-Za-z0-9_ -]{,10}", text):
+        raise ValueError("use up to 11 of A-Z, 0-9, blank, _ and -; the first must not be blank")
     return text.upper()
 
 

@@ -40,6 +40,9 @@ _VOLUME_LABEL, _DIRECTORY, _ARCHIVE, _LONG_NAME = 0x08, 0x10, 0x20, 0x0F
 _LAST_LONG_ENTRY = 0x40
 _PER_LONG_ENTRY = 13
 
+_FIRST_DAY, _LAST_DAY = 315619200, 4354646400
+"""1980-01-02 and 2107-12-30, in seconds since 1970: times that FAT can tell wherever one is."""
+
 CLUSTER_SIZES = {1: 260 << 20, 8: 8 << 30, 16: 16 << 30, 32: 32 << 30, 64: 1 << 63}
 """Sectors of a cluster, and the largest disk, in bytes, they are for; the specification's table."""
 
@@ -170,10 +173,9 @@ def _entry(short: bytes, attribute: int, cluster: int, size: int, modified: floa
 
 def _date_and_time(seconds: float) -> tuple[int, int]:
     """Return local time, as FAT has it: from 1980, in steps of two seconds."""
-    now = time.localtime(seconds)
-    year = min(max(now.tm_year, 1980), 2107) - 1980
+    now = time.localtime(min(max(seconds, _FIRST_DAY), _LAST_DAY))
     return (
-        year << 9 | now.tm_mon << 5 | now.tm_mday,
+        now.tm_year - 1980 << 9 | now.tm_mon << 5 | now.tm_mday,
         now.tm_hour << 11 | now.tm_min << 5 | min(now.tm_sec, 59) // 2,
     )
 

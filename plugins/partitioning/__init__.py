@@ -14,9 +14,8 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from nbdfork.plugin import HOLE, ZERO, ConfigError, Export, Extent, Parameter, Plugin, parse
-from nbdfork.plugin.descriptor import DescriptorExport
 
-from ..split import Concatenation
+from ..split import Concatenation, check_part, open_part
 from . import tables
 
 _LINUX_BYTE = 0x83
@@ -139,15 +138,16 @@ class Partitioning(Plugin):
 
     def _lay_out(self) -> tables.Layout:
         total = sum(partition.size for partition in self._partitions)
-        fits = total <= tables.MAX_MBR_SIZE
-        if self.partition_type == "mbr" and not fits:
+        is_small = total <= tables.MAX_MBR_SIZE
+        is_small = is_small and len(self._partitions) <= tables.PRIMARY_PARTITIONS
+        if self.partition_type == "gpt" or (self.partition_type is None and not is_small):
+            return tables.gpt(self._partitions)
+        try:
+            return tables.mbr(self._partitions)
+        except OverflowError as error:
             raise ConfigError(
                 f"partitioning: {total} bytes are too much for an MBR: use partition-type=gpt"
-            )
-        small = fits and len(self._partitions) <= tables.PRIMARY_PARTITIONS
-        if self.partition_type == "mbr" or (self.partition_type is None and small):
-            return tables.mbr(self._partitions)
-        return tables.gpt(self._partitions)
+            ) from error
 
     def open(self, export_name: str, read_only: bool) -> Export:
         with ExitStack() as opened:
@@ -174,9 +174,8 @@ class Partitioning(Plugin):
             yield Fixed(bytes(self._layout.size - end))
 
     def _open_file(self, number: int, read_only: bool) -> Export:
-        mode = os.O_RDONLY if read_only else os.O_RDWR
         path = self._paths[number]
-        part = DescriptorExport(os.open(path, mode | os.O_CLOEXEC), writable=not read_only)
+        part = open_part(path, read_only)
         if part.get_size() != self._partitions[number].size:
             part.close()
             raise OSError(errno.EIO, f"{path} has another size than when the server started")
@@ -184,13 +183,14 @@ class Partitioning(Plugin):
 
 
 def _size_of(path: str) -> int:
+    check_part("partitioning", path)
     try:
-        file = DescriptorExport(os.open(path, os.O_RDONLY | os.O_NONBLOCK), writable=False)
+        file = open_part(path, read_only=True)
     except OSError as error:
         raise ConfigError(f"partitioning: {path}: {error.strerror}") from error
     size = file.get_size()
     file.close()
-    if os.path.isdir(path) or not size:
+    if not size:
         raise ConfigError(f"partitioning: {path}: is empty; a partition needs a file with content")
     return size
 

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 SECTOR = 512
 PRIMARY_PARTITIONS = 4
-MAX_MBR_SIZE = (2**32 - 10240) * SECTOR
-"""The sector numbers of an MBR have 32 bits; a little is left for tables and padding."""
+MAX_MBR_SIZE = (2**32 - 1 - 10240) * SECTOR
+"""Up to here the partitions of an MBR, if there are no more than four, fit in with their padding:
+its sector numbers have 32 bits."""
 
 _EXTENDED = 0x0F
 _PROTECTIVE = 0xEE
@@ -58,7 +59,10 @@ def _round_up(number: int, unit: int) -> int:
 
 
 def mbr(partitions: Sequence[Partition]) -> Layout:
-    """Lay out a disk with a master boot record."""
+    """Lay out a disk with a master boot record.
+
+    Raises OverflowError if it would have more sectors than 32 bits can number.
+    """
     primary = len(partitions)
     if primary > PRIMARY_PARTITIONS:
         primary = PRIMARY_PARTITIONS - 1  # one entry is taken by the extended partition
@@ -70,6 +74,8 @@ def mbr(partitions: Sequence[Partition]) -> Layout:
             end += 1
         starts.append(partition.place_after(end))
         end = starts[-1] + partition.sectors
+    if end >= 2**32:
+        raise OverflowError(f"{end} sectors")
     entries = [
         _entry(partition.mbr_id, start, partition.sectors, bootable=start == starts[0])
         for partition, start in zip(partitions[:primary], starts[:primary], strict=True)

@@ -57,7 +57,7 @@ class Vddk(Plugin):
     password = Secret(str, metavar="PASSWORD|-|+FILE|-FD", help="its password, or where to read it")
     vm = Parameter(str, metavar="moref=ID", help="the virtual machine that the disk belongs to")
     thumbprint = Parameter(str, metavar="THUMB", help="of the server's certificate")
-    cookie = Parameter(str, metavar="COOKIE", help="of a session on the server that exists")
+    cookie = Secret(str, metavar="COOKIE", help="of a session on the server that exists")
     port = Parameter(_PORT, metavar="PORT", help="of the server")
     nfchostport = Parameter(_PORT, metavar="PORT", help="of the connection to the ESXi host")
     snapshot = Parameter(str, metavar="MOREF", help="the snapshot whose disk is served")
@@ -90,7 +90,7 @@ class Vddk(Plugin):
         return facts | {"vddk_library_version": str(found.version), "vddk_dll": found.path}
 
     def config_complete(self) -> None:
-        if self.file is None and self.export is None:
+        if not self.file and not self.export:
             raise ConfigError("vddk: give file=FILENAME, or export=PATTERN")
         remote = ("server", "user", "password", "vm")
         others = ("thumbprint", "cookie", "port", "nfchostport")
@@ -102,7 +102,7 @@ class Vddk(Plugin):
             )
         if self.password is not None:
             self.password = read_password("vddk: password", self.password)
-        if not given and self.file is not None:
+        if not given and self.file:
             self.file = os.path.abspath(self.file)
         self._way = self._choose_way(bool(given))
 
@@ -146,7 +146,7 @@ class Vddk(Plugin):
             raise
 
     def _path_of(self, export_name: str) -> str:
-        if self.file is not None and (self.export is None or not export_name):
+        if self.file and not (self.export and export_name):
             return self.file
         if not fnmatchcase(export_name, self.export or "") or ".." in export_name.split("/"):
             raise FileNotFoundError(errno.ENOENT, f"{export_name!r} is not like {self.export}")
