@@ -437,6 +437,53 @@ def test_plugins_know(certificates: Certificates, tmp_path: Path) -> None:
             assert f"lists-{word}" in output("nbdinfo", "--list", where)
 
 
+SCRIPTS = {
+    "python": """
+import nbdkit
+def list_exports(readonly, is_tls): return [f"lists-{is_tls}".lower()]
+def default_export(readonly, is_tls): return f"default-{is_tls}".lower()
+def open(readonly): return nbdkit.export_name().encode().ljust(32)
+def get_size(h): return len(h)
+def pread(h, buf, offset, flags): buf[:] = h[offset:offset + len(buf)]
+API_VERSION = 2
+""",
+    "perl": """
+sub word { return $_[0] ? 'true' : 'false' }
+sub list_exports { return ['lists-' . word($_[1])] }
+sub default_export { return 'default-' . word($_[1]) }
+sub open { return sprintf '%-32s', Nbdkit::export_name() }
+sub get_size { return length $_[0] }
+sub pread { return substr $_[0], $_[2], $_[1] }
+1;
+""",
+    "ocaml": """
+let list_exports _ tls = [{ NBDKit.name = Printf.sprintf "lists-%b" tls; description = None }]
+let default_export _ tls = Printf.sprintf "default-%b" tls
+let open_connection _ =
+  Printf.sprintf "%-32s" (Printf.sprintf "%s %b" (NBDKit.export_name ()) (NBDKit.is_tls ()))
+let get_size h = Int64.of_int (String.length h)
+let pread h count offset _ = String.sub h (Int64.to_int offset) (Int64.to_int count)
+let () = NBDKit.register_plugin ~name:"tls" ~list_exports ~default_export ~open_connection
+    ~get_size ~pread ()
+""",
+}
+
+
+@pytest.mark.parametrize("language", SCRIPTS)
+def test_scripts_know(language: str, certificates: Certificates, tmp_path: Path) -> None:
+    need({"python": "nbdinfo", "ocaml": "ocamlopt"}.get(language, language))
+    script = tmp_path / "disk.ml"
+    script.write_text(SCRIPTS[language])
+    words = (f"--tls-certificates={certificates.server}", language, str(script))
+    with Server(*words) as server:
+        secured = uri(server, f"tls-certificates={certificates.anonymous}")
+        for where, word in ((server.uri, "false"), (secured, "true")):
+            with connected(where) as client:
+                told = client.pread(32, 0).decode().split()
+            assert told == [f"default-{word}", *([word] if language == "ocaml" else [])]
+            assert f"lists-{word}" in output("nbdinfo", "--list", where)
+
+
 def test_plugins_in_c_know(certificates: Certificates, tmp_path: Path) -> None:
     words = ("-v", f"--tls-certificates={certificates.server}", "--tls-verify-peer")
     with Server(*words, builder(tmp_path)("newer")) as server:

@@ -26,6 +26,9 @@ EXTENT = struct.Struct(">QQI")
 READ_ONLY = 1 << 0
 """Flag of preconnect, list_exports, default_export and open."""
 
+IS_TLS = 1 << 1
+"""Flag of list_exports, default_export and open: TLS protects the connection."""
+
 NO_STDIO = 1 << 0
 """Flag of start: give up standard input and output."""
 

@@ -19,11 +19,12 @@ from nbdfork.plugin import (
     Parameter,
     Plugin,
     ThreadModel,
+    client,
     shown,
 )
 
 from .export import ScriptExport
-from .frames import READ_ONLY
+from .frames import IS_TLS, READ_ONLY
 from .helper import Helper
 from .script import Failed, Script
 from .template import Template
@@ -260,4 +261,4 @@ def _path_of(plugin: str, name: str) -> str:
 
 
 def _flags(read_only: bool) -> int:
-    return READ_ONLY if read_only else 0
+    return (READ_ONLY if read_only else 0) | (IS_TLS if client.is_tls() else 0)

@@ -59,6 +59,7 @@ my @notices;
 my $process = $$;
 my $exit_status = 0;
 my $READ_ONLY = 1;
+my $IS_TLS = 2;
 
 my @CALLBACKS = qw(dump_plugin config config_complete thread_model get_ready unload after_fork
     cleanup preconnect list_exports default_export open close get_size export_description
@@ -130,8 +131,11 @@ sub extents {
     return 0;
 }
 
+# What is known of a client before it has chosen: whether it may only read, and has TLS.
+sub negotiated { my ($flags) = @_; return ($flags & $READ_ONLY, ($flags & $IS_TLS) / $IS_TLS) }
+
 sub list_exports {
-    my $exports = call('list_exports', $_[2] & $READ_ONLY, 0);
+    my $exports = call('list_exports', negotiated($_[2]));
     $payload = join '', map { text($_) . "\0" } map { ref ? @$_[0, 1] : ($_, '') } @$exports;
     return 0;
 }
@@ -152,7 +156,7 @@ my %operation = (
     preconnect => sub { call('preconnect', $_[2] & $READ_ONLY); return 0 },
     list_exports => \&list_exports,
     default_export => sub {
-        $payload = text(call('default_export', $_[2] & $READ_ONLY, 0));
+        $payload = text(call('default_export', negotiated($_[2])));
         return 0;
     },
     open => \&open_handle,

@@ -19,6 +19,7 @@ from nbdfork.plugin import (
     Parameter,
     Plugin,
     ThreadModel,
+    client,
     parse,
     shown,
 )
@@ -115,13 +116,13 @@ class Python(Plugin):
         script = self._load()
         if script.get("list_exports") is None:
             return super().list_exports(read_only)
-        return script.call_for_list("list_exports", _export_info, read_only, False)
+        return script.call_for_list("list_exports", _export_info, read_only, client.is_tls())
 
     def default_export(self, read_only: bool) -> str:
         script = self._load()
         if script.get("default_export") is None:
             return ""
-        name = script.call("default_export", read_only, False)
+        name = script.call("default_export", read_only, client.is_tls())
         if not isinstance(name, str):
             raise script.error("default_export", f"returned {name!r}; return a string")
         return name

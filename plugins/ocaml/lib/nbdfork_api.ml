@@ -19,7 +19,11 @@ type export = { name : string; description : string option }
 type notice = Debug of string | Shutdown
 
 let notify : (notice -> unit) ref = ref ignore
-let chosen_export : string option ref = ref None
+
+(* Who is being served. *)
+type client = { export : string; is_secure : bool }
+
+let current : client option ref = ref None
 let last_error = ref 0
 
 (* The numbers of Linux; those that no disk has are EINVAL. *)
@@ -44,8 +48,8 @@ let debug format = Printf.ksprintf (fun text -> !notify (Debug text)) format
 let shutdown () = !notify Shutdown
 
 let export_name () =
-  match !chosen_export with
-  | Some name -> name
+  match !current with
+  | Some client -> client.export
   | None -> failwith "export_name: no client has chosen an export here"
 
 let parse_size text =
@@ -118,7 +122,7 @@ let rec realpath path =
 let nanosleep seconds nanoseconds =
   Unix.sleepf (float_of_int seconds +. (float_of_int nanoseconds /. 1e9))
 
-let is_tls () = false
+let is_tls () = match !current with Some client -> client.is_secure | None -> false
 
 (* The release of nbdkit whose API this is. *)
 let version () = "1.32.5"

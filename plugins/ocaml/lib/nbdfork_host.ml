@@ -12,7 +12,7 @@ type request =
 exception Closed
 
 let notice = 0xFFFFFFFFl
-let read_only = 1
+let read_only, with_tls = 1, 2
 let no_stdio, log_stderr = 1, 2
 let eio = 5
 let eopnotsupp = 95
@@ -27,7 +27,7 @@ let operations =
      "extents" |]
 
 let callbacks : (string, request -> int64 * string) Hashtbl.t = Hashtbl.create 40
-let exports : (int, string) Hashtbl.t = Hashtbl.create 8
+let clients : (int, client) Hashtbl.t = Hashtbl.create 8
 let facts = ref []
 
 (* -- bytes -- *)
@@ -115,7 +115,7 @@ let register (type a) ~name ?(longname = "") ?(version = "") ?(description = "")
   let text f = fun request -> (0L, f request) in
   let ask number f = fun request -> (Int64.of_int (number (f (handle request))), "") in
   let yes_or_no = ask Bool.to_int in
-  let negotiating f = fun request -> f (request.flags land read_only <> 0) false in
+  let negotiating f = fun r -> f (r.flags land read_only <> 0) (r.flags land with_tls <> 0) in
   let on_range f = fun r -> f (handle r) r.count r.offset (flags_of r.flags) in
   let load_it _ = Option.iter (fun f -> f ()) load; (0L, "") in
   facts := List.filter (fun (_, value) -> value <> "")
@@ -134,14 +134,15 @@ let register (type a) ~name ?(longname = "") ?(version = "") ?(description = "")
   optional "list_exports" (fun f -> text (fun r -> exports_of (negotiating f r))) list_exports;
   optional "default_export" (fun f -> text (negotiating f)) default_export;
   add "open" (fun r ->
-    chosen_export := Some r.payload;
+    let client = { export = r.payload; is_secure = r.flags land with_tls <> 0 } in
+    current := Some client;
     Hashtbl.replace handles r.handle (open_connection (r.flags land read_only <> 0));
-    Hashtbl.replace exports r.handle r.payload;
+    Hashtbl.replace clients r.handle client;
     (0L, ""));
   add "close" (fun r ->
     let value = handle r in
     Hashtbl.remove handles r.handle;
-    Hashtbl.remove exports r.handle;
+    Hashtbl.remove clients r.handle;
     Option.iter (fun f -> f value) close;
     (0L, ""));
   optional "export_description" (fun f -> text (fun r -> f (handle r))) export_description;
@@ -202,7 +203,7 @@ let code_of = function
 
 let answer socket request =
   last_error := 0;
-  if request.handle <> 0 then chosen_export := Hashtbl.find_opt exports request.handle;
+  if request.handle <> 0 then current := Hashtbl.find_opt clients request.handle;
   match run request with
   | value, payload -> flush_all (); reply socket 0l value payload
   | exception Closed -> raise Closed
