@@ -1,6 +1,7 @@
 """The file plugin: serve a file, a block device, or the files of a directory."""
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,8 @@ _ADVICE = {
     "random": os.POSIX_FADV_RANDOM,
     "sequential": os.POSIX_FADV_SEQUENTIAL,
 }
+
+_BLKROGET = 0x125E  # linux/fs.h
 
 # What opening for writing says of a file that can perhaps still be read.
 _READ_ONLY_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY})
@@ -66,6 +69,7 @@ class File(Plugin):
         fd, writable = _open(self._path_of(export_name), read_only)
         try:
             os.posix_fadvise(fd, 0, 0, _ADVICE[self.fadvise])
+            writable = writable and not _is_read_only_device(fd)
             return DescriptorExport(
                 fd, writable=writable, resizable=self.resizable, trace=bool(self.debug["zero"])
             )
@@ -74,13 +78,16 @@ class File(Plugin):
             raise
 
     def _path_of(self, export_name: str) -> str:
-        if self.dir is None:
-            return self.file or ""
-        if not export_name or "/" in export_name or export_name in (".", ".."):
-            raise FileNotFoundError(errno.ENOENT, "not the name of a file in the directory")
-        path = os.path.join(self.dir, export_name)
+        """Return the path of the file to serve.  It is looked at before it is opened, which some
+        devices take as an order, and again for each client: it may have been replaced.
+        """
+        path, number = self.file or "", errno.EINVAL
+        if self.dir is not None:
+            if not export_name or "/" in export_name or export_name in (".", ".."):
+                raise FileNotFoundError(errno.ENOENT, "not the name of a file in the directory")
+            path, number = os.path.join(self.dir, export_name), errno.ENOENT
         if not _is_servable(os.stat(path).st_mode):
-            raise FileNotFoundError(errno.ENOENT, "neither a regular file nor a block device")
+            raise OSError(number, "neither a regular file nor a block device", path)
         return path
 
 
@@ -105,3 +112,10 @@ def _open(path: str, read_only: bool) -> tuple[int, bool]:
             if error.errno not in _READ_ONLY_ERRORS:
                 raise
     return os.open(path, flags | os.O_RDONLY), False
+
+
+def _is_read_only_device(fd: int) -> bool:
+    """Return whether *fd* is a block device that can be opened for writing, but not written."""
+    if not stat.S_ISBLK(os.fstat(fd).st_mode):
+        return False
+    return any(fcntl.ioctl(fd, _BLKROGET, bytes(4)))

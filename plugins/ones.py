@@ -1,16 +1,15 @@
 """The ones plugin: a disk of one bits, or of any other byte, that forgets what is written."""
 
+import re
+
 from nbdfork.plugin import Parameter, Plugin, Support, parse
 
 
 def _byte(text: str) -> int:
-    try:
-        value = int(text, 16 if text[:2].lower() == "0x" else 10)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 0xFF:
+    # 010 is 8 to nbdkit, and 10 to others: it is none of them.
+    if not re.fullmatch(r"0|[1-9][0-9]{0,2}|0[xX][0-9a-fA-F]{1,2}", text) or int(text, 0) > 0xFF:
         raise ValueError("expected a byte, as in 0x55 or 85")
-    return value
+    return int(text, 0)
 
 
 class Ones(Plugin):

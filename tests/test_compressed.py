@@ -19,6 +19,7 @@ from nbdfork.filters import _blocks, _source
 from nbdfork.filters import gzip as gzip_filter
 from nbdfork.filters._unpack import UnpackFilter
 from nbdfork.plugin import BlockSize, Buffer, ConfigError, Export, PartialError
+from nbdfork.plugin.descriptor import DescriptorExport
 from nbdfork.plugin.load import FILTER, find
 from tests.harness import NBDFORK, Server, nbdfork, need, output, run
 from tests.libnbd import connected, fails
@@ -266,6 +267,19 @@ def test_the_plugins_look_at_the_file_at_once(tmp_path: Path) -> None:
             assert (done.returncode, done.stderr.count("\n")) == (1, 1)
             assert problem in done.stderr
             assert str(path) in done.stderr
+
+
+def test_the_plugins_name_the_file_that_cannot_be_opened(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(path: str, flags: int) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    plugin = find("xz").plugin_class(file=str(files["xz"]))
+    plugin.config_complete()
+    monkeypatch.setattr(os, "open", deny)  # root may open all
+    with pytest.raises(ConfigError, match=f"xz: {files['xz']}: Permission denied"):
+        plugin.get_ready()
 
 
 # -- formats ----------------------------------------------------------------------------------
@@ -547,6 +561,52 @@ def test_only_the_first_client_waits_for_a_pass(
     assert all_of(export) == content
     kept(layer.unpack(third, "disk"))  # it has changed
     assert third.read > len(data) / 2
+
+
+def test_nobody_waits_for_what_is_learnt_of_another_disk() -> None:
+    store = _source.IndexStore()
+    names: dict[int, str] = {}  # of disks that do not share a lock by chance
+    for number in range(100):
+        key = _source.Source(Below(b"x"), str(number)).fingerprint()
+        names.setdefault(key[0] % _source._LOCKS, str(number))
+    slow, quick = (_source.Source(Below(b"x"), name) for name in list(names.values())[:2])
+    begun, go_on = threading.Event(), threading.Event()
+
+    def learn() -> bytes:
+        begun.set()
+        assert go_on.wait(30)
+        return b"slow"
+
+    def store_quick() -> None:
+        assert store.get(quick, lambda: b"quick") == b"quick"
+        done.set()
+
+    done = threading.Event()
+    threads = [threading.Thread(target=store.get, args=(slow, learn))]
+    threads[0].start()
+    assert begun.wait(30)
+    threads.append(threading.Thread(target=store_quick))
+    threads[1].start()
+    was_quick = done.wait(10)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert was_quick
+    assert store.get(slow, lambda: b"again") == b"slow"
+    assert store.get(quick, lambda: b"again") == b"quick"
+
+
+def test_a_list_of_blocks_that_finds_no_space(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/var/tmp")
+    layer = filter_of("lz4")
+    store = layer.__dict__["_store"]
+    store._log.close()
+    store._log = DescriptorExport(os.open("/dev/full", os.O_RDWR), writable=True)
+    with pytest.raises(OSError, match=r"cannot be kept: No space left.*/var/tmp") as caught:
+        layer.unpack(Below(files["lz4"].read_bytes()), "disk")
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_a_pass_is_made_once_for_all_processes(files: dict[str, Path], tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """The filters that come with nbdfork: against models, through clients, and beside nbdkit."""
 
 import errno
+import logging
+import os
 import random
 import re
 import time
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -29,6 +32,7 @@ from nbdfork.plugin import (
     load,
 )
 from nbdfork.plugin.backend import Backend, Layer
+from nbdfork.plugin.descriptor import DescriptorExport
 from nbdfork.plugin.gate import Gate
 from tests.harness import NBDFORK, Server, nbdfork, need, output
 from tests.libnbd import connected, libnbd
@@ -36,6 +40,7 @@ from tests.test_clients import noise
 
 KIB = 1024
 MIB = 1024 * KIB
+TIB = 1024 * 1024 * MIB
 
 BLOCK = 4 * KIB
 SIZE = 5 * BLOCK + 777  # so that the last block is a short one
@@ -320,6 +325,80 @@ def test_cow_refuses_a_second_disk() -> None:
         cow.open("")
 
 
+class Huge(ReadOnlyDisk):
+    """a disk that is larger than a file can be, and has a context of its own"""
+
+    def get_size(self) -> int:
+        return 32 * TIB
+
+    def block_size(self) -> BlockSize:
+        return BlockSize(1, 4096, 2**32 - 1)
+
+    def contexts(self) -> list[str]:
+        return ["x-test:written"]
+
+
+def test_cow_takes_little_memory_to_tell_of_a_huge_range() -> None:
+    """Clients with extended headers may ask for all of a disk at once."""
+    huge = gate(Huge(), "cow", "cow-block-size=4k")
+    count = 256 * 1024 * MIB
+    tracemalloc.start()
+    try:
+        found = huge.extents(count, 0, 0)
+        huge.zero(count, 0, may_trim=True, fast=True, fua=False)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 32 * MIB
+    assert found[0].type == 0
+    assert huge.extents(MIB, count - MIB, 0) == [Extent(count - MIB, MIB, HOLE | ZERO)]
+    assert huge.extents(MIB, count, 0) == [Extent(count, MIB, 0)]
+
+
+def test_cow_trims_where_no_file_can_have_data() -> None:
+    huge = gate(Huge(), "cow")
+    huge.trim(MIB, 20 * TIB, fua=False)
+    assert huge.pread(MIB, 20 * TIB) == bytes(MIB)
+
+
+def test_cow_says_which_device_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/var/tmp")
+    made = layer("cow")
+    over = Backend(Layer("disk", Disk(noise(MIB))), [made])
+    over.configure([])
+    over.get_ready()
+    overlay = made.plugin.__dict__["_overlay"]
+    overlay.data.close()
+    overlay.data = DescriptorExport(os.open("/dev/full", os.O_RDWR), writable=True)
+    for offset in (0, 10):
+        with pytest.raises(OSError, match=r"the overlay: No space left.*/var/tmp") as caught:
+            over.open("").pwrite(memoryview(b"x" * 65536), offset, fua=False)
+        assert caught.value.errno == errno.ENOSPC
+    assert over.open("").pread(MIB, 0) == noise(MIB)
+
+
+def test_cow_gives_the_space_back_of_what_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/dev/shm")  # a file system that tells at once what is allocated
+    made = layer("cow")
+    over = Backend(Layer("disk", Disk(noise(MIB))), [made])
+    over.configure(["cow-block-size=4k"])
+    over.get_ready()
+    cow = over.open("")
+    data = made.plugin.__dict__["_overlay"].data._fd
+    cow.pwrite(memoryview(noise(MIB)), 0, fua=True)
+    assert os.fstat(data).st_blocks * 512 >= MIB
+    cow.trim(MIB // 2, 0, fua=False)
+    cow.zero(MIB // 2, MIB // 2, may_trim=False, fast=True, fua=False)
+    assert os.fstat(data).st_blocks * 512 < MIB // 8
+
+
+def test_what_cow_says_of_itself_is_valid_and_true() -> None:
+    assert gate(Huge(), "cow", "cow-block-size=64k").block_size.preferred == 64 * KIB
+    assert gate(Huge(), "cow", "cow-block-size=64M").block_size.preferred == 4096
+    assert gate(Huge(), "noextents").contexts == ("x-test:written",)
+    assert gate(Huge(), "cow").contexts == ()  # the disk below knows nothing of what is written
+
+
 def test_cow_makes_a_read_only_disk_writable() -> None:
     top = gate(ReadOnlyDisk(), "cow")
     assert top.can_write
@@ -516,6 +595,19 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     done = nbdfork("-f", "--filter=log", "null", f"logfile={tmp_path}")
     assert done.returncode == 1
     assert f"log: logfile={tmp_path}: Is a directory" in done.stderr
+
+
+def test_a_log_that_is_full_lets_no_request_fail(caplog: pytest.LogCaptureFixture) -> None:
+    disk = Disk(noise(SIZE))
+    closed = []
+    disk.close = lambda: closed.append(True)  # type: ignore[method-assign]
+    with caplog.at_level(logging.WARNING):
+        logged = gate(disk, "log", "logfile=/dev/full")
+        logged.pwrite(memoryview(b"new"), 0, fua=False)
+        assert logged.pread(3, 0) == b"new"
+        logged.close()
+    assert closed
+    assert caplog.messages == ["logfile=/dev/full: lines are missing: No space left on device"]
 
 
 # -- beside nbdkit ----------------------------------------------------------------------------

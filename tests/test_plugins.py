@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,15 +35,23 @@ def disk(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def loop(tmp_path: Path, disk: Path) -> Iterator[Path]:
-    """A block device."""
+@contextmanager
+def block_device(disk: Path, *options: str) -> Iterator[Path]:
     need("losetup")
     if os.geteuid() != 0:
         pytest.skip("only root can make a block device")
-    device = output("losetup", "--find", "--show", disk).strip()
-    yield Path(device)
-    subprocess.run(["losetup", "--detach", device], check=True)
+    device = output("losetup", "--find", "--show", *options, disk).strip()
+    try:
+        yield Path(device)
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+@pytest.fixture
+def loop(disk: Path) -> Iterator[Path]:
+    """A block device."""
+    with block_device(disk) as device:
+        yield device
 
 
 def open_file(path: Path, read_only: bool = False) -> Export:
@@ -152,7 +161,7 @@ def test_file_without_permission_to_write_is_served_read_only(tmp_path: Path) ->
     with Server("-n", "-u", "nobody", "file", disk, listen=("-p", "0", "-4")) as server:
         done = run("nbdinfo", server.uri)
         assert done.returncode != 0
-        assert "the export '' cannot be opened: [Errno 13] Permission denied" in server.log
+        assert f"the export '' cannot be opened: {disk}: Permission denied" in server.log
 
 
 def test_file_that_goes_away_is_no_export(disk: Path) -> None:
@@ -160,6 +169,19 @@ def test_file_that_goes_away_is_no_export(disk: Path) -> None:
     backend.configure([str(disk)])
     disk.unlink()
     with pytest.raises(UnknownExport):
+        backend.open("")
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/", None])
+def test_file_that_becomes_something_else_is_refused(disk: Path, target: str | None) -> None:
+    backend = Backend(Layer("file", find("file").plugin_class()))
+    backend.configure([str(disk)])
+    disk.unlink()
+    if target is None:
+        os.mkfifo(disk)
+    else:
+        disk.symlink_to(target)
+    with pytest.raises(OSError, match=f"neither a regular file nor a block device: '{disk}'"):
         backend.open("")
 
 
@@ -235,6 +257,15 @@ def test_block_device(loop: Path, disk: Path) -> None:
     assert data[24576:28672] == b"x" * 4096
 
 
+def test_read_only_block_device(disk: Path) -> None:
+    """The system lets it be opened for writing, and then each write fails."""
+    with block_device(disk, "--read-only") as device:
+        export = open_file(device)
+        assert not export.can_write()
+        assert export.pread(3, 0) == b"xxx"
+        export.close()
+
+
 def test_block_device_through_the_server(loop: Path) -> None:
     need("qemu-io")
     with Server("-n", "file", loop) as server:
@@ -296,6 +327,20 @@ def test_null() -> None:
     assert export.pread(3, 0) == bytes(3)
     assert export.can_fua() is Support.NATIVE
     assert plugin("null").open("", False).get_size() == 0
+
+
+@pytest.mark.parametrize("byte", ["010", "1_0", "0b1", "\u0667"])
+def test_a_byte_of_ones_that_others_read_otherwise(byte: str) -> None:
+    with pytest.raises(ConfigError, match="expected a byte"):
+        plugin("ones", "10", f"byte={byte}")
+
+
+@pytest.mark.parametrize("end", [2**46, 2**70])
+@pytest.mark.parametrize("source", ["<{}", "<(cat {})"])
+def test_a_slice_of_data_far_past_their_end(disk: Path, source: str, end: int) -> None:
+    """It is a mistake like any other, and takes no memory."""
+    with pytest.raises(ConfigError, match=f"is not a part of {SIZE} bytes"):
+        plugin("data", source.format(disk) + f"[:{end}]")
 
 
 def test_example1_has_a_partition(tmp_path: Path) -> None:

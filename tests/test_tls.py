@@ -484,6 +484,15 @@ def test_scripts_know(language: str, certificates: Certificates, tmp_path: Path)
             assert f"lists-{word}" in output("nbdinfo", "--list", where)
 
 
+def test_the_log_filter_knows(certificates: Certificates, tmp_path: Path) -> None:
+    words = (f"--tls-certificates={certificates.server}", "--filter=log", "null", "512")
+    with Server(*words, f"logfile={tmp_path}/log") as server:
+        output("nbdinfo", server.uri)
+        assert " tls=0 " in (tmp_path / "log").read_text()
+        output("nbdinfo", uri(server, f"tls-certificates={certificates.anonymous}"))
+        assert " tls=1 " in (tmp_path / "log").read_text()
+
+
 def test_plugins_in_c_know(certificates: Certificates, tmp_path: Path) -> None:
     words = ("-v", f"--tls-certificates={certificates.server}", "--tls-verify-peer")
     with Server(*words, builder(tmp_path)("newer")) as server:

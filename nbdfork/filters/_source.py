@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _RECORD = struct.Struct("<32sQ")  # the key, and the length of what follows
 _SAMPLE = 4096
 _AHEAD = 1024 * 1024
+_LOCKS = 16  # of disks; those of several exports seldom share one
 
 
 class Source(io.RawIOBase):
@@ -109,21 +110,24 @@ class IndexStore:
     """
 
     def __init__(self) -> None:
-        self._log = DescriptorExport(ScratchFile().fd, writable=True)
+        self._scratch = ScratchFile()
+        self._log = DescriptorExport(self._scratch.fd, writable=True)
         self._end = SharedCounter()
-        self._lock = SharedLock()
+        self._appending = SharedLock()
+        self._learning = [SharedLock() for _ in range(_LOCKS)]
 
     def get(self, source: Source, learn: Callable[[], bytes]) -> bytes:
         """Return what is known of *source*; the first who asks has to *learn* it.
 
-        Others wait meanwhile.  What *learn* raises is not kept.
+        Others who ask for the same wait meanwhile.  What *learn* raises is not kept.
         """
         key = source.fingerprint()
         if (found := self._find(key)) is None:
-            with self._lock:
+            with self._learning[key[0] % _LOCKS]:
                 if (found := self._find(key)) is None:
                     found = learn()
-                    self._append(key, found)
+                    with self._appending:
+                        self._append(key, found)
         return found
 
     def _find(self, key: bytes) -> bytes | None:
@@ -139,5 +143,9 @@ class IndexStore:
     def _append(self, key: bytes, data: bytes) -> None:
         place = self._end.value
         record = _RECORD.pack(key, len(data)) + data
-        self._log.pwrite(memoryview(record), place, 0)
+        try:
+            self._log.pwrite(memoryview(record), place, 0)
+        except OSError as error:
+            text = f"what was learnt of the data cannot be kept: {error.strerror}"
+            raise OSError(error.errno, text, self._scratch.directory) from error
         self._end.add(len(record))

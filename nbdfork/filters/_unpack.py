@@ -52,7 +52,8 @@ class UnpackPlugin(Plugin):
         try:
             self.open("", read_only=True).close()
         except OSError as error:
-            raise ConfigError(f"{self._name}: {error.strerror or error}") from error
+            where = f"{error.filename}: " if error.filename else ""
+            raise ConfigError(f"{self._name}: {where}{error.strerror or error}") from error
 
     def open(self, export_name: str, read_only: bool) -> Export:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # should it have become a fifo

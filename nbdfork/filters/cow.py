@@ -13,7 +13,7 @@ written, then marked, so that whoever reads meanwhile sees it as it was before.
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from nbdfork.filter import Filter, FilterExport
 from nbdfork.filters import clipped, write_zeroes
@@ -42,8 +42,15 @@ ZEROED = 2  # it reads as zeroes
 TRIMMED = 3  # it reads as zeroes, and is a hole
 
 _TYPES = {DATA: 0, ZEROED: ZERO, TRIMMED: HOLE | ZERO}
-_RUN = re.compile(rb"(.)\1*", re.DOTALL)
+_RUN = re.compile(b"\0+|\1+|\2+|\3+")
 _PIECE = 1024 * 1024
+
+_AT_ONCE = 1024 * 1024
+"""So many blocks' states are in memory, or are changed under the lock, at one time: a client with
+extended headers may ask about a whole disk of any size.
+"""
+
+_MOST_PREFERRED = 32 * 1024 * 1024  # of all block sizes that clients may be told to prefer
 
 
 def _block_size(text: str) -> int:
@@ -94,7 +101,8 @@ class Overlay:
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
-        self.data = DescriptorExport(ScratchFile().fd, writable=True)
+        self._scratch = ScratchFile()
+        self.data = DescriptorExport(self._scratch.fd, writable=True)
         self.lock = SharedLock()
         self._states = ScratchFile().fd
         self._size = SharedBuffer(9)  # of the disk, plus 1; 0 until the first client comes
@@ -112,6 +120,13 @@ class Overlay:
                     " cow serves one disk only, of which the size must stay",
                 )
 
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write *data*; an error says that it is not one of the disk."""
+        try:
+            self.data.pwrite(data, offset, 0)
+        except OSError as error:
+            raise self._named(error) from error
+
     def states(self, first: int, count: int) -> bytes:
         """Return what has become of *count* blocks from the block *first* on."""
         return os.pread(self._states, count, first).ljust(count, b"\0")
@@ -120,9 +135,19 @@ class Overlay:
         """Say what has become of all blocks of a range."""
         first = offset // self.block_size
         marks = bytes([state]) * (-(-(offset + count) // self.block_size) - first)
-        while marks:
-            written = os.pwrite(self._states, marks, first)
-            marks, first = marks[written:], first + written
+        try:
+            while marks:
+                written = os.pwrite(self._states, marks, first)
+                marks, first = marks[written:], first + written
+        except OSError as error:
+            raise self._named(error) from error
+
+    def _named(self, error: OSError) -> OSError:
+        """Return *error* so that it cannot be taken for one of the disk below.
+
+        The directory is told in the log, and not to clients.
+        """
+        return OSError(error.errno, f"the overlay: {error.strerror}", self._scratch.directory)
 
 
 class CowExport(FilterExport):
@@ -178,9 +203,12 @@ class CowExport(FilterExport):
 
     def block_size(self) -> BlockSize:
         below = self.next.block_size()
-        if self._block > below.maximum:
+        if self._block > min(below.maximum, _MOST_PREFERRED):
             return below
         return below._replace(preferred=max(below.preferred, self._block))
+
+    def contexts(self) -> Iterable[str]:
+        return ()  # what they would tell is of the disk below, and not of what was written
 
     # -- operations ---------------------------------------------------------------------------
 
@@ -193,13 +221,13 @@ class CowExport(FilterExport):
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
         count = len(data)
         if all(state == DATA for state, _, _ in self._runs(count, offset)):
-            self._overlay.data.pwrite(data, offset, 0)
+            self._overlay.write(data, offset)
             return
         start, end = self._blocks_around(count, offset)
         with self._overlay.lock:
             self._fill(offset - start, start)
             self._fill(end - offset - count, offset + count)
-            self._overlay.data.pwrite(data, offset, 0)
+            self._overlay.write(data, offset)
             self._overlay.mark(offset, count, DATA)
 
     def flush(self) -> None:
@@ -225,7 +253,8 @@ class CowExport(FilterExport):
                     pass  # it is enough to have read it
 
     def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
-        for state, length, start in self._runs(count, offset):
+        most = _AT_ONCE * self._block
+        for state, length, start in self._runs(min(count, most), offset):
             if state == BELOW and self._holes_below:
                 end = start
                 below = self.next.extents(length, start, flags)
@@ -248,13 +277,15 @@ class CowExport(FilterExport):
 
     def _runs(self, count: int, offset: int) -> Iterator[tuple[int, int, int]]:
         """Yield (state, count, offset) for each part of a range that is in one state."""
-        end = offset + count
-        first = offset // self._block
-        states = self._overlay.states(first, -(-end // self._block) - first if count else 0)
-        for run in _RUN.finditer(states):
-            start = max(offset, (first + run.start()) * self._block)
-            stop = min(end, (first + run.end()) * self._block)
-            yield run[1][0], stop - start, start
+        start, end = offset, offset + count
+        while start < end:
+            first = start // self._block
+            blocks = min(-(-end // self._block) - first, _AT_ONCE)
+            states = self._overlay.states(first, blocks)
+            for run in _RUN.finditer(states):
+                stop = min(end, (first + run.end()) * self._block)
+                yield states[run.start()], stop - start, start
+                start = stop
 
     def _read(self, state: int, count: int, offset: int) -> Buffer:
         if state == BELOW:
@@ -276,7 +307,7 @@ class CowExport(FilterExport):
 
     def _copy(self, state: int, count: int, offset: int) -> None:
         for start, data in self._pieces(state, count, offset):
-            self._overlay.data.pwrite(memoryview(data), start, 0)
+            self._overlay.write(memoryview(data), start)
 
     def _keep(self, count: int, offset: int) -> None:
         """Bring the blocks of a range into the overlay that are not in it."""
@@ -302,6 +333,16 @@ class CowExport(FilterExport):
             return
         write_zeroes(self, first - offset, offset, 0)
         write_zeroes(self, end - last, last, 0)
+        step = _AT_ONCE * self._block
+        for start in range(first, last, step):
+            self._clear_blocks(min(step, last - start), start, state)
+
+    def _clear_blocks(self, count: int, offset: int, state: int) -> None:
+        """Mark whole blocks, and give their space back."""
         with self._overlay.lock:
-            self._overlay.mark(first, last - first, state)
-            self._overlay.data.trim(last - first, first, 0)
+            self._overlay.mark(offset, count, state)
+            try:
+                self._overlay.data.trim(count, offset, 0)
+            except OSError as error:
+                if error.errno != errno.EFBIG:  # where no file can have data, there is nothing
+                    raise

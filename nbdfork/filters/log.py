@@ -4,6 +4,7 @@ All workers append to the one file, each line with one write, so that lines neve
 """
 
 import errno
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -28,8 +29,11 @@ from nbdfork.plugin import (
     Plugin,
     SharedCounter,
     Support,
+    client,
     parse,
 )
+
+log = logging.getLogger(__name__)
 
 _TYPES = {0: "", HOLE: "hole", ZERO: "zero", HOLE | ZERO: "hole,zero"}
 _LEVELS = {Support.NONE: 0, Support.EMULATE: 1, Support.NATIVE: 2}  # nbdkit's numbers
@@ -70,7 +74,7 @@ class Log(Filter):
     def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
         if self._journal is None:
             return self.next.list_exports(read_only)
-        with self._journal.call("ListExports", readonly=read_only, tls=False) as result:
+        with self._journal.call("ListExports", readonly=read_only, tls=client.is_tls()) as result:
             exports = list(self.next.list_exports(read_only))
             result["exports"] = f"({' '.join(_quoted(export.name) for export in exports)})"
         return exports
@@ -86,15 +90,22 @@ class Journal:
 
     def __init__(self, path: str, *, append: bool) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._path = path
+        self._complete = True
         self._fd = os.open(path, flags if append else flags | os.O_TRUNC, 0o666)
         # What is asked without a connection is counted by kind, as nbdkit does.
         self._calls = {"Preconnect": SharedCounter(), "ListExports": SharedCounter()}
         self.connections = SharedCounter()
 
     def write(self, text: str) -> None:
-        """Append a line."""
+        """Append a line.  That there is no space for it is no reason for a request to fail."""
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
-        os.write(self._fd, f"{now} {text}\n".encode(errors="surrogateescape"))
+        try:
+            os.write(self._fd, f"{now} {text}\n".encode(errors="surrogateescape"))
+        except OSError as error:
+            if self._complete:
+                log.warning("logfile=%s: lines are missing: %s", self._path, error.strerror)
+            self._complete = False
 
     @contextmanager
     def call(
@@ -128,7 +139,9 @@ class LogExport(FilterExport):
         self._writable = next.can_write()
         self._zero_below = zeroer(next)
         facts = _listed(self._facts(read_only))
-        journal.write(f"{self._prefix}Connect export={_quoted(export_name)} tls=0{facts}")
+        journal.write(
+            f"{self._prefix}Connect export={_quoted(export_name)} tls={client.is_tls():d}{facts}"
+        )
 
     def _facts(self, read_only: bool) -> dict[str, object]:
         below = self.next

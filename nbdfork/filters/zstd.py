@@ -55,9 +55,7 @@ class Zstd(UnpackFilter):
         source = Source(next, name)
         disk = read_table(source)
         if disk is None:
-            disk = load(
-                self._store.get(source, lambda: dump(scan(source, self._codec).disk(source)))
-            )
+            disk = load(self._store.get(source, lambda: self._learn(source)))
         largest = check_blocks(
             source,
             disk.blocks,

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from nbdfork.filter import Filter
-from nbdfork.plugin.errors import ConfigError
+from nbdfork.plugin.errors import ConfigError, cause
 from nbdfork.plugin.export import ExportInfo
 from nbdfork.plugin.gate import Gate
 from nbdfork.plugin.parameters import (
@@ -216,6 +216,7 @@ class Backend:
             try:
                 export = self._top.open(name, self._read_only)
             except FileNotFoundError as error:
+                log.info("%s: open %r: %s", self.name, name, cause(error))
                 raise UnknownExport(name) from error
             try:
                 return Gate(export, self._read_only, self._lock)

@@ -10,6 +10,15 @@ NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP})
 """What an export raises to say that it cannot do this in a way of its own."""
 
 
+def cause(error: Exception) -> str:
+    """Return what *error* says, for the log: with the file's name, and without the number."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    if type(error).__str__ is not OSError.__str__:
+        return str(error)  # it has a way of its own, and more to say than to a client
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
 class ConfigError(Exception):
     """The server cannot run as it was asked to; the message tells the user why, and the fix."""
 

@@ -100,13 +100,13 @@ class ScratchFile:
     """A temporary file for the life of the server, without a name; sparse and empty at first.
 
     Use its `fd` with calls that take an offset (`os.pread`, `os.pwrite`), because the workers
-    share the descriptor's position, too.  It is in the directory that TMPDIR names, or /var/tmp.
+    share the descriptor's position, too.  It is in `directory`, which TMPDIR names, or /var/tmp.
     """
 
     def __init__(self, size: int = 0) -> None:
-        directory = os.environ.get("TMPDIR", "/var/tmp")
+        self.directory = os.environ.get("TMPDIR", "/var/tmp")
         import tempfile  # and all that it imports
 
-        self.fd, path = tempfile.mkstemp(prefix="nbdfork-", dir=directory)
+        self.fd, path = tempfile.mkstemp(prefix="nbdfork-", dir=self.directory)
         os.unlink(path)
         os.ftruncate(self.fd, size)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from nbdfork.plugin import client
 from nbdfork.plugin.backend import Backend
+from nbdfork.plugin.errors import cause
 from nbdfork.plugin.gate import Gate
 from nbdfork.protocol import handshake
 from nbdfork.protocol.channel import Channel, SharedChannel
@@ -132,6 +133,6 @@ def _flush(gate: Gate) -> None:
         try:
             gate.flush()
         except OSError as error:
-            log.error("flushing the export failed, writes may be lost: %s", error)
+            log.error("flushing the export failed, writes may be lost: %s", cause(error))
         except Exception:
             log.exception("flushing the export failed: writes may be lost")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nbdfork.plugin import client
 from nbdfork.plugin.backend import Backend, UnknownExport
+from nbdfork.plugin.errors import cause
 from nbdfork.plugin.export import BlockSize
 from nbdfork.plugin.gate import Gate
 from nbdfork.protocol import metacontexts, wire
@@ -81,7 +82,7 @@ def oldstyle(channel: Channel, backend: Backend) -> Session:
     try:
         session = Session(backend.open(backend.canonical_name("")))
     except (OSError, UnknownExport) as error:
-        log.error("the export cannot be opened: %s", error)
+        log.error("the export cannot be opened: %s", cause(error))
         raise ProtocolError("the oldstyle protocol cannot report an error") from error
     channel.put(
         wire.OLDSTYLE_GREETING.pack(
@@ -201,7 +202,7 @@ class Newstyle:
         except UnknownExport as error:
             return _Reply(wire.REP_ERR_UNKNOWN, str(error)[:_MAX_TEXT])
         except OSError as error:
-            log.error("the export %r cannot be opened: %s", self._asked, error)
+            log.error("the export %r cannot be opened: %s", self._asked, cause(error))
             reason = error.strerror or "see the server's log"
             return _Reply(wire.REP_ERR_UNKNOWN, f"the export cannot be opened: {reason}")
 
@@ -243,7 +244,7 @@ class Newstyle:
         try:
             exports = self._backend.list_exports()
         except OSError as error:
-            log.error("the exports cannot be listed: %s", error)
+            log.error("the exports cannot be listed: %s", cause(error))
             return _Reply(wire.REP_ERR_PLATFORM, "the exports cannot be listed")
         self._options_left += MAX_OPTIONS * len(exports)
         for export in exports:

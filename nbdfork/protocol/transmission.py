@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
-from nbdfork.plugin.errors import NOT_SUPPORTED, PartialError, Refused
+from nbdfork.plugin.errors import NOT_SUPPORTED, PartialError, Refused, cause
 from nbdfork.plugin.export import REQ_ONE, Extent, Support
 from nbdfork.plugin.gate import Gate
 from nbdfork.protocol import wire
@@ -287,7 +287,7 @@ def _wire_error(
     if isinstance(error, Refused):
         log.debug("%s: refused: %s", request, error)
     elif isinstance(error, OSError):
-        log.error("%s: %s", request, error)
+        log.error("%s: %s", request, cause(error))
     else:
         log.error("%s: a bug of the plugin:", request, exc_info=error)
         code = wire.ENOMEM if isinstance(error, MemoryError) else wire.EIO

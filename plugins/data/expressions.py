@@ -8,7 +8,7 @@ import os
 import stat
 import subprocess
 from collections.abc import Iterator
-from typing import Protocol
+from typing import IO, Protocol
 
 from nbdfork.plugin.parse import MAX_SIZE
 
@@ -126,7 +126,19 @@ def read_file(path: str, limit: int | None) -> bytes:
     with open(path, "rb") as file:
         if limit is None and stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
             raise ValueError(f"<{path} has no end: take a slice of it, as in <{path}[:512]")
-        return file.read(-1 if limit is None else limit)
+        return _read(file, limit)
+
+
+def _read(file: IO[bytes], limit: int | None) -> bytes:
+    """Return all that *file* has, or the first *limit* bytes: it may have fewer, and then takes
+    no memory for the rest.
+    """
+    if limit is None:
+        return file.read()
+    content = bytearray()
+    while piece := file.read(min(_PIECE, limit - len(content))):
+        content += piece
+    return bytes(content)
 
 
 def run_script(script: str, limit: int | None) -> bytes:
@@ -134,7 +146,7 @@ def run_script(script: str, limit: int | None) -> bytes:
     command = ["/bin/sh", "-c", script]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        content: bytes = process.stdout.read(-1 if limit is None else limit)
+        content = _read(process.stdout, limit)
         if limit is not None:
             process.kill()  # it may have more to say, without end
     if limit is None and process.returncode:
