@@ -9,7 +9,7 @@ import pytest
 from nbdfork.plugins.ocaml import Ocaml
 
 from nbdfork.plugin import Extent
-from tests.harness import Server, eventually, nbdfork, need, output
+from tests.harness import Server, eventually, many_descriptors, nbdfork, need, output
 from tests.test_python_plugin import attempt, connect
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -72,11 +72,12 @@ def test_a_death_is_told() -> None:
 
 def test_all_that_a_source_can_tell() -> None:
     plugin = Ocaml(script=str(SCRIPTS / "labelled.ml"))
-    plugin.config("size", "64k")
-    plugin.config_complete()
-    assert plugin.dump_plugin()["plugin_name"] == "labelled"
-    plugin.get_ready()
-    plugin.after_fork()
+    with many_descriptors():
+        plugin.config("size", "64k")
+        plugin.config_complete()
+        assert plugin.dump_plugin()["plugin_name"] == "labelled"
+        plugin.get_ready()
+        plugin.after_fork()
     assert [tuple(one) for one in plugin.list_exports(False)] == [("a", "the first"), ("b", "")]
     assert plugin.default_export(False) == "a"
     export = plugin.open("b", False)

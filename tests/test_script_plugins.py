@@ -16,7 +16,15 @@ import psutil
 import pytest
 
 from nbdfork.plugin import Extent
-from tests.harness import SECONDS, Server, eventually, is_alive, let_all_reach, nbdfork
+from tests.harness import (
+    SECONDS,
+    Server,
+    eventually,
+    is_alive,
+    let_all_reach,
+    many_descriptors,
+    nbdfork,
+)
 from tests.scripting import (
     FLAGS,
     FURTHER,
@@ -308,9 +316,10 @@ def test_further_callbacks_and_functions(language: Language, text: str, tmp_path
     module = import_module(f"nbdfork.plugins.{language.name}")
     plugin_class = getattr(module, language.name.capitalize())
     plugin = plugin_class(script=str(language.script(tmp_path, text)))
-    plugin.config_complete()
-    plugin.get_ready()
-    plugin.after_fork()
+    with many_descriptors():  # as in a program that serves a disk of its own
+        plugin.config_complete()
+        plugin.get_ready()
+        plugin.after_fork()
     names = [tuple(one) for one in plugin.list_exports(False)]
     assert names == [("one", ""), ("two", "the second")]
     assert plugin.default_export(False) == "one"

@@ -81,6 +81,8 @@ class Connection(Link):
         self._awaited = 0
         self._lost = False
         self._handle = connected(nbd, connect, export_name)
+        self._fd = self._handle.aio_get_fd()
+        self._direction = self._handle.aio_get_direction()  # as it is whenever the lock is free
         self.facts = facts(nbd, self._handle)
 
     def __del__(self) -> None:
@@ -156,17 +158,17 @@ class Connection(Link):
                 start(self._handle, done)
             except self._nbd.Error as error:
                 self._requests.discard(request)
-                self._see_whether_lost(str(error.string))
+                self._look(str(error.string))
                 if not self._lost:
                     raise as_oserror(error) from error
                 raise Lost(f"the connection is lost: {error.string}") from error
-            if self._handle.aio_get_direction() & self._nbd.AIO_DIRECTION_WRITE:
+            self._look("it could not be sent to")
+            if self._direction & self._nbd.AIO_DIRECTION_WRITE:
                 os.eventfd_write(self._wake, 1)  # there is more to send than the socket takes
-            self._see_whether_lost("it could not be sent to")
         self._turns.wait(request, self._receive)
         if request.error:
             with self._lock:  # whoever found it lost may not yet have said so
-                self._see_whether_lost("the server has ended it")
+                self._look("the server has ended it")
                 if request.error == errno.ESHUTDOWN and not self._lost:
                     self._lose("the server is shutting down")  # it has not done this request
             if self._lost:
@@ -177,30 +179,35 @@ class Connection(Link):
 
     def _receive(self) -> None:
         """Wait until something can be received, or sent, and do so."""
+        if not self._lost:
+            if self._direction != self._awaited:
+                self._awaited = self._direction
+                # In place of what it was registered for:
+                self._poller.register(self._fd, _events(self._nbd, self._awaited))
+            ready = dict(self._poller.poll())
         with self._lock:
             if self._lost:
                 self._end_all()
                 return
-            fd = self._handle.aio_get_fd()
-            events = _events(self._nbd, self._handle)
-        if events != self._awaited:
-            self._awaited = events
-            self._poller.register(fd, events)  # in place of what it was registered for
-        ready = dict(self._poller.poll())
-        with self._lock:
             if self._wake in ready:
                 os.eventfd_read(self._wake)
-            if not self._lost and fd in ready:
+            if self._fd in ready:
+                why = "the server has ended it"
                 try:
-                    notify(self._nbd, self._handle, ready[fd])
+                    notify(self._nbd, self._handle, self._direction, ready[self._fd])
                 except self._nbd.Error as error:
-                    self._see_whether_lost(str(error.string))
-                self._see_whether_lost("the server has ended it")
+                    why = str(error.string)
+                self._look(why)
             if self._lost:
                 self._end_all()
 
-    def _see_whether_lost(self, why: str) -> None:
-        if not self._lost and (self._handle.aio_is_dead() or self._handle.aio_is_closed()):
+    def _look(self, why: str) -> None:
+        """See what libnbd waits for now: if for nothing, the connection is lost.
+
+        Each call of libnbd lets go of the interpreter's lock, and others are after it.
+        """
+        self._direction = self._handle.aio_get_direction()
+        if not self._direction and not self._lost:
             self._lose(why)
 
     def _lose(self, why: str) -> None:
@@ -255,17 +262,15 @@ def patiently(make: Callable[[], M], retries: int) -> M:
     return make()
 
 
-def _events(nbd: ModuleType, handle: Any) -> int:
-    """Return what to wait for on the handle's socket, for poll(2)."""
-    direction = handle.aio_get_direction()
+def _events(nbd: ModuleType, direction: int) -> int:
+    """Return what to wait for on a socket in libnbd's *direction*, for poll(2)."""
     return (select.POLLIN if direction & nbd.AIO_DIRECTION_READ else 0) | (
         select.POLLOUT if direction & nbd.AIO_DIRECTION_WRITE else 0
     )
 
 
-def notify(nbd: ModuleType, handle: Any, ready: int) -> None:
+def notify(nbd: ModuleType, handle: Any, direction: int, ready: int) -> None:
     """Tell libnbd what poll(2) says of its socket; it may want only one of both."""
-    direction = handle.aio_get_direction()
     if ready & ~select.POLLOUT and direction & nbd.AIO_DIRECTION_READ:
         handle.aio_notify_read()
     elif ready & ~select.POLLIN and direction & nbd.AIO_DIRECTION_WRITE:
@@ -316,11 +321,12 @@ def _wait_while_connecting(nbd: ModuleType, handle: Any) -> None:
     deadline = time.monotonic() + _PATIENCE
     while handle.aio_is_connecting():
         poller = select.poll()
-        poller.register(handle.aio_get_fd(), _events(nbd, handle))
+        direction = handle.aio_get_direction()
+        poller.register(handle.aio_get_fd(), _events(nbd, direction))
         ready = poller.poll(max(0, deadline - time.monotonic()) * 1000)
         if not ready:
             raise Lost(f"the server has not answered for {_PATIENCE:.0f} seconds")
-        notify(nbd, handle, ready[0][1])
+        notify(nbd, handle, direction, ready[0][1])
 
 
 def facts(nbd: ModuleType, handle: Any) -> Facts:

@@ -184,9 +184,11 @@ class Template:
         """Answer the server, and fork for its workers, until the server has gone."""
         control = Peer(self._listener.accept()[0])
         try:
+            poll = select.poll()
+            for stream in (control.stream, self._listener):
+                poll.register(stream, select.POLLIN)
             while True:
-                ready, _, _ = select.select([control.stream, self._listener], [], [])
-                if control.stream in ready:
+                if control.stream.fileno() in dict(poll.poll()):
                     self._interpreter.answer(control)
                 else:
                     self._serve_worker(control)

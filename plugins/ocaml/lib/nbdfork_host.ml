@@ -310,8 +310,9 @@ let serve () =
     prerr_endline "run me with: nbdfork ocaml PROGRAM";
     exit 2
   end;
-  let listener = inherited "NBDFORK_SOCKET" in
-  Unix.set_close_on_exec listener;
+  let inherited = inherited "NBDFORK_SOCKET" in
+  let listener = Unix.dup ~cloexec:true inherited in (* select takes numbers up to 1023 only *)
+  Unix.close inherited;
   let control, _ = Unix.accept ~cloexec:true listener in
   notify := notify_by control;
   try
