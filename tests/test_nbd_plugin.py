@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 import pytest
+from nbdfork.plugins.nbd.renewal import Link, Renewal, Told
 
 from nbdfork.plugin import (
     FAST_ZERO,
@@ -33,6 +34,7 @@ from nbdfork.plugin import (
     Export,
     Extent,
     Plugin,
+    SharedCounter,
     Support,
 )
 from nbdfork.plugin.backend import Backend, Layer
@@ -597,6 +599,44 @@ def test_writes_that_may_be_forgotten(place: Path) -> None:
             with refused(errno.EIO, "lost after writes that had not been flushed"):
                 export.flush()
             export.flush()
+
+
+@pytest.mark.parametrize("shared", ["false", "true"])
+def test_each_client_is_told_of_writes_that_may_be_forgotten(place: Path, shared: str) -> None:
+    with far_nbdkit(place, "file", place / "disk.img") as far:
+        made = plugin(f"socket={far.path}", f"shared={shared}")
+        writer, other = made.open("", False), made.open("", False)
+        writer.pwrite(memoryview(b"data"), 0, 0)
+        far.kill()
+        far.start()
+        for client in (writer, other):  # whose flush may be to cover the other's writes
+            with refused(errno.EIO, "lost after writes that had not been flushed"):
+                client.flush()
+            client.flush()
+        made.open("", False).flush()
+
+
+def test_a_write_that_is_acknowledged_while_its_connection_is_replaced() -> None:
+    class Flimsy(Link):  # type: ignore[misc]  # plugins are not checked with their types here
+        lost = False
+
+        def is_lost(self) -> bool:
+            return self.lost
+
+        def close(self) -> None:
+            pass
+
+    renewal = Renewal(Flimsy, (None,), "far", SharedCounter())
+    told = Told(renewal.losses)
+
+    def acknowledge(link: Flimsy) -> None:
+        link.lost = True
+        renewal.attempt(lambda new: None)
+        assert renewal.link is not link
+
+    renewal.write(acknowledge)
+    with refused(errno.EIO, "lost after writes that had not been flushed"):
+        renewal.flush(lambda link: None, told)
 
 
 def test_another_export_when_the_server_comes_back(place: Path) -> None:

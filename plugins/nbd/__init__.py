@@ -15,7 +15,7 @@ from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nbdfork.plugin import ConfigError, Export, ExportInfo, Parameter, Plugin, parse
+from nbdfork.plugin import ConfigError, Export, ExportInfo, Parameter, Plugin, SharedCounter, parse
 
 from .library import library
 from .renewal import Renewal
@@ -139,6 +139,7 @@ class Nbd(Plugin):
         self._nbd = library()
         self._sharing = threading.Lock()
         self._renewal: Renewal[Any] | None = None
+        self._losses = SharedCounter()
         if self.socket_fd is not None:
             self._link = os.dup(self.socket_fd)  # a daemon closes what it has inherited
         if self._tls_mode() and not self._nbd.NBD().supports_tls():
@@ -172,7 +173,7 @@ class Nbd(Plugin):
 
         make = partial(Connection, self._nbd, self._start_connecting, export_name)
         again = SameExport(partial(patiently, make, self.retry))
-        return Renewal(again, _PAUSES, self._shown())
+        return Renewal(again, _PAUSES, self._shown(), self._losses)
 
     # -- exports that the server has ------------------------------------------------------
 

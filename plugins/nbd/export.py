@@ -17,7 +17,7 @@ from nbdfork.plugin import (
 )
 
 from .connection import Connection
-from .renewal import Renewal
+from .renewal import Renewal, Told
 
 _MOST_OF_A_RANGE = 1024 * 1024 * 1024
 """The longest range to trim, zero or ask about at once: a request has 32 bits for it (bytes)."""
@@ -34,6 +34,7 @@ class NbdExport(Export):
         self._renewal = renewal
         self._is_shared = is_shared
         self._facts = renewal.link.facts
+        self._told = Told(renewal.losses)
 
     # -- facts --------------------------------------------------------------------------
 
@@ -90,7 +91,7 @@ class NbdExport(Export):
             change(partial(Connection.send, data=part, offset=offset + start, flags=sent))
 
     def flush(self) -> None:
-        self._renewal.flush(Connection.sync)
+        self._renewal.flush(Connection.sync, self._told)
 
     def trim(self, count: int, offset: int, flags: int) -> None:
         change, sent = self._change(flags)

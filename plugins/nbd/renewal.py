@@ -2,7 +2,8 @@
 
 Requests that were under way are made again on the new link: reads, and writes of the same data to
 the same place, may be repeated.  What cannot be repeated are writes that had been acknowledged
-before, and not flushed: if the far end has been down they are gone, and so the next flush fails.
+before, and not flushed: if the far end has been down they are gone, and so the next flush fails,
+of each client: it is not known whose flush was to cover which writes.
 """
 
 import errno
@@ -11,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
+
+from nbdfork.plugin import SharedCounter
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,7 @@ class Link:
         self._counting = threading.Lock()
         self._writes = 0
         self._flushed = 0  # how many of them were made before a flush that has succeeded
+        self._is_given_up = False
 
     def is_lost(self) -> bool:
         """Return whether nothing more can come."""
@@ -38,11 +42,15 @@ class Link:
         """End it.  Threads that still use it must see it lost."""
         raise NotImplementedError
 
-    def write(self, request: Callable[[], None]) -> None:
-        """Make a request that changes what is at the far end."""
+    def write(self, request: Callable[[], None]) -> bool:
+        """Make a request that changes what is at the far end.
+
+        Return False if another link has taken the place of this one meanwhile.
+        """
         request()
         with self._counting:
             self._writes += 1
+            return not self._is_given_up
 
     def flush(self, request: Callable[[], None]) -> None:
         """Make a request that flushes."""
@@ -52,10 +60,18 @@ class Link:
         with self._counting:
             self._flushed = max(self._flushed, before)
 
-    def has_unflushed(self) -> bool:
-        """Return whether there are writes that no flush covers."""
+    def give_up(self) -> bool:
+        """Return whether there are writes that no flush covers, as another link takes its place."""
         with self._counting:
+            self._is_given_up = True
             return self._writes > self._flushed
+
+
+class Told:
+    """How many of the *losses* a client knows of, who has come now."""
+
+    def __init__(self, losses: SharedCounter) -> None:
+        self.losses = losses.value
 
 
 L = TypeVar("L", bound=Link)
@@ -66,17 +82,24 @@ class Renewal(Generic[L]):
     """The link to *shown*, made by *make*, at once and whenever it is lost.
 
     *pauses*: how long to wait after each attempt of a request that failed for want of a link, in
-    seconds; None, the last one, is not to try again.
+    seconds; None, the last one, is not to try again.  *losses*: how often, of all workers' links,
+    writes may have been lost.
     """
 
-    def __init__(self, make: Callable[[], L], pauses: Sequence[float | None], shown: str) -> None:
+    def __init__(
+        self,
+        make: Callable[[], L],
+        pauses: Sequence[float | None],
+        shown: str,
+        losses: SharedCounter,
+    ) -> None:
         self._make = make
         self._pauses = pauses
         self._shown = shown
+        self.losses = losses
         self._renewing = threading.Lock()
         self._failure: OSError | None = None
         self._failed_at = 0.0
-        self._may_be_forgotten = False
         try:
             self.link = make()
         except OSError as error:
@@ -105,17 +128,20 @@ class Renewal(Generic[L]):
         """Make a request that changes what is at the far end."""
 
         def write(link: L) -> None:
-            link.write(lambda: request(link))
-            if link is not self.link:
-                self._may_be_forgotten = True  # acknowledged by what is lost by now
+            if not link.write(lambda: request(link)):
+                self.losses.add()
 
         self.attempt(write)
 
-    def flush(self, request: Callable[[L], None]) -> None:
-        """Make a request that flushes.  Raises OSError, too, if writes may have been lost."""
+    def flush(self, request: Callable[[L], None], told: Told) -> None:
+        """Make a request that flushes, for the client who has been *told* of losses.
+
+        Raises OSError, too, if there are others.
+        """
+        before = told.losses
         self.attempt(lambda link: link.flush(lambda: request(link)))
-        if self._may_be_forgotten:
-            self._may_be_forgotten = False
+        told.losses = self.losses.value
+        if told.losses != before:
             text = (
                 "the connection was lost after writes that had not been flushed; if the far end has"
                 " been down, they are lost"
@@ -139,7 +165,8 @@ class Renewal(Generic[L]):
             except OSError as error:
                 self._failure, self._failed_at = error, time.monotonic()
                 raise
-            self._may_be_forgotten |= lost.has_unflushed()
+            if lost.give_up():
+                self.losses.add()
             self.link = link
         lost.close()
         return link

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Mapping
+from functools import partial
 
 from nbdfork.plugin import (
     ConfigError,
@@ -146,6 +147,7 @@ class Ssh(Plugin):
         self._recipe = Recipe(words, self._password, self.host)
         self._creating = SharedLock()
         self._created = SharedCounter()
+        self._losses = SharedCounter()
 
     def _options(self) -> list[str]:
         """Return ssh's options; what it reads in its configuration comes after them."""
@@ -185,14 +187,15 @@ class Ssh(Plugin):
         return ["-" + "v" * level] if level else ["-oLogLevel=ERROR"]
 
     def open(self, export_name: str, read_only: bool) -> Export:
-        path = os.fsencode(self.path)
+        make = partial(
+            SshExport, self._recipe, os.fsencode(self.path), self._losses, read_only=read_only
+        )
         if not self.create:
-            return SshExport(self._recipe, path, read_only=read_only)
+            return make()
         with self._creating:
             if self._created.value:
-                return SshExport(self._recipe, path, read_only=read_only)
+                return make()
             mode = self.create_mode
-            new = NewFile(self.create_size or 0, _PRIVATE if mode is None else mode)
-            export = SshExport(self._recipe, path, read_only=read_only, new=new)
+            export = make(new=NewFile(self.create_size or 0, _PRIVATE if mode is None else mode))
             self._created.add()
             return export

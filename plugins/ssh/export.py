@@ -5,9 +5,9 @@ import os
 import stat
 from typing import NamedTuple
 
-from nbdfork.plugin import Export, PartialError
+from nbdfork.plugin import Export, PartialError, SharedCounter
 
-from ..nbd.renewal import Link, Renewal
+from ..nbd.renewal import Link, Renewal, Told
 from .command import Connection, Recipe
 from .sftp import CREATE, READ, TRUNCATE, WRITE
 
@@ -78,14 +78,22 @@ class SshExport(Export):
     """
 
     def __init__(
-        self, recipe: Recipe, path: bytes, *, read_only: bool, new: NewFile | None = None
+        self,
+        recipe: Recipe,
+        path: bytes,
+        losses: SharedCounter,
+        *,
+        read_only: bool,
+        new: NewFile | None = None,
     ) -> None:
         self._recipe = recipe
         self._path = path
         self._flags = READ if read_only else READ | WRITE
         self._new = new
         self._size: int | None = None
-        self._renewal = Renewal(self._opened, _PAUSES, f"{recipe.shown}:{os.fsdecode(path)}")
+        shown = f"{recipe.shown}:{os.fsdecode(path)}"
+        self._renewal = Renewal(self._opened, _PAUSES, shown, losses)
+        self._told = Told(losses)
         self._flags = self._renewal.link.flags
 
     def _opened(self) -> RemoteFile:
@@ -124,7 +132,7 @@ class SshExport(Export):
         self._renewal.write(lambda file: file.sftp.write(file.handle, data, offset))
 
     def flush(self) -> None:
-        self._renewal.flush(lambda file: file.sftp.fsync(file.handle))
+        self._renewal.flush(lambda file: file.sftp.fsync(file.handle), self._told)
 
     def close(self) -> None:
         self._renewal.close()
