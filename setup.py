@@ -1,12 +1,21 @@
-"""The one part of nbdfork that is not Python: what loads plugins written in C.
+"""What pyproject.toml cannot say: which folders are packages, and what is not Python.
 
-All else is said in pyproject.toml.  It is optional: without a compiler nbdfork is installed
-without it, and only C plugins are missing.
+A new folder with an `__init__.py` is a package without being named anywhere.  The plugins have a
+directory of their own at the top; they are installed as nbdfork.plugins.
+
+The extension module, which loads plugins written in C, is optional: without a compiler nbdfork is
+installed without it, and only C plugins are missing.
 """
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 setup(
+    packages=[
+        *find_packages(include=["nbdfork", "nbdfork.*"]),
+        "nbdfork.plugins",
+        *(f"nbdfork.plugins.{name}" for name in find_packages("plugins")),
+    ],
+    package_dir={"nbdfork": "nbdfork", "nbdfork.plugins": "plugins"},
     ext_modules=[
         Extension(
             "nbdfork.plugins.c._native",

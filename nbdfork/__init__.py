@@ -1,7 +1,7 @@
 """nbdfork: a toolkit for NBD servers, and the server itself.
 
-The contract for plugins is `nbdfork.plugin`, that for filters `nbdfork.filter`; `serve` serves
-a disk from within a program.
+The contract for plugins and filters is `nbdfork.plugin`; `serve` serves a disk from within a
+program.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -6,8 +6,8 @@ Neither wing knows the other; what passes between them is decided here.
 import os
 from typing import TYPE_CHECKING
 
+from nbdfork.backend.backend import Backend
 from nbdfork.options import Options
-from nbdfork.plugin.backend import Backend
 from nbdfork.plugin.plugin import ThreadModel
 from nbdfork.protocol import wire
 from nbdfork.protocol.connection import Connection, Settings

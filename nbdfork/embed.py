@@ -15,9 +15,9 @@ from types import TracebackType
 import psutil
 
 from nbdfork import assembly, uri
-from nbdfork.filter import Filter
+from nbdfork.backend.backend import Backend, Layer
 from nbdfork.options import Options
-from nbdfork.plugin.backend import Backend, Layer
+from nbdfork.plugin import Filter
 from nbdfork.plugin.errors import ConfigError
 from nbdfork.plugin.plugin import Plugin
 from nbdfork.server import sockets

@@ -6,10 +6,10 @@ import sysconfig
 from collections.abc import Iterator
 
 import nbdfork
+from nbdfork.backend import load
+from nbdfork.backend.backend import Backend, Layer
 from nbdfork.cli import UsageError
 from nbdfork.options import TABLE, Options
-from nbdfork.plugin import load
-from nbdfork.plugin.backend import Backend, Layer
 from nbdfork.plugin.plugin import Plugin
 
 _SYNOPSIS = """\

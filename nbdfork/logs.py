@@ -70,8 +70,8 @@ def _handler(destination: str, stderr: logging.Handler) -> logging.Handler:
 # -- debug flags (-D nbdfork.FLAG=N) ----------------------------------------------------------
 
 DEBUG_FLAGS = {
-    "backend.controlpath": "nbdfork.plugin.backend",
-    "backend.datapath": "nbdfork.plugin.gate",
+    "backend.controlpath": "nbdfork.backend.backend",
+    "backend.datapath": "nbdfork.backend.gate",
 }
 """The server's debug flags and the loggers that they silence if set to 0."""
 

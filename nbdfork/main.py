@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from nbdfork import assembly, cli, info, logs, uri
+from nbdfork.backend import load
+from nbdfork.backend.backend import Backend, Layer
 from nbdfork.options import Options
-from nbdfork.plugin import load
-from nbdfork.plugin.backend import Backend, Layer
 from nbdfork.plugin.errors import ConfigError
 from nbdfork.protocol.connection import Connection
 from nbdfork.server import daemon, linux, privileges, processes, sockets, stdio, worker

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from nbdfork.plugin import Plugin, load
+from nbdfork.backend import load
+from nbdfork.plugin import Plugin
 from tests.harness import NBDFORK, need, output
 
 ROOT = Path(__file__).parent.parent

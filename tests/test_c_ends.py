@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nbdfork.plugin import Plugin, load
+from nbdfork.backend import load
+from nbdfork.plugin import Plugin
 from tests.c_plugins import Build, builder
 from tests.harness import NBDFORK, SECONDS, Server, eventually, nbdfork, run
 from tests.libnbd import connected, libnbd

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nbdfork.plugin import ConfigError, load
+from nbdfork.backend import load
+from nbdfork.plugin import ConfigError
 from tests.c_plugins import PKG_CONFIG, Build, builder, installed
 from tests.harness import Server, eventually, nbdfork, need, output, run
 

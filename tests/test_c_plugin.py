@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nbdfork.plugin import load
+from nbdfork.backend import load
 from tests.c_plugins import (
     PKG_CONFIG,
     ROOT,

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from nbdfork.filter import Filter
+from nbdfork.backend.load import FILTER, find
 from nbdfork.filters import _blocks, _source
 from nbdfork.filters import gzip as gzip_filter
 from nbdfork.filters._unpack import UnpackFilter
-from nbdfork.plugin import BlockSize, Buffer, ConfigError, Export, PartialError
+from nbdfork.plugin import BlockSize, Buffer, ConfigError, Export, Filter, PartialError
 from nbdfork.plugin.descriptor import DescriptorExport
-from nbdfork.plugin.load import FILTER, find
 from tests.harness import NBDFORK, Server, nbdfork, need, output, run
 from tests.libnbd import connected, fails
 

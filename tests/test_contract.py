@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nbdfork.filter import Filter, FilterExport
+from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.gate import Gate
+from nbdfork.backend.load import find
 from nbdfork.plugin import (
     HOLE,
     REQ_ONE,
@@ -14,14 +16,13 @@ from nbdfork.plugin import (
     ConfigError,
     Export,
     Extent,
+    Filter,
+    FilterExport,
     Parameter,
     Plugin,
     Secret,
     parse,
 )
-from nbdfork.plugin.backend import Backend, Layer
-from nbdfork.plugin.gate import Gate
-from nbdfork.plugin.load import find
 from tests.harness import Server, eventually
 from tests.test_pool import Client, clients
 

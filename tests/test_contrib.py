@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from nbdfork.backend import load
 from nbdfork.cli import parse_arguments
 from nbdfork.options import TABLE, Options
-from nbdfork.plugin import load
 from nbdfork.plugin.parameters import ParameterSet, split
 from nbdfork.uri import nbd_uri
 from tests.harness import SECONDS, eventually, nbdfork, need, output, run

@@ -24,9 +24,9 @@ from typing import Any
 import psutil
 import pytest
 
+from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.load import find
 from nbdfork.plugin import ConfigError, Export, Plugin
-from nbdfork.plugin.backend import Backend, Layer
-from nbdfork.plugin.load import find
 from tests.harness import (
     NBDFORK,
     SECONDS,

@@ -12,8 +12,16 @@ import pytest
 
 import nbdfork
 from nbdfork.embed import Server
-from nbdfork.filter import Filter, FilterExport
-from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, SharedBuffer, parse
+from nbdfork.plugin import (
+    ConfigError,
+    Export,
+    Filter,
+    FilterExport,
+    Parameter,
+    Plugin,
+    SharedBuffer,
+    parse,
+)
 from nbdfork.server.errors import StartupError
 from tests.harness import NBDFORK, eventually, is_alive, need, output
 

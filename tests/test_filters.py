@@ -17,7 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbdfork.filter import Filter
+from nbdfork.backend import load
+from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.gate import Gate
 from nbdfork.filters._unpack import UnpackFilter
 from nbdfork.plugin import (
     HOLE,
@@ -28,12 +30,10 @@ from nbdfork.plugin import (
     ConfigError,
     Export,
     Extent,
+    Filter,
     Plugin,
-    load,
 )
-from nbdfork.plugin.backend import Backend, Layer
 from nbdfork.plugin.descriptor import DescriptorExport
-from nbdfork.plugin.gate import Gate
 from tests.harness import NBDFORK, Server, nbdfork, need, output
 from tests.libnbd import connected, libnbd
 from tests.test_clients import noise

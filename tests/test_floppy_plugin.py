@@ -11,9 +11,9 @@ import pytest
 from nbdfork.plugins.floppy import fat32
 from nbdfork.plugins.floppy.names import Names
 
+from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.load import find
 from nbdfork.plugin import HOLE, ZERO, ConfigError, Export
-from nbdfork.plugin.backend import Backend, Layer
-from nbdfork.plugin.load import find
 from tests.harness import NBDFORK, need, output, run
 
 MIB = 1 << 20

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from nbdfork.backend.gate import Gate
 from nbdfork.plugin import (
     FAST_ZERO,
     FUA,
@@ -18,7 +19,6 @@ from nbdfork.plugin import (
     Support,
 )
 from nbdfork.plugin.errors import PartialError, Refused
-from nbdfork.plugin.gate import Gate
 
 
 class Disk(Export):

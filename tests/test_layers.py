@@ -16,14 +16,14 @@ ALLOWED = {
     "protocol": {
         "nbdfork.protocol",
         "nbdfork.types",
-        "nbdfork.plugin.backend",
+        "nbdfork.backend",
         "nbdfork.plugin.client",
         "nbdfork.plugin.errors",
         "nbdfork.plugin.export",
-        "nbdfork.plugin.gate",
     },
-    "plugin": {"nbdfork", "nbdfork.filter", "nbdfork.plugin", "nbdfork.types"},
-    "filters": {"nbdfork.filter", "nbdfork.filters", "nbdfork.plugin", "nbdfork.types"},
+    "backend": {"nbdfork", "nbdfork.backend", "nbdfork.plugin", "nbdfork.types"},
+    "plugin": {"nbdfork.plugin", "nbdfork.types"},
+    "filters": {"nbdfork.filters", "nbdfork.plugin", "nbdfork.types"},
 }
 """The wings, and what each may import of nbdfork: these modules and what is below them."""
 
@@ -46,8 +46,12 @@ ORDER = {
     "plugin": [
         ["client", "errors", "mapping", "parse"],
         ["parameters", "export", "shared"],
-        ["extents", "password", "plugin"],
-        ["gate", "load", "descriptor"],
+        ["descriptor", "password", "plugin"],
+        ["filter"],
+    ],
+    "backend": [
+        ["extents", "load"],
+        ["gate"],
         ["backend"],
     ],
 }

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.load import find
 from nbdfork.plugin import ConfigError, Export, Plugin
-from nbdfork.plugin.backend import Backend, Layer
-from nbdfork.plugin.load import find
 from tests.harness import NBDFORK, Server, nbdfork, need, output, run
 from tests.libnbd import libnbd
 from tests.libvirtd import Libvirtd, need_libvirt

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from nbdfork.backend import load
 from nbdfork.options import TABLE
-from nbdfork.plugin import load
 from nbdfork.plugin.parameters import ParameterSet
 from nbdfork.plugin.plugin import takes_any_key
 from tests.harness import SECONDS, nbdfork, need, output, run

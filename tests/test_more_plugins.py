@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from nbdfork.plugins import iso
 
+from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.load import find
 from nbdfork.plugin import FUA, HOLE, MAY_TRIM, REQ_ONE, ZERO, ConfigError, Export, Plugin
-from nbdfork.plugin.backend import Backend, Layer
-from nbdfork.plugin.load import find
 from tests.harness import NBDFORK, Server, need, output, run
 
 MIB = 1 << 20

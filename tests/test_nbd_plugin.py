@@ -22,6 +22,8 @@ import psutil
 import pytest
 from nbdfork.plugins.nbd.renewal import Link, Renewal, Told
 
+from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.load import find
 from nbdfork.plugin import (
     FAST_ZERO,
     FUA,
@@ -37,8 +39,6 @@ from nbdfork.plugin import (
     SharedCounter,
     Support,
 )
-from nbdfork.plugin.backend import Backend, Layer
-from nbdfork.plugin.load import find
 from tests.harness import NBDFORK, SECONDS, Server, eventually, is_alive, nbdfork, need, output, run
 from tests.libnbd import connected, fails, libnbd
 from tests.nginx import free_ports, make_certificates

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.load import find
 from nbdfork.plugin import ConfigError, Export, Plugin, client
-from nbdfork.plugin.backend import Backend, Layer
-from nbdfork.plugin.load import find
 from tests.harness import NBDFORK, Server, need, output, receive, run
 
 KINDS = ("nbdkit",), tuple(NBDFORK)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from nbdfork.backend.backend import Backend, Layer, UnknownExport
+from nbdfork.backend.load import find
 from nbdfork.plugin import FAST_ZERO, FUA, MAY_TRIM, ConfigError, Export, Plugin, Support
-from nbdfork.plugin.backend import Backend, Layer, UnknownExport
 from nbdfork.plugin.descriptor import DescriptorExport
-from nbdfork.plugin.load import find
 from tests.harness import Server, let_all_reach, need, output, run
 
 SIZE = 1 << 20

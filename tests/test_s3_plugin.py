@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from nbdfork.plugins.s3.locks import RangeLocks
 
+from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.load import find
 from nbdfork.plugin import FAST_ZERO, REQ_ONE, ConfigError, Export, Plugin
-from nbdfork.plugin.backend import Backend, Layer
-from nbdfork.plugin.load import find
 from tests.harness import NBDFORK, SECONDS, Server, eventually, nbdfork, need, output, run, title
 from tests.libnbd import connected, fails, libnbd
 from tests.s3_server import ACCESS_KEY, SECRET_KEY, STRANGER, S3Server

@@ -22,9 +22,9 @@ from nbdfork.plugins.eval import METHODS
 from nbdfork.plugins.sh.process import TooMuchOutput
 from nbdfork.plugins.sh.process import run as run_script
 
+from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.load import find
 from nbdfork.plugin import FAST_ZERO, FUA, HOLE, MAY_TRIM, REQ_ONE, ZERO, Export
-from nbdfork.plugin.backend import Backend, Layer
-from nbdfork.plugin.load import find
 from tests.harness import (
     NBDFORK,
     SECONDS,

@@ -20,9 +20,9 @@ import pytest
 from nbdfork.plugins.nbd.renewal import Lost
 from nbdfork.plugins.ssh.sftp import Sftp
 
+from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.load import find
 from nbdfork.plugin import ConfigError, Export, PartialError, Plugin, Support
-from nbdfork.plugin.backend import Backend, Layer
-from nbdfork.plugin.load import find
 from tests.harness import NBDFORK, Server, eventually, nbdfork, need, output, run
 from tests.libnbd import connected, fails
 from tests.sshd import Sshd, make_key

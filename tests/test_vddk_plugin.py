@@ -19,9 +19,9 @@ import psutil
 import pytest
 from nbdfork.plugins.vddk import library, structs
 
+from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.load import find
 from nbdfork.plugin import HOLE, REQ_ONE, ZERO, ConfigError, Export, Plugin, ThreadModel
-from nbdfork.plugin.backend import Backend, Layer
-from nbdfork.plugin.load import find
 from tests.harness import NBDFORK, SECONDS, Server, eventually, nbdfork, need, output, run
 from tests.libnbd import libnbd
 

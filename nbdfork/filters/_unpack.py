@@ -3,8 +3,7 @@
 import os
 import stat
 
-from nbdfork.filter import Filter
-from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, parse
+from nbdfork.plugin import ConfigError, Export, Filter, Parameter, Plugin, parse
 from nbdfork.plugin.descriptor import DescriptorExport
 
 

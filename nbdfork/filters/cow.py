@@ -15,7 +15,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
-from nbdfork.filter import Filter, FilterExport
 from nbdfork.filters import clipped, write_zeroes
 from nbdfork.plugin import (
     HOLE,
@@ -26,6 +25,8 @@ from nbdfork.plugin import (
     Buffer,
     Export,
     Extent,
+    Filter,
+    FilterExport,
     Parameter,
     ScratchFile,
     SharedBuffer,

@@ -3,9 +3,18 @@
 import re
 import time
 
-from nbdfork.filter import Filter, FilterExport
 from nbdfork.filters import not_fast, zeroer
-from nbdfork.plugin import FAST_ZERO, Buffer, ConfigError, Export, Extent, Parameter, parse
+from nbdfork.plugin import (
+    FAST_ZERO,
+    Buffer,
+    ConfigError,
+    Export,
+    Extent,
+    Filter,
+    FilterExport,
+    Parameter,
+    parse,
+)
 
 _LONGEST = 30 * 24 * 3600.0
 

@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from nbdfork.filter import Filter, FilterExport
 from nbdfork.filters import zeroer
-from nbdfork.plugin import Buffer, Export, Extent, Parameter, parse
+from nbdfork.plugin import Buffer, Export, Extent, Filter, FilterExport, Parameter, parse
 
 _ERRORS = ("EPERM", "EIO", "ENOMEM", "EINVAL", "ENOSPC", "ESHUTDOWN")  # all that NBD has
 

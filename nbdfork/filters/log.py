@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 
-from nbdfork.filter import Filter, FilterExport
 from nbdfork.filters import zeroer
 from nbdfork.plugin import (
     FAST_ZERO,
@@ -25,6 +24,8 @@ from nbdfork.plugin import (
     Export,
     ExportInfo,
     Extent,
+    Filter,
+    FilterExport,
     Parameter,
     Plugin,
     SharedCounter,

@@ -1,7 +1,6 @@
 """The noextents filter: do not tell clients where the disk has holes."""
 
-from nbdfork.filter import Filter, FilterExport
-from nbdfork.plugin import Export
+from nbdfork.plugin import Export, Filter, FilterExport
 
 
 class NoExtents(Filter):

@@ -2,9 +2,17 @@
 
 import errno
 
-from nbdfork.filter import Filter, FilterExport
 from nbdfork.filters import not_fast, zeroer
-from nbdfork.plugin import FAST_ZERO, MAY_TRIM, Export, Parameter, Support, parse
+from nbdfork.plugin import (
+    FAST_ZERO,
+    MAY_TRIM,
+    Export,
+    Filter,
+    FilterExport,
+    Parameter,
+    Support,
+    parse,
+)
 
 
 class NoZero(Filter):

@@ -3,8 +3,7 @@
 import errno
 from collections.abc import Iterable, Iterator
 
-from nbdfork.filter import Filter, FilterExport
-from nbdfork.plugin import Buffer, Export, Extent, Parameter, parse
+from nbdfork.plugin import Buffer, Export, Extent, Filter, FilterExport, Parameter, parse
 
 
 class Offset(Filter):

@@ -3,9 +3,18 @@
 import errno
 from collections.abc import Iterator
 
-from nbdfork.filter import Filter, FilterExport
 from nbdfork.filters import clipped
-from nbdfork.plugin import HOLE, ZERO, Buffer, Export, Extent, Parameter, parse
+from nbdfork.plugin import (
+    HOLE,
+    ZERO,
+    Buffer,
+    Export,
+    Extent,
+    Filter,
+    FilterExport,
+    Parameter,
+    parse,
+)
 
 
 def _power_of_2(text: str) -> int:

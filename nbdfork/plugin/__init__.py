@@ -1,7 +1,7 @@
-"""The plugin contract: write a `Plugin` and you have a disk.
+"""The plugin contract: write a `Plugin` and you have a disk, a `Filter` and you change one.
 
-This wing knows neither processes nor the protocol.  What is named here is public; `gate` and
-`backend` are the server's side of the contract.
+What is named here is public.  This wing knows neither processes nor the protocol, nor what the
+server makes of plugins (`nbdfork.backend`).
 """
 
 from nbdfork.plugin import parse
@@ -19,6 +19,7 @@ from nbdfork.plugin.export import (
     Extent,
     Support,
 )
+from nbdfork.plugin.filter import Filter, FilterExport
 from nbdfork.plugin.parameters import Parameter, Secret, shown
 from nbdfork.plugin.plugin import Plugin, ThreadModel
 from nbdfork.plugin.shared import ScratchFile, SharedBuffer, SharedCounter, SharedLock
@@ -37,6 +38,8 @@ __all__ = [
     "Export",
     "ExportInfo",
     "Extent",
+    "Filter",
+    "FilterExport",
     "Parameter",
     "PartialError",
     "Plugin",

@@ -1,6 +1,6 @@
 """One client's bytes: the NBD protocol.
 
 This wing knows no process and starts none; of plugins it knows only the gate
-(`nbdfork.plugin.gate`).  From the inside out: `wire` holds the numbers, `channel` moves
+(`nbdfork.backend.gate`).  From the inside out: `wire` holds the numbers, `channel` moves
 bytes, `handshake` and `transmission` are the two phases, `connection` is one client's life.
 """

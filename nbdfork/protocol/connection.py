@@ -8,10 +8,10 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+from nbdfork.backend.backend import Backend
+from nbdfork.backend.gate import Gate
 from nbdfork.plugin import client
-from nbdfork.plugin.backend import Backend
 from nbdfork.plugin.errors import cause
-from nbdfork.plugin.gate import Gate
 from nbdfork.protocol import handshake
 from nbdfork.protocol.channel import Channel, SharedChannel
 from nbdfork.protocol.errors import Disconnected, ProtocolError

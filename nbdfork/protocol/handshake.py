@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from nbdfork.backend.backend import Backend, UnknownExport
+from nbdfork.backend.gate import Gate
 from nbdfork.plugin import client
-from nbdfork.plugin.backend import Backend, UnknownExport
 from nbdfork.plugin.errors import cause
 from nbdfork.plugin.export import BlockSize
-from nbdfork.plugin.gate import Gate
 from nbdfork.protocol import metacontexts, wire
 from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import ProtocolError

@@ -6,7 +6,7 @@ SET_META_CONTEXT.
 
 from collections.abc import Iterable, Sequence
 
-from nbdfork.plugin.gate import Gate
+from nbdfork.backend.gate import Gate
 from nbdfork.protocol import wire
 
 

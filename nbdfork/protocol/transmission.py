@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
+from nbdfork.backend.gate import Gate
 from nbdfork.plugin.errors import NOT_SUPPORTED, PartialError, Refused, cause
 from nbdfork.plugin.export import REQ_ONE, Extent, Support
-from nbdfork.plugin.gate import Gate
 from nbdfork.protocol import wire
 from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import ProtocolError

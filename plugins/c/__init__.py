@@ -1,6 +1,6 @@
 """C plugins: shared objects made for nbdkit's C API, as they are.
 
-`load` makes a plugin class of one; `nbdfork.plugin.load` calls it for a path that ends in ".so".
+`load` makes a plugin class of one; `nbdfork.backend.load` calls it for a path that ends in ".so".
 What a plugin returns, and what follows from a callback that it does not have, is interpreted
 here and in `export` as nbdkit does; how its callbacks are called is the business of the
 extension module `_native`, which is written in C.
@@ -243,7 +243,7 @@ class _MagicKey(Parameter[tuple[str, ...]]):
 
 
 class Loaded(NamedTuple):
-    """What has been made of a file: the fields are those of `nbdfork.plugin.load.Found`."""
+    """What has been made of a file: the fields are those of `nbdfork.backend.load.Found`."""
 
     name: str
     version: str

@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
 from typing import NamedTuple
 
-from nbdfork.filter import Filter
+from nbdfork.backend.gate import Gate
+from nbdfork.plugin import Filter
 from nbdfork.plugin.errors import ConfigError, cause
 from nbdfork.plugin.export import ExportInfo
-from nbdfork.plugin.gate import Gate
 from nbdfork.plugin.parameters import (
     HIDDEN,
     Assignment,

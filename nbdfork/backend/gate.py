@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import TypeVar
 
-from nbdfork.plugin import extents
+from nbdfork.backend import extents
 from nbdfork.plugin.errors import NOT_SUPPORTED, PartialError, Refused
 from nbdfork.plugin.export import (
     FAST_ZERO,

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import nbdfork
-from nbdfork.filter import Filter
+from nbdfork.plugin import Filter
 from nbdfork.plugin.errors import ConfigError
 from nbdfork.plugin.parameters import ParameterSet
 from nbdfork.plugin.plugin import Plugin
