@@ -267,7 +267,7 @@ def test_a_debug_flag_sets_a_variable(build: Build, tmp_path: Path) -> None:
 
 def test_the_example_is_a_disk(build: Build, tmp_path: Path) -> None:
     need("qemu-io", "nbdinfo")
-    plugin = build(ROOT / "contrib" / "example4.c")
+    plugin = build(ROOT / "contrib" / "examples" / "example4.c")
     with Server("-n", plugin, "1M") as server:
         writes = ["-c", "write -P 3 100k 300k", "-c", "write -P 4 32000 2000"]
         output("qemu-io", "-f", "raw", *writes, server.uri)

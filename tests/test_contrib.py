@@ -23,7 +23,7 @@ from nbdfork.uri import nbd_uri
 from tests.harness import SECONDS, eventually, nbdfork, need, output, run
 
 ROOT = Path(__file__).parent.parent
-CONTRIB = ROOT / "contrib"
+PACKAGING = ROOT / "contrib" / "packaging"
 PROGRAM = Path(sys.executable).parent / "nbdfork"
 
 
@@ -59,7 +59,7 @@ class Service:
         # Not through pipes, which a server in the background might hold open.
         with (self.directory / "output").open("w") as log:
             return subprocess.run(
-                [CONTRIB / "nbdfork.init", action],
+                [PACKAGING / "nbdfork.init", action],
                 check=False,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -100,8 +100,8 @@ def service() -> Iterator[Service]:
 
 
 def test_the_init_script_is_posix_shell() -> None:
-    output("sh", "-n", CONTRIB / "nbdfork.init")
-    assert os.access(CONTRIB / "nbdfork.init", os.X_OK)
+    output("sh", "-n", PACKAGING / "nbdfork.init")
+    assert os.access(PACKAGING / "nbdfork.init", os.X_OK)
 
 
 def test_the_life_of_a_service(service: Service) -> None:
@@ -193,7 +193,7 @@ def test_other_users_may_only_ask(service: Service) -> None:
     assert service("start") == 0, service.said
     nobody = pwd.getpwnam("nobody")
     # The script itself may be where only root can read.
-    script = shutil.copy(CONTRIB / "nbdfork.init", service.directory)
+    script = shutil.copy(PACKAGING / "nbdfork.init", service.directory)
     for action, status in {"status": 0, "stop": 4, "start": 4}.items():
         environment = {"NBDFORK_DEFAULTS": str(service.defaults)}
         done = run("sh", script, action, user=nobody.pw_uid, env=environment)
@@ -206,7 +206,7 @@ def test_other_users_may_only_ask(service: Service) -> None:
 def unit(name: str) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(interpolation=None, strict=True)
     parser.optionxform = str  # type: ignore[assignment, method-assign]  # as its manual says
-    parser.read_string((CONTRIB / name).read_text())
+    parser.read_string((PACKAGING / name).read_text())
     return parser
 
 
@@ -232,7 +232,7 @@ def test_the_service_unit_starts_a_server_that_takes_the_sockets() -> None:
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     need("systemd-analyze", "man")
     for name in ("nbdfork.service", "nbdfork.socket"):
-        text = (CONTRIB / name).read_text().replace("/usr/bin/nbdfork", str(PROGRAM))
+        text = (PACKAGING / name).read_text().replace("/usr/bin/nbdfork", str(PROGRAM))
         (tmp_path / name).write_text(text)
     (tmp_path / "man").mkdir()
     (tmp_path / "man" / "man1").symlink_to(ROOT / "man")
@@ -275,7 +275,7 @@ def complete(tmp_path: Path) -> Callable[..., set[str]]:
     """Return the function that completes the last of some words."""
     need("bash")
     environment = os.environ | {"PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"}
-    script = CONTRIB / "nbdfork.bash-completion"
+    script = PACKAGING / "nbdfork.bash-completion"
 
     def complete(*words: str) -> set[str]:
         command = ["bash", "--norc", "-c", COMPLETE, "bash", str(script), "nbdfork", *words]
@@ -286,7 +286,7 @@ def complete(tmp_path: Path) -> Callable[..., set[str]]:
 
 def test_the_completion_is_bash() -> None:
     need("bash")
-    output("bash", "-n", CONTRIB / "nbdfork.bash-completion")
+    output("bash", "-n", PACKAGING / "nbdfork.bash-completion")
 
 
 def test_completing_options(complete: Callable[..., set[str]]) -> None:

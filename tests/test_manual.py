@@ -249,8 +249,7 @@ def place() -> Iterator[Path]:
         directory.chmod(0o755)
         (directory / "disk.img").write_bytes(os.urandom(4 * 1024 * 1024))
         (directory / "disk.img").chmod(0o666)
-        (directory / "contrib").mkdir()
-        shutil.copy(ROOT / "contrib" / "template_plugin.py", directory / "contrib")
+        shutil.copytree(ROOT / "contrib" / "examples", directory / "contrib" / "examples")
         yield directory
 
 

@@ -1,6 +1,6 @@
 """A plugin to copy and change: a RAM disk whose first bytes can be protected.
 
-    nbdfork contrib/template_plugin.py 1M
+    nbdfork contrib/examples/template_plugin.py 1M
 
 nbdfork-plugin(3) walks through it.  The one thing to keep in mind: every client is served by a
 process of its own, so what clients share is made in `get_ready`, of a kind that is shared.
