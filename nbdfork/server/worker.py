@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple, Protocol
 
 from setproctitle import setproctitle, setthreadtitle
@@ -48,12 +48,14 @@ class Servable(Protocol):
 class Service(NamedTuple):
     """How clients are served; given to the server wing by its caller.
 
-    *after_fork* is called in each worker before its first client, *cleanup* after its last.
+    *after_fork* is called in each worker before its first client, *cleanup* after its last.  The
+    former is given a function that stops the whole server, and a descriptor that is readable once
+    this process has been told to end.
     *connect* takes a stream and a function to be told the export's name.  A worker serves
     *clients_per_worker* clients (0: any number), *clients_at_once* of them at the same time.
     """
 
-    after_fork: Callable[[], None]
+    after_fork: Callable[[Callable[[], None], int], None]
     connect: Callable[[socket.socket, Callable[[str], None]], Servable]
     cleanup: Callable[[], None]
     keepalive: bool
@@ -64,23 +66,35 @@ class Service(NamedTuple):
 class Stopper:
     """What a stop signal does in a process that serves clients: those being served are stopped,
     and no other is begun.
+
+    `ending` is a descriptor that is readable from then on.  It becomes so in the signal handler of
+    the interpreter, which does not have to wait for the main thread as Python's handlers do.
     """
 
     def __init__(self) -> None:
         self.stopped = False
-        self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # readable once stopped
+        self.ending, self._end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._clients: set[Servable] = set()
 
     def install(self, signals: Iterable[signal.Signals]) -> None:
         """Let *signals* stop this process."""
+        signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
         for signum in signals:
             signal.signal(signum, self._on_signal)
 
     def _on_signal(self, signum: int, frame: object) -> None:
         self.stopped = True
-        os.eventfd_write(self.event, 1)
         for client in tuple(self._clients):
             client.stop()
+
+    def forget_other_signals(self) -> None:
+        """Make `ending` unreadable again if it was a signal of a plugin's own that woke it."""
+        if self.stopped:
+            return
+        with suppress(BlockingIOError):
+            os.read(self.ending, 4096)
+        if self.stopped:  # the stop signal came in this very moment, and its byte has been read
+            os.write(self._end, b"\0")
 
     def serve(self, client: Servable) -> None:
         """Serve *client* to its end, or until stopped."""
@@ -116,6 +130,10 @@ class Place(NamedTuple):
         except (BlockingIOError, BrokenPipeError):
             pass  # full, so it will look anyway; or gone, and the leash will say so
 
+    def stop_server(self) -> None:
+        """Tell the supervisor to end, with all its workers."""
+        os.kill(self.supervisor, signal.SIGTERM)
+
 
 def run(place: Place, service: Service) -> int:
     """Live as a worker; return the exit status.  All signals are blocked on entry."""
@@ -123,7 +141,7 @@ def run(place: Place, service: Service) -> int:
     try:
         if not _prepare(place, stopper):
             return 0
-        service.after_fork()
+        service.after_fork(place.stop_server, stopper.ending)
     except Exception as error:
         log.exception("the worker cannot start")
         place.report(State.FAILED, f"{type(error).__name__}: {error}")
@@ -143,7 +161,6 @@ def run(place: Place, service: Service) -> int:
 
 def _prepare(place: Place, stopper: Stopper) -> bool:
     """The after-fork checklist.  Return False if there is no supervisor any more."""
-    signal.set_wakeup_fd(-1)
     for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(
             signum, signal.SIG_IGN
@@ -265,7 +282,7 @@ def _waiting(place: Place, stopper: Stopper) -> Iterator[select.epoll]:
             # Of all workers that wait, the kernel wakes one for each connection.
             epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
         epoll.register(place.leash, select.EPOLLIN)
-        epoll.register(stopper.event, select.EPOLLIN)
+        epoll.register(stopper.ending, select.EPOLLIN)
         yield epoll
 
 
@@ -280,6 +297,7 @@ def _accept(place: Place, stopper: Stopper, epoll: select.epoll) -> socket.socke
         if _is_let_go(place.leash):
             return None
         epoll.poll()
+        stopper.forget_other_signals()
     return None
 
 
