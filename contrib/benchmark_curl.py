@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.nginx import Nginx
+from tests.support.nginx import Nginx
 
 SIZE = 64 << 20
 DEPTHS = (1, 16)

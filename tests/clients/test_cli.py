@@ -1,0 +1,176 @@
+"""The command line: every name of every option, and what does not go together."""
+
+import pytest
+
+from nbdfork.cli import UsageError, parse_arguments
+from nbdfork.options import TABLE, Option, Options
+from tests.support.harness import nbdfork
+
+ARGUMENTS = {
+    "debug": "nbdfork.backend.datapath=0",
+    "exportname": "disk",
+    "log": "null",
+    "unix": "/run/s",
+    "pidfile": "/run/p",
+    "port": "1",
+    "tls": "require",
+}
+
+
+def argument_for(option: Option) -> str:
+    return ARGUMENTS.get(option.key, "7")
+
+
+def names() -> list[tuple[str, Option]]:
+    return [(name, option) for option in TABLE for name in option.names]
+
+
+@pytest.mark.parametrize(("name", "option"), names(), ids=lambda value: str(value)[:25])
+def test_every_name_is_taken_before_and_after_the_plugin(name: str, option: Option) -> None:
+    words = [name] if option.metavar is None else [name, argument_for(option)]
+    expected = parse_arguments([*words, "file", "a=b"])
+    assert expected != Options(plugin="file", arguments=("a=b",)) or option.key == "oldstyle"
+    assert parse_arguments(["file", *words, "a=b"]) == expected
+    assert parse_arguments(["file", "a=b", *words]) == expected
+
+
+@pytest.mark.parametrize(("name", "option"), names(), ids=lambda value: str(value)[:25])
+def test_every_name_takes_its_argument_attached(name: str, option: Option) -> None:
+    if option.metavar is None:
+        return
+    apart = parse_arguments([name, argument_for(option)])
+    joined = name + ("=" if name.startswith("--") else "") + argument_for(option)
+    assert parse_arguments([joined]) == apart
+
+
+def test_seed_page_command() -> None:
+    options = parse_arguments(["file", "file=d.img", "--run", "qemu -drive file=$nbd"])
+    assert options.plugin == "file"
+    assert options.arguments == ("file=d.img",)
+    assert options.run == "qemu -drive file=$nbd"
+    assert options.foreground
+
+
+def test_bundles() -> None:
+    options = parse_arguments(["-fvp", "80", "null", "-rnP/p"])
+    assert (options.foreground, options.verbose, options.port) == (True, True, "80")
+    assert (options.readonly, options.newstyle, options.pidfile) == (True, True, "/p")
+
+
+@pytest.mark.parametrize(
+    ("short", "field"),
+    [
+        ("--read", "readonly"),
+        ("--new", "newstyle"),
+        ("--fore", "foreground"),
+        ("--verb", "verbose"),
+    ],
+)
+def test_abbreviations(short: str, field: str) -> None:
+    assert getattr(parse_arguments([short, "null"]), field) is True
+
+
+def test_two_dashes_end_the_options() -> None:
+    assert parse_arguments(["--", "file", "-f"]).arguments == ("-f",)
+
+
+def test_a_lone_dash_is_a_word() -> None:
+    assert parse_arguments(["sh", "-"]).arguments == ("-",)
+
+
+def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/usr")
+    options = parse_arguments(["-P", "pid", "-U", "sock", "--log", "log", "null"])
+    assert (options.pidfile, options.unix, options.log) == ("/usr/pid", "/usr/sock", "/usr/log")
+    assert parse_arguments(["-U", "-", "--log", "syslog"]).unix == "-"
+
+
+def test_export_name_implies_newstyle() -> None:
+    assert parse_arguments(["-e", "", "null"]).newstyle
+    assert not parse_arguments(["null"]).newstyle
+
+
+def test_the_last_of_4_and_6_counts() -> None:
+    options = parse_arguments(["-4", "-6", "null"])
+    assert (options.ipv4_only, options.ipv6_only) == (False, True)
+    options = parse_arguments(["-4", "-6", "-4", "null"])
+    assert (options.ipv4_only, options.ipv6_only) == (True, False)
+
+
+def test_debug_flags_accumulate() -> None:
+    options = parse_arguments(["-D", "a.b=1", "-D", "c.d.e=2", "null"])
+    assert options.debug == (("a", "b", 1), ("c", "d.e", 2))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-U s -p 3",
+        "-p 3 -U s",
+        "-U s -i ::1",
+        "-U s -4",
+        "-U s --keepalive",
+        "-s -p 3",
+        "-s -U s",
+        "-s --run x",
+        "-s -i ::1",
+        "-s --print-uri",
+        "-s --max-clients 3",
+        "-o -e x",
+        "-o -n",
+        "-n --old-style",
+    ],
+)
+def test_conflicts(line: str) -> None:
+    with pytest.raises(UsageError, match="cannot go together"):
+        parse_arguments([*line.split(), "null"])
+
+
+@pytest.mark.parametrize("line", ["-p 3", "-i ::1", "-U s", "-s", "--run x"])
+def test_conflicts_with_inherited_sockets(line: str) -> None:
+    with pytest.raises(UsageError, match="LISTEN_FDS"):
+        parse_arguments([*line.split(), "null"], activated=True)
+
+
+def test_inherited_sockets_imply_foreground() -> None:
+    assert parse_arguments(["null"], activated=True).foreground
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--verbos=1", "--verbos takes no argument"),
+        ("-p", "-p needs an argument: PORT"),
+        ("--run", "--run needs an argument: CMD"),
+        ("-p 65536", "at most 65535"),
+        ("--nosuch", "unknown option --nosuch"),
+        ("--verbsoe", "did you mean --verbose?"),
+        ("-fz", "unknown option -z in -fz"),
+        ("--ex", "ambiguous"),
+        ("--max-clients 0", "a whole number from 1 to"),
+        ("--spare-workers x", "a whole number from 1 to"),
+        ("--handshake-limit -1", "a number of seconds"),
+        ("--handshake-limit 1.2.3", "--handshake-limit 1.2.3"),
+        ("-D x", "expected nbdfork.FLAG=N"),
+        ("-D x.y=z", "expected nbdfork.FLAG=N"),
+    ],
+)
+def test_mistakes_are_named(line: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_arguments(line.split())
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_is_one_line_and_status_1() -> None:
+    done = nbdfork("-U", "s", "-p", "3", "null")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[0].startswith("nbdfork: error: -U and -p cannot go together")
+    assert len(done.stderr.splitlines()) == 2  # the second tells where to read
+
+
+def test_no_plugin() -> None:
+    done = nbdfork()
+    assert done.returncode == 1
+    assert "no plugin is given" in done.stderr

@@ -1,0 +1,136 @@
+"""What nbdfork prints of itself and of its plugins."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import nbdfork as package
+from nbdfork.options import TABLE
+from tests.support.harness import nbdfork, output
+
+
+def pairs(text: str) -> list[tuple[str, str]]:
+    return [(line.split("=", 1)[0], line.split("=", 1)[1]) for line in text.splitlines()]
+
+
+def test_help_names_every_option() -> None:
+    done = nbdfork("--help")
+    assert done.returncode == 0
+    for option in TABLE:
+        assert option.help in done.stdout
+        for name in option.names:
+            assert name in done.stdout
+
+
+@pytest.mark.parametrize("words", [("--help", "file"), ("file", "--help")])
+def test_help_of_a_plugin(words: tuple[str, ...]) -> None:
+    done = nbdfork(*words)
+    assert done.returncode == 0
+    assert "plugin: file - serve a file or a block device" in done.stdout
+    assert "[file=]FILENAME" in done.stdout
+    assert "(default: normal)" in done.stdout
+
+
+def test_version() -> None:
+    assert nbdfork("-V").stdout == f"nbdfork {package.__version__}\n"
+    expected = f"nbdfork {package.__version__}\nfile {package.__version__}\n"
+    assert nbdfork("--version", "file").stdout == expected
+
+
+def test_probing_for_exit_with_parent() -> None:
+    assert nbdfork("--exit-with-parent", "--version").returncode == 0
+
+
+def test_dump_config_begins_with_the_pairs_of_2016_in_their_order() -> None:
+    found = pairs(nbdfork("--dump-config").stdout)
+    first = ["bindir", "libdir", "mandir", "name", "plugindir", "sbindir", "sysconfdir", "version"]
+    assert [key for key, _ in found][:8] == first
+    values = dict(found)
+    assert values["name"] == "nbdfork"
+    assert values["python"] == sys.executable
+    assert Path(values["plugindir"], "file.py").is_file()
+    assert Path(values["bindir"], "nbdfork").is_file()
+    assert f"{values['version_major']}.{values['version_minor']}." in values["version"]
+
+
+def test_the_whole_path_of_a_plugin_works() -> None:
+    directory = dict(pairs(nbdfork("--dump-config").stdout))["plugindir"]
+    text = nbdfork("--dump-plugin", f"{directory}/memory.py").stdout
+    assert ("name", "memory") in pairs(text)
+
+
+def test_dump_plugin() -> None:
+    found = dict(pairs(nbdfork("file", "--dump-plugin").stdout))
+    assert found["name"] == "file"
+    assert found["magic_config_key"] == "file"
+    assert found["has_list_exports"] == "1"
+    assert found["path"].endswith("/file.py")
+
+
+@pytest.mark.parametrize("option", ["--help", "--version", "--dump-plugin"])
+def test_a_wrong_plugin_name_is_answered_with_the_right_ones(option: str) -> None:
+    done = nbdfork(option, "memroy")
+    assert done.returncode == 1
+    assert "there is no plugin 'memroy'. Did you mean 'memory'?" in done.stderr
+    for name in ("example1", "file", "memory", "null"):
+        assert name in done.stderr
+
+
+def test_a_path_that_is_no_plugin(tmp_path: Path) -> None:
+    (tmp_path / "empty.py").write_text("")
+    (tmp_path / "broken.py").write_text("1/0")
+    (tmp_path / "plain").write_text("")
+    expected = {
+        "nosuch.py": "is not a file",
+        "empty.py": "must define one Plugin class; it defines: none",
+        "broken.py": "ZeroDivisionError",
+        "plain": "its name must end in .py",
+    }
+    for name, message in expected.items():
+        done = nbdfork(f"{tmp_path}/{name}")
+        assert done.returncode == 1
+        assert message in done.stderr
+
+
+def test_third_party_plugins_are_found_by_entry_point(tmp_path: Path) -> None:
+    (tmp_path / "thirdparty.py").write_text(
+        "from nbdfork.plugin import Plugin\n"
+        "class Third(Plugin):\n"
+        "    'from another package'\n"
+        "    def get_size(self): return 512\n"
+        "    def pread(self, count, offset): return bytes(count)\n"
+    )
+    info = tmp_path / "thirdparty-1.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: thirdparty\nVersion: 1.5\n")
+    (info / "entry_points.txt").write_text("[nbdfork.plugins]\nthird = thirdparty:Third\n")
+    environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    text = output(sys.executable, "-m", "nbdfork", "-V", "third", env=environment)
+    assert text.endswith("third 1.5\n")
+
+
+def test_plugin_parameters_that_are_wrong() -> None:
+    expected = {
+        ("memory",): "memory: the parameter size=SIZE is required",
+        ("memory", "size=3x"): "memory: size=3x: not a size",
+        ("memory", "9E"): "too large: the limit is 2^63-1 bytes",
+        ("memory", "1", "2"): "memory: size= is given twice",
+        ("memory", "sizes=1"): "did you mean size=?",
+        ("example1", "x=1"): "This plugin takes no parameters",
+        ("example1", "x"): "'x' is not of the form key=value",
+        ("file",): "give either file=FILENAME or dir=DIRECTORY",
+        ("file", "/nonexistent"): "file: /nonexistent: No such file or directory",
+        ("file", "/usr"): "/usr is a directory: use dir=/usr",
+        ("file", "/dev/null"): "neither a regular file nor a block device",
+        ("file", "dir=/etc/passwd"): "not a directory",
+        ("file", "/etc/passwd", "fadvise=x"): "expected one of: normal, random, sequential",
+        ("null", "-D", "nbdfork.x=1"): "no such debug flag; there is: backend.controlpath",
+        ("null", "-D", "file.zero=1"): "'file' is none of: nbdfork, null",
+        ("file", "/etc/passwd", "-D", "file.x=1"): "no such debug flag; the plugin has: zero",
+    }
+    for words, message in expected.items():
+        done = nbdfork(*words)
+        assert done.returncode == 1
+        assert message in done.stderr, words
+        assert len(done.stderr.splitlines()) == 1

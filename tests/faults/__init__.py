@@ -1,0 +1,1 @@
+"""Bad clients, kills, full disks."""

@@ -1,0 +1,255 @@
+"""What is about Lua only: its versions, its values and errors, and the programs that it runs."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.clients.test_structured import reason
+from tests.plugins.test_python import connect
+from tests.support.harness import Server, eventually, nbdfork
+from tests.support.scripting import LUA, fails_alone, shares_its_disk
+
+nbd = pytest.importorskip("nbd")
+
+
+@pytest.fixture(autouse=True)
+def _lua() -> None:
+    LUA.need()
+
+
+# -- state ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["5.3", "5.5"])
+def test_all_clients_share_the_disk_whatever_the_version(version: str) -> None:
+    """That of all other tests is 5.4."""
+    environment = {"NBDFORK_LUA": version}
+    with Server("-n", "lua", LUA.ram, "size=1048576", environment=environment) as server:
+        assert connect(server.uri).get_size() == 1048576
+        assert shares_its_disk(server)
+
+
+@pytest.mark.parametrize("processes", ["false", "true"])
+def test_finalizers_run_once_where_the_disk_is(processes: str, tmp_path: Path) -> None:
+    log = tmp_path / "end"
+    path = LUA.script(
+        tmp_path,
+        f"""
+        NBDFORK_PROCESSES = {processes}
+        local function finish(disk)
+            local file = io.open("{log}", "a")
+            file:write("last ", tostring(disk.last), "\\n")
+            file:close()
+        end
+        disk = setmetatable({{}}, {{__gc = finish}})
+        function pwrite(h, buf, offset) disk.last = offset end
+        """,
+    )
+    with Server("-n", "lua", path) as server:
+        client = connect(server.uri)
+        client.pwrite(b"x", 512)
+        client.shutdown()
+    assert log.read_text() == ("last nil\n" if processes == "true" else "last 512\n")
+
+
+# -- errors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        ("assert(1 == 2, 'the moon is full')", 5, "the moon is full"),
+        ("error({code = 1})", 5, "(error object is a table value)"),
+        ("error()", 5, "(error object is a nil value)"),
+        ("error(setmetatable({}, {__tostring = function() return 'x' end}))", 5, "x"),
+        ("return 1 + {}", 5, "attempt to perform arithmetic on a table value"),
+    ],
+)
+def test_clients_hear_why(text: str, code: int, message: str, tmp_path: Path) -> None:
+    with LUA.server(tmp_path, f"function pread(h, n, o)\n{text}\nend") as server:
+        assert reason(server) == (code, message)
+
+
+def test_the_log_says_where(tmp_path: Path) -> None:
+    """Lua itself cuts names of files that are longer than 59 characters."""
+    directory = tmp_path / ("long" * 20)
+    directory.mkdir()
+    path = LUA.script(directory, "function pread(h, n, o)\nerror('the moon is full')\nend")
+    with Server("-n", "lua", path) as server:
+        assert reason(server) == (5, "the moon is full")
+        assert f"pread: {path}:5: the moon is full\n" in server.log
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("function config(k, v) error('bad value') end", "config: {path}:4: bad value"),
+        (
+            "function config(k, v) end function get_ready() error('no disk', 0) end",
+            "{path}: get_ready: no disk",
+        ),
+        (
+            "function config(k, v) os.exit(3) end",
+            "{path}: config: the script called os.exit(3)",
+        ),
+        (
+            "function config(k, v) end function thread_model() return 7 end",
+            "{path}: thread_model returned 7",
+        ),
+        ("function", "load: {path}:5: <name> expected near <eof>"),
+        ("error('too bad')", "load: {path}:4: too bad"),
+        ("", "takes no parameters, but key=value is given"),
+    ],
+)
+def test_a_bad_script_is_refused_with_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = LUA.script(tmp_path, text)
+    assert message.format(path=path) in LUA.refusal(path, "key=value")
+
+
+def test_without_lupa_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "lupa.py").write_text("raise ImportError\n")
+    said = LUA.refusal(LUA.ram, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert said == 'nbdfork: error: the lua plugin needs lupa: pip install "nbdfork[lua]"\n'
+
+
+def test_an_unknown_version_is_refused() -> None:
+    said = LUA.refusal(LUA.ram, env={**os.environ, "NBDFORK_LUA": "5.1"})
+    assert said == "nbdfork: error: lua: NBDFORK_LUA=5.1: set it to one of 5.3, 5.4, 5.5\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("return 'short'", "pread: returned string length < count bytes"),
+        ("return nil", "pread: return value is not a string"),
+        ("return 7", "pread: return value is not a string"),
+        ("os.exit(7)", "the script called os.exit(7)"),
+        ("return 1 + pread(h, n, 0)", "stack overflow"),
+    ],
+)
+def test_a_read_that_is_none_fails_alone(text: str, message: str, tmp_path: Path) -> None:
+    ok = "if offset > 0 then return ('ok'):rep(n // 2) end"
+    path = LUA.script(tmp_path, f"function pread(h, n, offset) {ok} {text} end")
+    with Server("-n", "lua", path) as server:
+        assert fails_alone(server, message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("function can_write(h) return 1 end", "can_write: return value is not a boolean"),
+        ("function get_size(h) return 'x' end", "get_size: return value is not an integer"),
+        ("function open(readonly) end", "open returned nothing"),
+        ("function pwrite() end function can_fua(h) return 7 end", "can_fua: returned 7"),
+    ],
+)
+def test_facts_that_are_none_refuse_the_client(text: str, message: str, tmp_path: Path) -> None:
+    with LUA.server(tmp_path, text) as server:
+        with pytest.raises(nbd.Error):
+            connect(server.uri)
+        assert message in server.log
+
+
+# -- the life of the process ------------------------------------------------------------------
+
+
+def posix_version() -> str:
+    """Return a version of Lua for which the machine has luaposix."""
+    for version in ("5.4", "5.3"):
+        for directory in ("/usr/share/lua", "/usr/local/share/lua"):
+            if Path(directory, version, "posix").exists():
+                return version
+    if os.environ.get("NBDFORK_CI"):
+        pytest.fail("not installed: luaposix")
+    pytest.skip("not installed: luaposix")
+
+
+def test_a_child_of_the_script_exits_as_it_is_meant_to(tmp_path: Path) -> None:
+    """The module that forks is one written in C, at the place where Debian has it."""
+    path = LUA.script(
+        tmp_path,
+        """
+        local unistd, wait = require "posix.unistd", require "posix.sys.wait"
+        local function status(way)
+            local child = unistd.fork()
+            if child ~= 0 then return select(3, wait.wait(child)) end
+            if way == "exit" then os.exit(5) end
+            if way == "error" then error("from a child") end
+        end
+        function pread(h, count, offset)
+            local statuses = {}
+            for _, way in ipairs {"exit", "error", "return"} do
+                local found = status(way)
+                if not found then return (" "):rep(count) end
+                statuses[#statuses + 1] = found
+            end
+            return string.pack("c" .. count, table.concat(statuses, " "))
+        end
+        """,
+    )
+    with Server("-n", "lua", path, environment={"NBDFORK_LUA": posix_version()}) as server:
+        client = connect(server.uri)
+        assert bytes(client.pread(5, 0)) == b"5 1 0"
+        assert bytes(client.pread(5, 0)) == b"5 1 0"
+        assert "from a child\n" in server.log
+
+
+def test_a_script_that_waits_does_not_keep_the_server_from_ending(tmp_path: Path) -> None:
+    text = "function pwrite(h, buf, offset) while true do end end"
+    with LUA.server(tmp_path, text) as server:
+        client = connect(server.uri)
+        client.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(512)), 0)
+        worker = eventually(server.serving)[0]
+        os.kill(worker.pid, signal.SIGKILL)
+        eventually(lambda: "signal 9" in server.log)
+        assert connect(server.uri).pread(4, 0) == bytes(4)
+
+
+def test_the_script_finds_in_lua_what_belongs_there(tmp_path: Path) -> None:
+    text = "assert(not python and not package.loaded.python and not arg and os.exit and debug)"
+    path = LUA.script(tmp_path, text, "#!/usr/sbin/nbdkit lua\n" + LUA.minimum)
+    with Server("-n", "lua", path) as server:
+        assert connect(server.uri).pread(4, 0) == bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("io.popen('echo one; echo two'):read('a')", "one\ntwo\n"),
+        ("io.popen('exit 3'):close()", "nil exit 3"),
+        ("io.close(io.popen('kill -9 $$'))", "nil signal 9"),
+        ("io.popen('cat > {out}', 'w'):write('text'):close()", "true exit 0"),
+        ("(pcall(io.popen, 'true', 'x'))", "false"),
+        ("os.execute('exit 4')", "nil exit 4"),
+        ("os.execute('kill -9 $$')", "nil signal 9"),
+        ("os.execute()", "true"),
+        ("io.open('{out}', 'w'):close()", "true"),
+    ],
+)
+def test_programs_can_be_run_as_in_any_lua(text: str, expected: str, tmp_path: Path) -> None:
+    """Expected is what Debian's Lua says, which is built for POSIX; lupa's is not."""
+    out = tmp_path / "out"
+    path = LUA.script(
+        tmp_path,
+        "function pread(h, n, o)\n"
+        f"local found = table.pack({text.format(out=out)})\n"
+        "for i = 1, found.n do found[i] = tostring(found[i]) end\n"
+        "return string.pack('c' .. n, table.concat(found, ' ')) end",
+    )
+    with Server("-n", "lua", path) as server:
+        assert bytes(connect(server.uri).pread(512, 0)).rstrip(b"\0").decode() == expected
+        if "cat" in text:
+            assert out.read_text() == "text"
+
+
+# -- what nbdkit's plugin does not have -------------------------------------------------------
+
+
+def test_what_a_script_prints_is_printed_once(tmp_path: Path) -> None:
+    text = "print('loading') function get_ready() print('ready') end"
+    done = nbdfork(
+        "-n", "-U", "-", "lua", LUA.script(tmp_path, text), "--run", "nbdinfo --size $uri"
+    )
+    assert done.stdout.splitlines() == ["loading", "ready", "65536"]

@@ -1,0 +1,132 @@
+"""What is about Perl only: its END blocks and objects, its characters, its modules written in C."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.plugins.test_python import attempt, connect
+from tests.support.harness import Server
+from tests.support.scripting import PERL, fails_alone
+
+
+@pytest.fixture(autouse=True)
+def _perl() -> None:
+    PERL.need()
+
+
+# -- state ------------------------------------------------------------------------------------
+
+
+def test_end_blocks_run_once_where_the_disk_is(tmp_path: Path) -> None:
+    log = tmp_path / "end"
+    path = PERL.script(
+        tmp_path,
+        f"my $last = 0; sub pwrite {{ $last = $_[2] }}\n"
+        f"END {{ CORE::open(my $f, '>>', '{log}'); print $f qq(last $last\\n) }}",
+    )
+    with Server("-n", "perl", path) as server:
+        client = connect(server.uri)
+        client.pwrite(b"x", 512)
+        client.shutdown()
+    assert log.read_text() == "last 512\n"
+
+
+# -- errors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sub config { die 'bad value' }", "config: bad value at {path} line 4."),
+        ("sub config {} sub get_ready { die qq(no disk\\n) }", "{path}: get_ready: no disk"),
+        ("sub config { exit 3 }", "{path}: config: the script called exit(3)"),
+        ("sub config {} sub thread_model { 7 }", "{path}: thread_model returned 7"),
+        ("", "takes no parameters, but key=value is given"),
+    ],
+)
+def test_a_bad_script_is_refused_with_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = PERL.script(tmp_path, text)
+    assert message.format(path=path) in PERL.refusal(path, "key=value")
+
+
+def test_an_error_of_syntax_is_told_in_the_lines_of_perl(tmp_path: Path) -> None:
+    path = PERL.script(tmp_path, "sub {")
+    assert "perl: load: " in PERL.refusal(path, lines="(.*\n)+")
+
+
+def test_a_missing_script_is_named(tmp_path: Path) -> None:
+    assert "nothing.pl: there is no file" in PERL.refusal(tmp_path / "nothing.pl")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("return 'short'", "the buffer returned from pread is too small"),
+        ("return undef", "pread returned nothing"),
+        ("return chr(300) x 65536", "pread returned characters that are no bytes"),
+        ("die { code => 1 }", "HASH(0x"),
+    ],
+)
+def test_a_read_that_is_none_fails_alone(text: str, message: str, tmp_path: Path) -> None:
+    path = PERL.script(tmp_path, f"sub pread {{ return qq(ok) x 256 if $_[2]; {text} }}")
+    with Server("-n", "perl", path) as server:
+        assert fails_alone(server, message)
+
+
+# -- the life of the process -------------------------------------------------------------------
+
+
+def test_an_exit_fails_the_request_alone(tmp_path: Path) -> None:
+    path = PERL.script(tmp_path, "sub pwrite { exit 7 }")
+    with Server("-n", "perl", path) as server:
+        client = connect(server.uri)
+        assert attempt(lambda: client.pwrite(b"x", 0)) == "EIO"
+        assert "pwrite: the script called exit(7)" in server.log
+        assert client.pread(4, 0) == bytes(4)
+
+
+def test_a_child_of_the_script_exits_as_it_is_meant_to(tmp_path: Path) -> None:
+    """It has written what it had buffered, and does not go on as a second server."""
+    out = tmp_path / "out"
+    path = PERL.script(
+        tmp_path,
+        f"""
+        sub child {{
+            my ($way) = @_;
+            my $pid = fork;
+            return waitpid($pid, 0) && $? >> 8 if $pid;
+            CORE::open my $file, '>>', '{out}';
+            print $file "$way\n";
+            exit 5 if $way eq 'exit';
+        }}
+        sub pread {{
+            my ($h, $count) = @_;
+            my @statuses = map {{ child($_) }} 'exit', 'return';
+            return pack "a$count", "@statuses";
+        }}
+        """,
+        "sub open { return 1 }\nsub get_size { return 65536 }\n",
+    )
+    with Server("-n", "perl", path) as server:
+        client = connect(server.uri)
+        assert bytes(client.pread(3, 0)) == b"5 0"
+        assert bytes(client.pread(3, 0)) == b"5 0"
+    assert sorted(out.read_text().split()) == ["exit", "exit", "return", "return"]
+
+
+def test_modules_written_in_c_can_be_used(tmp_path: Path) -> None:
+    text = "use Digest::MD5; sub pread { my $d = Digest::MD5::md5_hex('x'); return $d x 16 }"
+    with PERL.server(tmp_path, text) as server:
+        assert bytes(connect(server.uri).pread(512, 0)[:8]) == b"9dd4e461"
+
+
+def test_objects_are_destroyed_in_the_end(tmp_path: Path) -> None:
+    log = tmp_path / "end"
+    path = PERL.script(
+        tmp_path,
+        f"sub DESTROY {{ CORE::open(my $f, '>>', '{log}'); print $f qq(gone\n) }}\n"
+        "our $disk = bless {};",
+    )
+    with Server("-n", "perl", path) as server:
+        connect(server.uri).shutdown()
+    assert log.read_text() == "gone\n"

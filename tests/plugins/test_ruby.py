@@ -1,0 +1,163 @@
+"""What is about Ruby only: its exceptions, its at_exit, and the helper that runs the script."""
+
+import re
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.clients.test_structured import reason
+from tests.plugins.test_python import connect
+from tests.support.harness import Server, nbdfork
+from tests.support.scripting import RUBY, fails_alone
+
+nbd = pytest.importorskip("nbd")
+
+
+@pytest.fixture(autouse=True)
+def _ruby() -> None:
+    RUBY.need()
+
+
+# -- state ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processes", ["false", "true"])
+def test_at_exit_is_done_once_where_the_disk_is(processes: str, tmp_path: Path) -> None:
+    log = tmp_path / "end"
+    path = RUBY.script(
+        tmp_path,
+        f"NBDFORK_PROCESSES = {processes}\ndef pwrite(h, buf, offset) = $last = offset\n"
+        f"at_exit {{ File.write('{log}', %(last #{{$last}}\\n), mode: 'a') }}",
+    )
+    with Server("-n", "ruby", path) as server:
+        client = connect(server.uri)
+        client.pwrite(b"x", 512)
+        client.shutdown()
+    assert log.read_text() == ("last \n" if processes == "true" else "last 512\n")
+
+
+# -- errors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        ("raise Errno::ENOSPC, 'moon'", 28, "No space left on device - moon"),
+        ("Nbdkit.set_error(Errno::EPERM); raise Errno::ENOSPC", 1, "No space left on device"),
+        ("raise ArgumentError", 5, "ArgumentError"),
+    ],
+)
+def test_clients_hear_why_but_not_where(text: str, code: int, message: str, tmp_path: Path) -> None:
+    path = RUBY.script(tmp_path, f"def pread(h, count, offset)\n  {text}\nend")
+    with Server("-n", "ruby", path) as server:
+        assert reason(server) == (code, message)
+        assert f"pread: {path}:5: {message}\n" in server.log
+
+
+def test_a_method_that_is_missing_is_named_in_one_line(tmp_path: Path) -> None:
+    path = RUBY.script(tmp_path, "def pread(h, count, offset) = raed(count)")
+    with Server("-n", "ruby", path) as server:
+        code, text = reason(server)
+        assert code == 5
+        assert re.fullmatch("undefined method [`']raed' for .*", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def config(k, v) = raise('bad value')", "config: {path}:4: bad value"),
+        ("def config(k, v) = 1\ndef get_ready = fail('no disk')", "get_ready: {path}:5: no disk"),
+        ("def config(k, v) = exit(3)", "{path}: config: the script called exit(3)"),
+        ("def config(k, v) = 1\ndef thread_model = 7", "{path}: thread_model returned 7"),
+        ("require 'no/such'", "load: {path}:4: cannot load such file -- no/such"),
+        ("", "takes no parameters, but key=value is given"),
+    ],
+)
+def test_a_bad_script_is_refused_with_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = RUBY.script(tmp_path, text)
+    assert message.format(path=path) in RUBY.refusal(path, "key=value")
+
+
+def test_an_error_of_syntax_is_told_in_the_lines_of_ruby(tmp_path: Path) -> None:
+    path = RUBY.script(tmp_path, "def def")
+    assert f"ruby: load: {path}:4: syntax error" in RUBY.refusal(path, lines="(.*\n)+")
+
+
+def test_without_ruby_it_says_what_to_install(tmp_path: Path) -> None:
+    done = nbdfork("-U", "-", "ruby", RUBY.ram, "--run", "true", env={"PATH": str(tmp_path)})
+    said = "nbdfork: error: ruby: there is no ruby in the PATH: install it (Debian: ruby)\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("'short'", "byte array returned from pread is too small"),
+        ("nil", "pread returned no string, but a NilClass"),
+        ("raise(NoMemoryError)", "NoMemoryError"),
+        ("exit(7)", "the script called exit(7)"),
+        ("pread(h, count, offset)", "stack level too deep"),
+    ],
+)
+def test_a_read_that_is_none_fails_alone(text: str, message: str, tmp_path: Path) -> None:
+    path = RUBY.script(
+        tmp_path, f"def pread(h, count, offset) = offset > 0 ? 'ok' * (count / 2) : {text}"
+    )
+    with Server("-n", "ruby", path) as server:
+        assert fails_alone(server, message)
+
+
+# -- the life of the process ------------------------------------------------------------------
+
+
+def test_a_child_of_the_script_exits_as_it_is_meant_to(tmp_path: Path) -> None:
+    path = RUBY.script(
+        tmp_path,
+        """
+        def status(way)
+          child = Process.fork
+          return Process.wait2(child).last.exitstatus if child
+          exit(5) if way == :exit
+          raise 'from a child' if way == :raise
+        end
+        def pread(h, count, offset)
+          statuses = %i[exit raise return].map { |way| status(way) || (return ' ' * count) }
+          statuses.join(' ').ljust(count)
+        end
+        """,
+    )
+    with Server("-n", "ruby", path) as server:
+        client = connect(server.uri)
+        assert bytes(client.pread(5, 0)) == b"5 1 0"
+        assert bytes(client.pread(5, 0)) == b"5 1 0"
+        assert "from a child (RuntimeError)" in server.log
+
+
+def test_the_helper_holds_no_more_descriptors_than_it_needs(tmp_path: Path) -> None:
+    """Those of the template would keep it alive, or its clients' connections open."""
+    listed = "Dir.children('/proc/self/fd').map { |fd| File.readlink(%(/proc/self/fd/#{fd})) "
+    listed += "rescue '' }.grep(/socket|pipe/).length.to_s"
+    path = RUBY.script(tmp_path, f"def pread(h, count, offset) = ({listed}).ljust(count)")
+    with Server("-n", "ruby", path) as server:
+        sockets = int(connect(server.uri).pread(16, 0))
+        assert sockets <= 2  # to the worker, and standard output, which is the tests' pipe
+
+
+def test_the_script_does_not_see_the_signals_that_end_the_server(tmp_path: Path) -> None:
+    path = RUBY.script(tmp_path, "def pwrite(h, buf, offset) = sleep(0.3)")
+    with Server("-n", "ruby", path) as server:
+        client = connect(server.uri)
+        client.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(512)), 0)
+        for process in psutil.Process(server.pid).children(recursive=True):
+            if "script.rb" in " ".join(process.cmdline()):
+                process.send_signal(signal.SIGINT)
+        assert client.pread(4, 0) == bytes(4)
+
+
+def test_the_script_is_the_program_and_has_its_data(tmp_path: Path) -> None:
+    text = "abort 'no program' unless __FILE__ == $0 && ARGV.empty?\n"
+    text += "$disk = DATA.read\ndef pread(h, count, offset) = $disk[offset, count]\n__END__\nabcdef"
+    with RUBY.server(tmp_path, text) as server:
+        assert connect(server.uri).pread(3, 2) == b"cde"

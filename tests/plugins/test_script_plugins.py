@@ -1,0 +1,409 @@
+"""What a script can do and is told, the same in every language: under nbdkit, and nbdfork alone.
+
+Each test stands above what it asks of every language; a language that is not named there has no
+such thing.  What is about one language only is in the tests of its plugin.
+"""
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from nbdfork.plugin import Extent
+from tests.clients.test_structured import reason
+from tests.plugins.test_python import attempt, connect, facts, operations
+from tests.support.harness import (
+    SECONDS,
+    Server,
+    eventually,
+    is_alive,
+    let_all_reach,
+    many_descriptors,
+    nbdfork,
+)
+from tests.support.scripting import (
+    FLAGS,
+    FURTHER,
+    LANGUAGES,
+    LUA,
+    PERL,
+    PROCESS,
+    RUBY,
+    TCL,
+    Language,
+    id_of,
+    in_languages,
+    shares_its_disk,
+    written,
+)
+from tests.tree.test_manual import source, unescaped
+
+nbd = pytest.importorskip("nbd")
+
+
+@pytest.fixture(autouse=True)
+def _needed(language: Language) -> None:
+    language.need()
+
+
+# -- both servers -----------------------------------------------------------------------------
+
+FAILING = ["", "pread", "pwrite", "flush", "trim", "zero", "long"]
+
+
+@pytest.mark.parametrize(
+    ("language", "failing"),
+    [*product(LANGUAGES.values(), FAILING), (PERL, "quietly"), (RUBY, "quietly")],
+    ids=id_of,
+)
+def test_every_operation_ends_as_with_nbdkit(
+    language: Language, failing: str, tmp_path: Path
+) -> None:
+    """With set_error alone, zero fails quietly; nbdkit has no set_error for Lua and Tcl."""
+    arguments: list[str | Path] = [language.ram, *([f"fail={failing}"] if failing else [])]
+    with language.served_by_nbdkit(tmp_path, *arguments) as uri:
+        expected = operations(uri)
+    with Server("-n", language.name, *arguments) as server:
+        assert operations(server.uri) == expected
+
+
+@written(
+    lua="function pwrite(h, buf, offset) end",
+    perl="sub pwrite { } sub zero { } sub can_write { 1 }",
+    ruby="def pwrite(h, buf, offset) = nil",
+    tcl="proc pwrite {h buf offset} {}\nproc plugin_flush {h} {}",
+)
+def test_facts_are_those_of_nbdkit(language: Language, text: str, tmp_path: Path) -> None:
+    for path in (language.ram, language.script(tmp_path, ""), language.script(tmp_path, text)):
+        with language.served_by_nbdkit(tmp_path, path) as uri:
+            expected = facts(uri)
+        with Server("-n", language.name, path) as server:
+            found = facts(server.uri)
+        for fact in (*expected, *found):
+            for name in language.untrue:
+                fact.pop(name, None)
+        assert found == expected
+
+
+@written(
+    lua="function pwrite(h, b, o) end function flush(h) error('the cache is full') end",
+    perl="sub pwrite { } sub flush { die 'the cache is full' }",
+    ruby="def pwrite(h, b, o) = nil\ndef flush(h) = raise('the cache is full')",
+    tcl="proc pwrite {h b o} {}\nproc plugin_flush {h} { error {the cache is full} }",
+)
+def test_what_can_be_done_follows_from_the_callbacks(
+    language: Language, text: str, tmp_path: Path
+) -> None:
+    with language.server(tmp_path, "") as server:
+        assert connect(server.uri).is_read_only()
+    with language.server(tmp_path, text) as server:
+        client = connect(server.uri)
+        assert not client.is_read_only()
+        assert attempt(client.flush) == "EIO"
+
+
+# -- state ------------------------------------------------------------------------------------
+
+
+@in_languages()
+def test_all_clients_share_the_disk(language: Language) -> None:
+    with Server("-n", language.name, language.ram, "size=1048576") as server:
+        assert connect(server.uri).get_size() == 1048576
+        assert shares_its_disk(server)
+
+
+@written(**PROCESS)
+def test_a_script_can_ask_for_a_process_for_each_client(
+    language: Language, text: str, tmp_path: Path
+) -> None:
+    with language.server(tmp_path, text) as server:
+        one, other = connect(server.uri), connect(server.uri)
+        assert one.pread(16, 0) != other.pread(16, 0)
+        assert len(server.serving()) == 2
+
+
+@written(
+    lua="function get_ready() MADE = pread(1, 16, 0) end",
+    perl="sub get_ready { $made = $$ }",
+    ruby="def get_ready = @made = Process.pid",
+    tcl="proc get_ready {} { set ::made [pid] }",
+)
+def test_what_was_made_before_the_fork_is_inherited(
+    language: Language, text: str, tmp_path: Path
+) -> None:
+    with language.server(tmp_path, PROCESS[language.name] + text) as server:
+        assert connect(server.uri).pread(16, 0) == connect(server.uri).pread(16, 0)
+
+
+@written(
+    lua="function pread(h, n, offset) return string.pack('<I8', offset):rep(n // 8) end",
+    perl="sub pread { my ($h, $n, $offset) = @_; return pack('Q', $offset) x ($n / 8) }",
+    ruby="def pread(h, n, offset) = [offset].pack('Q<') * (n / 8)",
+    tcl="proc pread {h n offset} { string repeat [binary format w $offset] [expr {$n / 8}] }",
+)
+def test_clients_of_one_process_take_turns(language: Language, text: str, tmp_path: Path) -> None:
+    """Threads share the interpreter: what one reads is never what another has asked for."""
+
+    def read(uri: str, number: int) -> bool:
+        client = connect(uri)
+        offsets = [(number * 977 + i * 131) % 120 * 512 for i in range(300)]
+        return all(client.pread(512, at) == at.to_bytes(8, "little") * 64 for at in offsets)
+
+    with language.server(tmp_path, text) as server, ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(lambda number: read(server.uri, number), range(4)))
+
+
+# -- errors -----------------------------------------------------------------------------------
+
+
+@written(
+    lua="function pread(h, n, o) nbdkit.set_error(28) error('the moon is full') end",
+    perl="sub pread { Nbdkit::set_error(28); die 'the moon is full' }",
+    ruby="def pread(h, n, o) = Nbdkit.set_error(28) || raise('the moon is full')",
+    tcl="proc pread {h n o} { nbdkit::set_error ENOSPC; error {the moon is full} }",
+)
+def test_clients_hear_why_and_the_log_says_where(
+    language: Language, text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"script{language.suffix}"
+    where = [f"pread: {path}:4: the moon is full\n", f"pread: the moon is full at {path} line 4"]
+    with language.server(tmp_path, text) as server:
+        assert reason(server) == (28, "the moon is full")
+        assert any(line in server.log for line in where)
+
+
+@pytest.mark.parametrize("missing", ["open", "get_size", "pread"])
+@in_languages()
+def test_a_script_without_a_required_callback_is_refused(
+    language: Language, missing: str, tmp_path: Path
+) -> None:
+    """What Ruby's Kernel has of the same name is none; Tcl has the prefix plugin_ for open."""
+    callback = re.compile(rf" (plugin_)?{missing}\b")
+    base = "".join(line for line in language.minimum.splitlines(True) if not callback.search(line))
+    said = language.refusal(language.script(tmp_path, "", base))
+    assert re.search(f"the callback (plugin_)?{missing} is missing", said)
+
+
+# -- the life of the process ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("language", "way", "fate"),
+    [
+        (LUA, "kill", "signal 9"),
+        (PERL, "kill", "signal 9"),
+        (PERL, "exit", "status 3"),
+        (RUBY, "kill", "the helper died: signal 9"),
+        (RUBY, "exit", "the helper died: exit 3"),
+        (TCL, "kill", "the helper died: signal 9"),
+    ],
+    ids=id_of,
+)
+def test_a_process_that_dies_is_told_of_and_replaced(
+    language: Language, way: str, fate: str
+) -> None:
+    """If the script has a helper to run it, the client hears of it, and keeps its connection."""
+    with Server("-n", language.name, language.ram, f"fail={way}") as server:
+        client = connect(server.uri)
+        with pytest.raises(nbd.Error) as caught:
+            client.pwrite(b"x", 0)
+        assert (caught.value.errno == "EIO") == ("helper" in fate)
+        eventually(lambda: fate in server.log)
+        assert connect(server.uri).pread(4, 0) == bytes(4)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user")
+@written(
+    lua="function pread(h, n, o)\n"
+    "return string.pack('c' .. n, io.popen('id -u; id -G'):read('a')) end",
+    perl="sub pread { my @ids = ($<, $>, (split ' ', $()[0], split ' ', $));\n"
+    "return pack('a' . $_[1], qq(@ids)) }",
+    ruby="def pread(h, n, o) = [Process.uid, Process.euid, Process.gid, Process.egid,\n"
+    "*Process.groups].join(' ').ljust(n)",
+    tcl="proc pread {h n o} { binary format a$n [exec sh -c {id -u; id -G}] }",
+)
+def test_the_script_runs_as_the_user_of_the_server(
+    language: Language, text: str, tmp_path: Path
+) -> None:
+    let_all_reach(tmp_path)
+    path = language.script(tmp_path, text)
+    with Server("-n", "-u", "nobody", "-g", "nogroup", language.name, path) as server:
+        found = bytes(connect(server.uri).pread(512, 0)).rstrip(b"\0")
+    assert set(found.split()) == {b"65534"}
+
+
+@written(
+    perl="sub open { warn qq(a client\\n); print qq(noise\\n); return 1 }",
+    ruby="def open(readonly)\n  warn 'a client'\n  puts 'noise'\n  1\nend",
+    tcl="proc plugin_open {readonly} { puts stderr {a client}; puts noise; return 1 }",
+)
+def test_in_the_background_warnings_go_to_the_log(
+    language: Language, text: str, tmp_path: Path
+) -> None:
+    """Lua's io.stderr is that of the process, which leads nowhere then."""
+    log, pidfile, where = tmp_path / "log", tmp_path / "pid", tmp_path / "sock"
+    script = (language.name, language.script(tmp_path, text))
+    done = nbdfork("-n", "-U", where, "-P", pidfile, "--log", log, *script, timeout=SECONDS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    server = psutil.Process(int(pidfile.read_text()))
+    try:
+        connect(f"nbd+unix:///?socket={where}").shutdown()
+        eventually(lambda: "a client\n" in log.read_text())
+    finally:
+        server.terminate()
+    eventually(lambda: not is_alive(server))
+
+
+@written(
+    lua="function pread(h, n, o) nbdkit.debug('read ' .. n) return ('x'):rep(n) end",
+    perl="sub pread { my ($h, $n) = @_; Nbdkit::debug(qq(read $n)); return 'x' x $n }",
+    ruby="def pread(h, n, o)\n  Nbdkit.debug(%(read #{n}))\n  'x' * n\nend",
+    tcl='proc pread {h n o} { nbdkit::debug "read $n"; string repeat x $n }',
+)
+def test_debug_messages_are_in_the_verbose_log(
+    language: Language, text: str, tmp_path: Path
+) -> None:
+    with Server("-v", "-n", language.name, language.script(tmp_path, text)) as server:
+        assert connect(server.uri).pread(3000, 0) == b"x" * 3000
+        assert "debug: read 3000\n" in server.log
+
+
+# -- what nbdkit's plugins do not have --------------------------------------------------------
+
+
+@written(**FLAGS)
+def test_callbacks_are_given_the_flags_at_the_end(
+    language: Language, text: str, tmp_path: Path
+) -> None:
+    """Perl's have them as nbdkit's do."""
+    with language.server(tmp_path, text) as server:
+        client = connect(server.uri)
+        client.flush()
+        client.pwrite(b"x", 0, nbd.CMD_FLAG_FUA)
+        client.trim(512, 0, nbd.CMD_FLAG_FUA)
+        client.zero(512, 0, nbd.CMD_FLAG_FUA)
+        client.zero(512, 0, nbd.CMD_FLAG_NO_HOLE)
+        seen = bytes(client.pread(64, 0)).decode().rstrip("\0 ")
+        assert seen == "flush 0 pwrite 2 trim 2 zero true 3 zero false 0"
+
+
+@written(
+    lua="function zero(h, n, o) nbdkit.set_error(95) assert(o > 0, 'not here') end",
+    perl="sub zero { Nbdkit::set_error(95); die 'not here' if !$_[2] }",
+    ruby="def zero(h, n, o, trim)\n  Nbdkit.set_error(95)\n  raise 'not here' if o.zero?\nend",
+    tcl="proc zero {h n o trim} { nbdkit::set_error EOPNOTSUPP; if {!$o} { error {no} } }",
+)
+def test_zeroes_are_written_if_the_script_says_so(
+    language: Language, text: str, tmp_path: Path
+) -> None:
+    """It says so by the errno: at 0 with an error, behind it without one."""
+    with language.server(tmp_path, text, language.ram.read_text()) as server:
+        client = connect(server.uri)
+        client.pwrite(b"x" * 1536, 0)
+        client.zero(512, 0)
+        client.zero(512, 512)
+        assert client.pread(1536, 0) == bytes(1024) + b"x" * 512
+
+
+@written(**FURTHER)
+def test_further_callbacks_and_functions(language: Language, text: str, tmp_path: Path) -> None:
+    module = import_module(f"nbdfork.plugins.{language.name}")
+    plugin_class = getattr(module, language.name.capitalize())
+    plugin = plugin_class(script=str(language.script(tmp_path, text)))
+    with many_descriptors():  # as in a program that serves a disk of its own
+        plugin.config_complete()
+        plugin.get_ready()
+        plugin.after_fork()
+    names = [tuple(one) for one in plugin.list_exports(False)]
+    assert names == [("one", ""), ("two", "the second")]
+    assert plugin.default_export(False) == "one"
+    export: Any = plugin.open("z\u20ac", False)
+    assert export.get_size() == 65536
+    assert export.description() == "this is z\u20ac"
+    assert tuple(export.block_size()) == (512, 4096, 65536)
+    assert export.can_cache()
+    assert export.can_multi_conn()
+    export.cache(512, 0)
+    assert export.extents(1024, 2048, 0) == [Extent(2048, 512, 0), Extent(2560, 1024, 3)]
+    export.close()
+    plugin.cleanup()
+    plugin.unload()
+
+
+SIZES = {"0": 0, "512": 512, "010": 10, "1B": 1, "8s": 4096, "100M": 100 << 20, "7E": 7 << 60}
+
+NO_SIZES = ["", "k", "1Q", "1.5k", "-1", "8E", "9" * 30, "1 k"]
+
+
+@written(
+    lua="function config(key, value) print(nbdkit.parse_size(value)) end",
+    perl="sub config { print Nbdkit::parse_size($_[1]), qq(\\n) }",
+    ruby="def config(key, value) = puts(Nbdkit.parse_size(value))",
+    tcl="proc config {key value} { puts [nbdkit::parse_size $value] }",
+)
+def test_sizes(language: Language, text: str, tmp_path: Path) -> None:
+    path = language.script(tmp_path, text)
+    done = nbdfork("--dump-plugin", language.name, path, *(f"size={size}" for size in SIZES))
+    assert "".join(f"{number}\n" for number in SIZES.values()) in done.stdout
+
+
+@written(
+    lua="function config(key, value) print(select(2, pcall(nbdkit.parse_size, value))) end",
+    perl="sub config { eval { Nbdkit::parse_size($_[1]) }; print qq($@\\n) }",
+    ruby="def config(key, value)\n  Nbdkit.parse_size(value)\nrescue => e\n  puts e.message\nend",
+    tcl="proc config {key value} { catch { nbdkit::parse_size $value } said; puts $said }",
+)
+def test_what_is_no_size(language: Language, text: str, tmp_path: Path) -> None:
+    path = language.script(tmp_path, text)
+    done = nbdfork("--dump-plugin", language.name, path, *(f"size={size}" for size in NO_SIZES))
+    for size in NO_SIZES:
+        assert re.search(f"(not|too large) a size: '{size}'", done.stdout)
+
+
+@written(
+    lua="function pread(h, n, o) nbdkit.shutdown() return ('x'):rep(n) end",
+    perl="sub pread { my ($h, $n) = @_; Nbdkit::shutdown(); return 'x' x $n }",
+    ruby="def pread(h, n, o)\n  Nbdkit.shutdown\n  'x' * n\nend",
+    tcl="proc pread {h n o} { nbdkit::shutdown; string repeat x $n }",
+)
+def test_a_script_can_end_the_server(language: Language, text: str, tmp_path: Path) -> None:
+    with language.server(tmp_path, text) as server:
+        assert connect(server.uri).pread(2, 0) == b"xx"
+        assert server.process.wait(SECONDS) == 0
+
+
+VERSIONS = {
+    "lua": [r"lua_version=5\.4"],
+    "perl": ["perl_version=5.*"],
+    "ruby": [r"ruby_version=\d+\.\d+\.\d+", r"ruby_api_version=\d+\.\d+\.\d+"],
+    "tcl": [r"tcl_version=8\.\d+", r"tcl_patch_level=8\.\d+\.\d+"],
+}
+
+
+@written(
+    lua="function dump_plugin() print('mine=yes') end",
+    perl="sub dump_plugin { print qq(mine=yes\\n) }",
+    ruby="def dump_plugin = puts('mine=yes')",
+    tcl="proc dump_plugin {} { puts mine=yes }",
+)
+def test_dump_plugin_tells_of_the_script(language: Language, text: str, tmp_path: Path) -> None:
+    lines = nbdfork("--dump-plugin", language.name, language.script(tmp_path, text)).stdout
+    for expected in ("mine=yes", *VERSIONS[language.name]):
+        assert re.search(f"^{expected}$", lines, re.MULTILINE)
+
+
+@in_languages(LUA, RUBY, TCL)
+def test_the_ram_disk_of_the_page_works(language: Language, tmp_path: Path) -> None:
+    page = source(f"nbdfork-{language.name}-plugin.3")
+    displays = re.findall(r"^\.Bd .*?\n(.*?)^\.Ed", page, re.M | re.S)
+    with language.server(tmp_path, "", unescaped(displays[-1])) as server:
+        one, other = connect(server.uri), connect(server.uri)
+        assert one.get_size() == 1024 * 1024
+        one.pwrite(bytes(range(256)) * 8, 1536)
+        assert other.pread(4096, 1024) == bytes(512) + bytes(range(256)) * 8 + bytes(1536)

@@ -1,0 +1,221 @@
+"""What is about Tcl only: strings that stand for bytes, its files and events, and its helper."""
+
+import os
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.clients.test_structured import reason
+from tests.plugins.test_python import connect
+from tests.support.harness import Server, eventually, is_alive, nbdfork, run
+from tests.support.scripting import TCL, fails_alone
+
+nbd = pytest.importorskip("nbd")
+
+
+@pytest.fixture(autouse=True)
+def _tcl() -> None:
+    TCL.need()
+
+
+# -- bytes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 4096, 65537, 1024 * 1024])
+def test_bytes_are_the_same_bytes(size: int) -> None:
+    with Server("-n", "tcl", TCL.ram, "size=2097152") as server:
+        client = connect(server.uri)
+        for data in (bytes(range(256)) * (size // 256 + 1), bytes(size), os.urandom(size)):
+            client.pwrite(data[:size], 333)
+            assert client.pread(size, 333) == data[:size]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("string repeat a $count", b"a" * 512),
+        (r"string repeat \u00e9 $count", b"\xe9" * 512),
+        (r"string repeat \0\ufeff $count", b"\0\xff" * 256),
+        ("format %0512d 7", b"0" * 511 + b"7"),
+        ("lrepeat 256 x", b"x " * 255 + b"x "),
+    ],
+)
+def test_a_string_is_bytes_as_under_nbdkit(text: str, expected: bytes, tmp_path: Path) -> None:
+    """The low byte of each character; a list is longer than it looks, and is cut."""
+    path = TCL.script(tmp_path, f"proc pread {{h count offset}} {{ return [{text}]z }}")
+    with TCL.served_by_nbdkit(tmp_path, path) as uri:
+        assert connect(uri).pread(512, 0)[:511] == expected[:511]
+    with Server("-n", "tcl", path) as server:
+        assert connect(server.uri).pread(512, 0)[:511] == expected[:511]
+
+
+def test_parameters_may_have_any_character(tmp_path: Path) -> None:
+    path = TCL.script(tmp_path, 'proc config {key value} { puts "<$key> <$value>" }')
+    done = nbdfork("--dump-plugin", "tcl", path, "a=", "b={ $[exit] \u20ac = \\")
+    assert "<a> <>\n<b> <{ $[exit] \u20ac = \\>\n" in done.stdout
+
+
+# -- state ------------------------------------------------------------------------------------
+
+
+def test_the_place_in_an_open_file_is_inherited(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.write_text("0123456789" * 100)
+    text = "set NBDFORK_PROCESSES 1\n"
+    text += f"proc get_ready {{}} {{ set ::file [open {data} rb]; set ::made [pid] }}\n"
+    text += "proc pread {h count offset} {\n"
+    text += 'seek $::file $offset; binary format a$count "[read $::file 4] $::made" }'
+    with TCL.server(tmp_path, text) as server:
+        one, other = connect(server.uri), connect(server.uri)
+        assert one.pread(16, 2) == other.pread(16, 2)
+        assert one.pread(4, 2) == b"2345"
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_files_are_flushed_once_where_the_disk_is(processes: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    text = f"set NBDFORK_PROCESSES {processes}\n"
+    text += f"set log [open {log} w]\nproc get_ready {{}} {{ puts $::log ready }}\n"
+    text += "proc pwrite {h buf offset} { puts $::log $offset }"
+    with TCL.server(tmp_path, text) as server:
+        client = connect(server.uri)
+        client.pwrite(b"x", 512)
+        client.shutdown()
+    assert log.read_text() == ("ready\n" if processes == "1" else "ready\n512\n")
+
+
+def test_the_event_loop_and_programs_work_after_the_fork(tmp_path: Path) -> None:
+    """Tcl has a thread for events; after a fork it must be there again."""
+    text = "proc tick {} { after 5 {set ::done 1}; vwait ::done }\n"
+    text += "proc get_ready {} { tick }\n"
+    text += "proc pread {h count offset} { tick; binary format a$count [exec echo from afar] }"
+    with TCL.server(tmp_path, text) as server:
+        assert connect(server.uri).pread(9, 0) == b"from afar"
+
+
+# -- errors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        ("nbdkit::set_error 28; expr {1 / 0}", 28, "divide by zero"),
+        ("nbdkit::set_error EWRONG", 5, "not an errno: EWRONG"),
+        ("error {a [b] {c} $d \u20ac}", 5, "a [b] {c} $d \u20ac"),
+        ("close nothing", 5, 'can not find channel named "nothing"'),
+        ("open /dev/full/x", 22, 'couldn\'t open "/dev/full/x": not a directory'),
+    ],
+)
+def test_clients_hear_why_but_not_where(text: str, code: int, message: str, tmp_path: Path) -> None:
+    path = TCL.script(tmp_path, f"proc pread {{h count offset}} {{\n  {text}\n}}")
+    with Server("-n", "tcl", path) as server:
+        assert reason(server) == (code, message)
+        assert f"pread: {path}:5: {message}\n" in server.log
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("proc config {k v} { error {bad value} }", "config: {path}:4: bad value"),
+        (
+            "proc config {k v} {}\nproc get_ready {} {\n\nerror {no disk} }",
+            "get_ready: {path}:7: no disk",
+        ),
+        ("proc config {k v} { exit 3 }", "config: {path}:4: the script called exit(3)"),
+        ("proc config {k v} {}\nproc thread_model {} { return 7 }", "thread_model returned 7"),
+        ("proc config {k v} {}\nproc thread_model {} { return x }", "expected integer but got"),
+        ("\nnothing", 'load: {path}:5: invalid command name "nothing"'),
+        ("", "takes no parameters, but key=value is given"),
+    ],
+)
+def test_a_bad_script_is_refused_with_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = TCL.script(tmp_path, text)
+    assert message.format(path=path) in TCL.refusal(path, "key=value")
+
+
+def test_without_tcl_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u; f = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == '_tkinter' else f(name, *a)\n"
+    )
+    said = TCL.refusal(TCL.ram, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    message = "tcl: this Python has no Tcl: install its module tkinter (Debian: python3-tk)"
+    assert said == f"nbdfork: error: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("return short", "pread: buffer returned from pread is too small"),
+        ("exit 7", "the script called exit(7)"),
+        ("pread $h $count 0", "too many nested evaluations"),
+    ],
+)
+def test_a_read_that_is_none_fails_alone(text: str, message: str, tmp_path: Path) -> None:
+    ok = "if {$offset} { return [string repeat ok $count] }"
+    path = TCL.script(tmp_path, f"proc pread {{h count offset}} {{ {ok}; {text} }}")
+    with Server("-n", "tcl", path) as server:
+        assert fails_alone(server, message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("proc can_write {h} { return x }", 'expected boolean value but got "x"'),
+        ("proc get_size {h} { return 1.5 }", 'get_size: expected integer but got "1.5"'),
+        ("proc plugin_open {readonly} { error {not today} }", "open: {path}:4: not today"),
+    ],
+)
+def test_facts_that_are_none_refuse_the_client(text: str, message: str, tmp_path: Path) -> None:
+    path = TCL.script(tmp_path, text)
+    with Server("-n", "tcl", path) as server:
+        with pytest.raises(nbd.Error):
+            connect(server.uri)
+        assert message.format(path=path) in server.log
+
+
+# -- the life of the process ------------------------------------------------------------------
+
+
+def has_tclx() -> bool:
+    done = run("tclsh", input="package require Tclx\n") if shutil.which("tclsh") else None
+    return done is not None and done.returncode == 0
+
+
+def test_a_child_of_the_script_exits_as_it_is_meant_to(tmp_path: Path) -> None:
+    if not has_tclx():
+        assert not os.environ.get("NBDFORK_CI"), "not installed: tclsh and TclX"
+        pytest.skip("not installed: tclsh and TclX")
+    path = TCL.script(
+        tmp_path,
+        """
+        package require Tclx
+        proc status {way} {
+            if {[set child [fork]]} { return [lindex [wait $child] 2] }
+            if {$way eq "exit"} { exit 5 }
+            if {$way eq "error"} { error {from a child} }
+        }
+        proc pread {h count offset} {
+            set statuses {}
+            foreach way {exit error return} {
+                if {[set found [status $way]] eq ""} { return [string repeat x $count] }
+                lappend statuses $found
+            }
+            return [binary format a$count $statuses]
+        }
+        """,
+    )
+    with Server("-n", "tcl", path) as server:
+        client = connect(server.uri)
+        assert bytes(client.pread(5, 0)) == b"5 1 0"
+        assert bytes(client.pread(5, 0)) == b"5 1 0"
+
+
+def test_nothing_is_left_when_the_server_ends(tmp_path: Path) -> None:
+    with Server("-n", "tcl", TCL.ram) as server:
+        connect(server.uri).shutdown()
+        processes = psutil.Process(server.pid).children(recursive=True)
+        assert any("host" in " ".join(process.cmdline()) for process in processes)
+    eventually(lambda: not any(map(is_alive, processes)))

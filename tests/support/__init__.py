@@ -1,0 +1,1 @@
+"""What the tests use: the server under test, other servers, clients, and files of the tree."""

@@ -1,0 +1,128 @@
+"""A real sshd of its own for tests, on a free port of the loopback address.
+
+It lets in the user who runs the tests, by a key that is made for it, and serves SFTP.
+"""
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from tests.support.harness import SECONDS, eventually, is_alive, need, output
+from tests.support.nginx import free_ports
+
+CONFIG = """
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {directory}/host
+PidFile none
+AuthorizedKeysFile {directory}/key.pub
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+Subsystem sftp {sftp}
+"""
+
+
+class Sshd:
+    """sshd in a temporary directory; a context manager, which stops it.
+
+    *sftp* is the subsystem: internal-sftp, with options of sftp-server(8).
+    """
+
+    def __init__(self, sftp: str = "internal-sftp") -> None:
+        need("ssh", "ssh-keygen")
+        program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+        if program is None:
+            need("sshd")
+        self._program = str(program)
+        self.directory = Path(tempfile.mkdtemp(prefix="nbdfork-sshd"))
+        [self.port] = free_ports(1)
+        self.key = self.directory / "key"
+        self.known_hosts = self.directory / "known_hosts"
+        self._process: subprocess.Popen[bytes] | None = None
+        for name in ("host", "key"):
+            make_key(self.directory / name)
+        kind, key, _ = (self.directory / "host.pub").read_text().split(" ", 2)
+        self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {kind} {key}\n")
+        (self.directory / "config").write_text(
+            CONFIG.format(port=self.port, directory=self.directory, sftp=sftp)
+        )
+
+    @property
+    def way(self) -> list[str]:
+        """The parameters, of ours as of nbdkit's plugin, that lead to it."""
+        return [
+            *("host=127.0.0.1", f"port={self.port}", f"user={getpass.getuser()}", "config="),
+            *(f"identity={self.key}", f"known-hosts={self.known_hosts}"),
+        ]
+
+    def file(self, name: str, content: bytes) -> Path:
+        """Make a file that it serves."""
+        path = self.directory / name
+        path.write_bytes(content)
+        return path
+
+    def start(self) -> None:
+        """Start it, and wait until it can be connected to."""
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)
+        config, log = self.directory / "config", self.directory / "log"
+        self._process = subprocess.Popen(
+            [self._program, "-D", "-f", config, "-E", log], stdin=subprocess.DEVNULL
+        )
+        eventually(self._answers)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self.directory / "log").read_text()
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def sessions(self) -> list[psutil.Process]:
+        """The processes that serve clients."""
+        assert self._process is not None
+        found = psutil.Process(self._process.pid).children(recursive=True)
+        return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+
+    def end_sessions(self) -> None:
+        """Cut all clients off; new ones can come."""
+        _kill(self.sessions())
+
+    def stop(self) -> None:
+        """End it, and cut all clients off."""
+        assert self._process is not None
+        sessions = self.sessions()
+        self._process.terminate()
+        self._process.wait(SECONDS)
+        _kill(sessions)
+
+    def __enter__(self) -> "Sshd":
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.stop()
+        shutil.rmtree(self.directory)
+
+
+def make_key(path: Path, passphrase: str = "") -> None:
+    """Make the private key *path*, and *path*.pub."""
+    output("ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-f", path)
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        process.kill()
+    eventually(lambda: not any(map(is_alive, processes)))

@@ -1,0 +1,1 @@
+"""What holds for the source tree itself: its layers, manual, package and contrib."""
