@@ -25,7 +25,7 @@ from contrib.bench.errors import BenchError
 from nbdfork.uri import nbd_uri
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ROOT / "tests" / "scripts"
+SCRIPTS = ROOT / "tests" / "samples" / "scripts"
 HERE = ROOT / "contrib" / "bench"
 
 LIMIT = 30.0
