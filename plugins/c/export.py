@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nbdfork.plugin import FAST_ZERO, BlockSize, Extent, Support, ThreadModel
+from nbdfork.scripting import CallbackExport
 
-from ..host.callbacks import CallbackExport
 from .library import CallbackError, Library
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from itertools import accumulate
 
 from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, parse
 
-from ..partitioning import Fixed, tables
-from ..split import Concatenation
+from .._parts import tables
+from .._parts.concatenation import Concatenation
+from .._parts.fixed import Fixed
 from . import fat32
 from .parts import Allocation, Content, Zeroes
 from .tree import File, scan

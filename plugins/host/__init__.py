@@ -11,8 +11,7 @@ import os
 from collections.abc import Sequence
 
 from nbdfork.plugin import ConfigError, Parameter
-
-from .plugin import HelperPlugin
+from nbdfork.scripting import HelperPlugin
 
 
 class Host(HelperPlugin):

@@ -5,14 +5,15 @@ calls, and `host.lua` is their other half, in Lua.  What is common to scripts in
 the host plugin.
 """
 
-from ..host import embedded
-from .interpreter import Interpreter
+from nbdfork.scripting import EmbeddedPlugin
+
+from .interpreter import LuaInterpreter
 
 
-class Lua(embedded.EmbeddedPlugin):
+class Lua(EmbeddedPlugin):
     """run a script written for nbdkit's Lua API"""
 
     name = "lua"
 
-    def interpreter(self, path: str) -> Interpreter:
-        return Interpreter(path)
+    def interpreter(self, path: str) -> LuaInterpreter:
+        return LuaInterpreter(path)

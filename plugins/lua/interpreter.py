@@ -12,9 +12,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from nbdfork.plugin import ConfigError
-
-from ..host import embedded
-from ..host.script import Failed
+from nbdfork.scripting import Failed, Interpreter
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +26,7 @@ _VERSIONS = ("5.3", "5.4", "5.5")
 _DEFAULT_VERSION = "5.4"
 
 
-class Interpreter(embedded.Interpreter):
+class LuaInterpreter(Interpreter):
     """A Lua that is about to load the script at *path*.  Raises `ConfigError`."""
 
     def __init__(self, path: str) -> None:

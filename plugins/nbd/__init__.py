@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from nbdfork.plugin import ConfigError, Export, ExportInfo, Parameter, Plugin, SharedCounter, parse
 
+from .._link.renewal import Renewal
 from .library import library
-from .renewal import Renewal
 
 if TYPE_CHECKING:
     from .listing import Listing

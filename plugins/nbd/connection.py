@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from nbdfork.plugin import BlockSize, Extent
 
+from .._link.renewal import Link, Lost
+from .._link.turns import Answer, Turns
 from .library import as_oserror
-from .renewal import Link, Lost
-from .turns import Answer, Turns
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from nbdfork.plugin import (
     Support,
 )
 
+from .._link.renewal import Renewal, Told
 from .connection import Connection
-from .renewal import Renewal, Told
 
 _MOST_OF_A_RANGE = 1024 * 1024 * 1024
 """The longest range to trim, zero or ask about at once: a request has 32 bits for it (bytes)."""

@@ -14,8 +14,7 @@ import tempfile
 from collections.abc import Sequence
 
 from nbdfork.plugin import ConfigError, Parameter
-
-from ..host.plugin import HelperPlugin
+from nbdfork.scripting import HelperPlugin
 
 _HERE = os.path.dirname(__file__)
 

@@ -5,14 +5,15 @@ the calls, and `host.pl` is their other half, in Perl.  What is common to script
 is in the host plugin.
 """
 
-from ..host import embedded
-from .interpreter import Interpreter
+from nbdfork.scripting import EmbeddedPlugin
+
+from .interpreter import PerlInterpreter
 
 
-class Perl(embedded.EmbeddedPlugin):
+class Perl(EmbeddedPlugin):
     """run a script written for nbdkit's Perl API"""
 
     name = "perl"
 
-    def interpreter(self, path: str) -> Interpreter:
-        return Interpreter(path)
+    def interpreter(self, path: str) -> PerlInterpreter:
+        return PerlInterpreter(path)

@@ -12,10 +12,9 @@ import struct
 import threading
 
 from nbdfork.plugin import ConfigError
+from nbdfork.scripting import Failed, Interpreter
+from nbdfork.scripting.frames import OPERATIONS
 
-from ..host import embedded
-from ..host.frames import OPERATIONS
-from ..host.script import Failed
 from .libperl import Libperl
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ _STAGE = 64 * 1024
 """How much room there is for payloads at first, in bytes."""
 
 
-class Interpreter(embedded.Interpreter):
+class PerlInterpreter(Interpreter):
     """A Perl that is about to load the script at *path*.  Raises `ConfigError`."""
 
     def __init__(self, path: str) -> None:

@@ -14,8 +14,8 @@ from nbdfork.plugin import (
     ThreadModel,
     parse,
 )
+from nbdfork.scripting import CallbackExport
 
-from ..host.callbacks import CallbackExport
 from .script import FAILURES, Script, request
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,7 @@ import shutil
 from collections.abc import Sequence
 
 from nbdfork.plugin import ConfigError
-
-from ..host.plugin import HelperPlugin
+from nbdfork.scripting import HelperPlugin
 
 _HOST = os.path.join(os.path.dirname(__file__), "host.rb")
 

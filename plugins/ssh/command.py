@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ..nbd.renewal import Lost
+from .._link.renewal import Lost
 from .sftp import Sftp
 
 log = logging.getLogger(__name__)

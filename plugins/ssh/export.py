@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from nbdfork.plugin import Export, PartialError, SharedCounter
 
-from ..nbd.renewal import Link, Renewal, Told
+from .._link.renewal import Link, Renewal, Told
 from .command import Connection, Recipe
 from .sftp import CREATE, READ, TRUNCATE, WRITE
 

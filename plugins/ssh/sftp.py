@@ -13,8 +13,8 @@ import struct
 import threading
 from typing import NamedTuple
 
-from ..nbd.renewal import Lost
-from ..nbd.turns import Answer, Turns
+from .._link.renewal import Lost
+from .._link.turns import Answer, Turns
 
 MOST_AT_ONCE = 32 * 1024
 """What every server reads or writes at once, in bytes (section 3); more would be no faster."""

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from nbdfork.plugin import ConfigError
-
-from ..host.plugin import HelperPlugin
+from nbdfork.scripting import HelperPlugin
 
 
 class Tcl(HelperPlugin):

@@ -14,7 +14,7 @@ import socket
 import sys
 from typing import NoReturn
 
-from ..host.frames import (
+from nbdfork.scripting.frames import (
     LOG_STDERR,
     NO_STDIO,
     NOTICE,

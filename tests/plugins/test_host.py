@@ -6,8 +6,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from nbdfork.plugins.host import frames
 
+from nbdfork.scripting import frames
 from tests.plugins.test_python import attempt, connect
 from tests.support.harness import Server, eventually, is_alive, nbdfork
 from tests.support.libnbd import libnbd

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 import pytest
-from nbdfork.plugins.nbd.renewal import Link, Renewal, Told
+from nbdfork.plugins._link.renewal import Link, Renewal, Told
 
 from nbdfork.backend.backend import Backend, Layer
 from nbdfork.backend.load import find

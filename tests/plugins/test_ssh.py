@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from nbdfork.plugins.nbd.renewal import Lost
+from nbdfork.plugins._link.renewal import Lost
 from nbdfork.plugins.ssh.sftp import Sftp
 
 from nbdfork.backend.backend import Backend, Layer

@@ -23,6 +23,7 @@ ALLOWED = {
     },
     "backend": {"nbdfork", "nbdfork.backend", "nbdfork.plugin", "nbdfork.types"},
     "plugin": {"nbdfork.plugin", "nbdfork.types"},
+    "scripting": {"nbdfork.scripting", "nbdfork.plugin"},
     "filters": {"nbdfork.filters", "nbdfork.plugin", "nbdfork.types"},
 }
 """The wings, and what each may import of nbdfork: these modules and what is below them."""
@@ -48,6 +49,14 @@ ORDER = {
         ["parameters", "export", "shared"],
         ["descriptor", "password", "plugin"],
         ["filter"],
+    ],
+    "scripting": [
+        ["callbacks", "frames", "script"],
+        ["connection", "export"],
+        ["template"],
+        ["helper"],
+        ["plugin"],
+        ["embedded"],
     ],
     "backend": [
         ["extents", "load"],
@@ -98,6 +107,7 @@ def test_imports_point_down(wing: str) -> None:
 def test_plugins_import_only_the_public_contract() -> None:
     parts = ("client", "descriptor", "parse", "password")
     public = {"nbdfork.plugin", *(f"nbdfork.plugin.{part}" for part in parts)}
+    public |= {"nbdfork.scripting", "nbdfork.scripting.frames"}
     for path in (ROOT / "plugins").rglob("*.py"):
         if path.stem in ("gzip", "xz"):  # each is the filter of its name over a file
             assert all(is_below(name, "nbdfork.filters") for name in imports(path) - public)

@@ -12,10 +12,9 @@ from contextlib import suppress
 from typing import Unpack
 
 from nbdfork.plugin import Buffer
-
-from .connection import Connection, HelperGone
-from .script import Failed, Numbers, Script, ScriptError
-from .template import Template
+from nbdfork.scripting.connection import Connection, HelperGone
+from nbdfork.scripting.script import Failed, Numbers, Script, ScriptError
+from nbdfork.scripting.template import Template
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,9 @@ from contextlib import suppress
 from threading import Thread
 
 from nbdfork.plugin import ConfigError
-
-from .connection import Connection, HelperGone
-from .frames import LOG_STDERR, NO_STDIO
-from .script import Failed, Shutdown
+from nbdfork.scripting.connection import Connection, HelperGone
+from nbdfork.scripting.frames import LOG_STDERR, NO_STDIO
+from nbdfork.scripting.script import Failed, Shutdown
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from nbdfork.plugin import HOLE, ZERO, ConfigError, Export, Extent, Parameter, Plugin, parse
+from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, parse
 
-from ..split import Concatenation, check_part, open_part
-from . import tables
+from ._parts import tables
+from ._parts.concatenation import Concatenation
+from ._parts.files import check_part, open_part
+from ._parts.fixed import Fixed
 
 _LINUX_BYTE = 0x83
 _LINUX_GUID = uuid.UUID("0FC63DAF-8483-4772-8E79-3D69D8477DE4")
@@ -193,38 +195,3 @@ def _size_of(path: str) -> int:
     if not size:
         raise ConfigError(f"partitioning: {path}: is empty; a partition needs a file with content")
     return size
-
-
-class Fixed(Export):
-    """A table or padding: what is there may be written again, but not changed."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    def get_size(self) -> int:
-        return len(self._content)
-
-    def can_multi_conn(self) -> bool:
-        return True
-
-    def pread(self, count: int, offset: int) -> bytes:
-        return self._content[offset : offset + count]
-
-    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
-        if data != self.pread(len(data), offset):
-            raise OSError(errno.EIO, "the partition table and padding cannot be changed")
-
-    def flush(self) -> None:
-        """Nothing ever changes."""
-
-    def trim(self, count: int, offset: int, flags: int) -> None:
-        """Nothing to discard."""
-
-    def zero(self, count: int, offset: int, flags: int) -> None:
-        self.pwrite(memoryview(bytes(count)), offset, flags)
-
-    def cache(self, count: int, offset: int) -> None:
-        """It is in memory."""
-
-    def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
-        yield Extent(offset, count, 0 if any(self.pread(count, offset)) else HOLE | ZERO)

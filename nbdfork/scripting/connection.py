@@ -11,8 +11,15 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TypeVar
 
-from .frames import NOTICE, NOTICE_DEBUG, NOTICE_SHUTDOWN, OPERATIONS, REPLY, REQUEST
-from .script import Failed
+from nbdfork.scripting.frames import (
+    NOTICE,
+    NOTICE_DEBUG,
+    NOTICE_SHUTDOWN,
+    OPERATIONS,
+    REPLY,
+    REQUEST,
+)
+from nbdfork.scripting.script import Failed
 
 log = logging.getLogger(__name__)
 

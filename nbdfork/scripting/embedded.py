@@ -10,9 +10,8 @@ from abc import abstractmethod
 from typing import Unpack
 
 from nbdfork.plugin import Buffer
-
-from .plugin import Engine, ScriptPlugin
-from .script import Numbers, Script, Shutdown
+from nbdfork.scripting.plugin import Engine, ScriptPlugin
+from nbdfork.scripting.script import Numbers, Script, Shutdown
 
 
 class Interpreter:

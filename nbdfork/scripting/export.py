@@ -3,10 +3,9 @@
 import logging
 
 from nbdfork.plugin import BlockSize, Buffer, Extent, ThreadModel, parse
-
-from .callbacks import CallbackExport
-from .frames import BLOCK_SIZE, EXTENT
-from .script import Script
+from nbdfork.scripting.callbacks import CallbackExport
+from nbdfork.scripting.frames import BLOCK_SIZE, EXTENT
+from nbdfork.scripting.script import Script
 
 log = logging.getLogger(__name__)
 

@@ -22,12 +22,11 @@ from nbdfork.plugin import (
     client,
     shown,
 )
-
-from .export import ScriptExport
-from .frames import IS_TLS, READ_ONLY
-from .helper import Helper
-from .script import Failed, Script
-from .template import Template
+from nbdfork.scripting.export import ScriptExport
+from nbdfork.scripting.frames import IS_TLS, READ_ONLY
+from nbdfork.scripting.helper import Helper
+from nbdfork.scripting.script import Failed, Script
+from nbdfork.scripting.template import Template
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,41 @@
+"""Content that is in memory and cannot be changed."""
+
+import errno
+from collections.abc import Iterator
+
+from nbdfork.plugin import HOLE, ZERO, Export, Extent
+
+
+class Fixed(Export):
+    """A table or padding: what is there may be written again, but not changed."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def get_size(self) -> int:
+        return len(self._content)
+
+    def can_multi_conn(self) -> bool:
+        return True
+
+    def pread(self, count: int, offset: int) -> bytes:
+        return self._content[offset : offset + count]
+
+    def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
+        if data != self.pread(len(data), offset):
+            raise OSError(errno.EIO, "the partition table and padding cannot be changed")
+
+    def flush(self) -> None:
+        """Nothing ever changes."""
+
+    def trim(self, count: int, offset: int, flags: int) -> None:
+        """Nothing to discard."""
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        self.pwrite(memoryview(bytes(count)), offset, flags)
+
+    def cache(self, count: int, offset: int) -> None:
+        """It is in memory."""
+
+    def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
+        yield Extent(offset, count, 0 if any(self.pread(count, offset)) else HOLE | ZERO)
