@@ -7,7 +7,6 @@ oldstyle protocol and in the newstyle one.
 import filecmp
 import json
 import os
-import random
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from tests.support.harness import Server, eventually, need, output, run
 from tests.support.libnbd import DISTRIBUTION, connected, fails, libnbd
+from tests.support.noise import noise
 
 MIB = 1024 * 1024
 SIZE = 8 * MIB
@@ -48,11 +48,6 @@ def way(request: pytest.FixtureRequest) -> Way:
     chosen = request.param
     assert isinstance(chosen, Way)
     return chosen
-
-
-def noise(count: int, seed: int = 1) -> bytes:
-    """Return *count* bytes that look like nothing else, the same ones each time."""
-    return random.Random(seed).randbytes(count)
 
 
 def make_disk(directory: Path, content: bytes | None = None) -> Path:

@@ -1,0 +1,61 @@
+"""The delay filter, with a clock that does not run."""
+
+import errno
+import time
+
+import pytest
+
+from nbdfork.plugin import (
+    ConfigError,
+)
+from tests.support.disks import SIZE, Disk, ZeroingDisk, gate, refused
+from tests.support.model import carry_out
+from tests.support.noise import noise
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    times: list[float] = []
+    monkeypatch.setattr(time, "sleep", times.append)
+    return times
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], []),
+        (["rdelay=2"], [2.0]),
+        (["delay-read=100ms"], [0.1]),
+        (["wdelay=0.5"], [0.5, 0.5, 0.5]),
+        (["delay-write=1"], [1.0]),
+        (["wdelay=1ms", "delay-zero=3"], [0.001, 3.0, 0.001]),
+        (["delay-trim=7", "wdelay=0"], [7.0]),
+        (["delay-extents=5"], [5.0]),
+        (["delay-cache=6"], [6.0]),
+        (["delay-open=8", "delay-close=9"], [8.0, 9.0]),
+    ],
+)
+def test_delay(slept: list[float], arguments: list[str], expected: list[float]) -> None:
+    top = gate(Disk(noise(SIZE)), "delay", *arguments)
+    model = bytearray(noise(SIZE))
+    for operation in ("read", "write", "zero", "trim", "cache"):
+        carry_out(top, model, (operation, 10, 10, 1))
+    top.extents(10, 0, 0)
+    top.flush()
+    top.close()
+    assert slept == expected
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_delay_can_refuse_fast_zeroes_at_once(slept: list[float], delayed: bool) -> None:
+    top = gate(ZeroingDisk(noise(SIZE)), "delay", "wdelay=1", f"delay-fast-zero={delayed}")
+    assert top.can_fast_zero is not delayed  # a disk that zeroes does not say how fast
+    if not delayed:
+        with refused(errno.EOPNOTSUPP):
+            top.zero(10, 0, may_trim=True, fast=True, fua=False)
+    assert slept == []
+
+
+def test_both_names_of_one_delay() -> None:
+    with pytest.raises(ConfigError, match=r"rdelay= and delay-read="):
+        gate(Disk(b""), "delay", "rdelay=1", "delay-read=2")

@@ -1,0 +1,30 @@
+"""The zstd filter: frames, and the table in which they can be looked up."""
+
+from tests.support.compressed import (
+    MIB,
+    SIZE,
+    Below,
+    all_of,
+    compressed,
+    filter_of,
+    refusal,
+    seek_table,
+)
+
+
+def test_zstd_with_a_seek_table_needs_no_pass(content: bytes) -> None:
+    frames = [compressed("zstd", content[i : i + MIB], "zstd -q") for i in range(0, SIZE, MIB)]
+    for checksums in (False, True):
+        below = Below(b"".join(frames) + seek_table(frames, content, checksums))
+        export = filter_of("zstd").unpack(below, "disk")
+        assert export.get_size() == SIZE
+        assert below.read < 200
+        assert all_of(export) == content
+
+
+def test_a_wrong_zstd_seek_table_is_refused(content: bytes) -> None:
+    frames = [compressed("zstd", content[:MIB], "zstd -q")]
+    table = seek_table(frames, content[:MIB], False)
+    assert "does not match" in refusal("zstd", frames[0] + b"x" + table)
+    assert "table is damaged" in refusal("zstd", frames[0] + b"y" + table[1:])
+    assert "table is damaged" in refusal("zstd", table[-9:])
