@@ -12,8 +12,8 @@ from nbdfork.plugin.plugin import ThreadModel
 from nbdfork.protocol import wire
 from nbdfork.protocol.connection import Connection, Settings
 from nbdfork.protocol.handshake import Offer
-from nbdfork.server import worker
 from nbdfork.server.pool import PoolSize
+from nbdfork.server.service import Service
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.supervisor import Supervisor
 
@@ -37,9 +37,9 @@ def supervisor(options: Options, backend: Backend, listeners: Listeners) -> Supe
         size = PoolSize.one()
         clients_at_once = 1 if one_at_a_time else options.max_clients
     spoken = settings(options, backend)
-    service = worker.Service(
+    service = Service(
         lambda stop, ending: backend.after_fork(),
-        lambda client, on_export: Connection(client, backend, spoken, on_export),
+        lambda client, on_export, count: Connection(client, backend, spoken, on_export, count),
         backend.cleanup,
         options.keepalive,
         size.clients_per_worker,

@@ -183,7 +183,8 @@ def _become_supervisor(
     status = 1
     try:
         supervisor = assembly.supervisor(options, backend, listeners)
-        supervisor.run(lambda: _tell(ready, _READY), stop_at_end_of=leash)
+        supervisor.end_with(leash)
+        supervisor.run(lambda: _tell(ready, _READY))
         backend.unload()
         status = 0
     except Exception as error:

@@ -20,9 +20,12 @@ from nbdfork.backend.backend import Backend, Layer
 from nbdfork.options import Options
 from nbdfork.plugin.errors import ConfigError
 from nbdfork.protocol.connection import Connection
-from nbdfork.server import daemon, linux, privileges, processes, sockets, stdio, worker
+from nbdfork.server import daemon, linux, privileges, processes, sockets, stdio
 from nbdfork.server.errors import StartupError
+from nbdfork.server.inheritance import show_in_ps
+from nbdfork.server.scoreboard import Scoreboard
 from nbdfork.server.sockets import Listeners
+from nbdfork.server.stopper import Stopper
 from nbdfork.server.supervisor import STOP_SIGNALS
 
 if TYPE_CHECKING:
@@ -132,14 +135,15 @@ def _serve_single(options: Options, start: _Start) -> int:
         daemon.write_pidfile(options.pidfile)
     if identity is not None:
         privileges.drop_to(identity)
-    stopper = worker.Stopper()
+    stopper = Stopper()
     stopper.install(STOP_SIGNALS)
     if options.exit_with_parent and not linux.die_with_parent(STOP_SIGNALS[0], start.parent):
         return 0
     if isinstance(client, socket.socket):
         sockets.prepare_client(client, options.keepalive)
     backend.after_fork()
-    stopper.serve(Connection(client, backend, spoken, lambda name: None))
+    count = Scoreboard(1).slot(0).count
+    stopper.serve(Connection(client, backend, spoken, lambda name: None, count))
     backend.cleanup()
     backend.unload()
     return 0
@@ -149,7 +153,7 @@ def _serve_single(options: Options, start: _Start) -> int:
 
 
 def _show_in_ps(role: str, backend: Backend) -> None:
-    worker.show_in_ps("nbdfork", f"{role} {shlex.join(backend.without_secrets(sys.argv[1:]))}")
+    show_in_ps("nbdfork", f"{role} {shlex.join(backend.without_secrets(sys.argv[1:]))}")
 
 
 def _set_up_logs(options: Options, destination: str) -> None:

@@ -7,10 +7,11 @@ threads do not stand in each other's way; for a disk that does not wait they wou
 
 import logging
 import threading
+import time
 
 from nbdfork.plugin import client
 from nbdfork.protocol.channel import SharedChannel
-from nbdfork.protocol.transmission import Payload, Session, Transmission
+from nbdfork.protocol.transmission import Count, Payload, Session, Transmission
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +27,10 @@ class ParallelTransmission(Transmission):
     answered before it came, as it must; it does not wait for those under way.
     """
 
-    def __init__(self, channel: SharedChannel, session: Session, threads: int) -> None:
-        super().__init__(channel, session)
+    def __init__(
+        self, channel: SharedChannel, session: Session, count: Count, threads: int
+    ) -> None:
+        super().__init__(channel, session, count)
         self._limit = threads
         self._receiving = threading.Lock()  # held by the thread that receives
         self._threads: list[threading.Thread] = []
@@ -81,13 +84,18 @@ class ParallelTransmission(Transmission):
             self._add_thread()
         self._receiving.release()
         try:
+            began = time.monotonic_ns()
             super()._answer(flags, command, cookie, offset, length, payload)
+            super()._count_batch(1, began)
         except BaseException as error:  # the client has gone; or a script ends the interpreter
             self._error = error
             self._channel.stop()  # wakes the thread that receives
             raise
         finally:
             self._wait_to_receive()
+
+    def _count_batch(self, requests: int, began: int) -> None:
+        """Here each request is a batch of its own, and has been counted."""
 
     def _add_thread(self) -> None:
         thread = threading.Thread(target=self._serve_with_others, args=(client.serving(),))

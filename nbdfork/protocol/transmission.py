@@ -8,6 +8,7 @@ the plugin and fails it with EIO; neither ends the connection.
 
 import errno
 import logging
+import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
@@ -49,6 +50,12 @@ Command: TypeAlias = Callable[[int, int, int, Payload], Buffer | list[Chunk] | N
 reply, or None if there is nothing to return."""
 
 
+Count: TypeAlias = Callable[[int, int, int, int, int], None]
+"""Is told of each batch of requests, those that were received together: how many they were, the
+bytes read and written, how many of them failed, and the nanoseconds until all had been carried out.
+"""
+
+
 class Session(NamedTuple):
     """What the handshake has settled.  *contexts* were selected by the client, by their ids."""
 
@@ -80,8 +87,10 @@ class Session(NamedTuple):
 class Transmission:
     """The transmission phase of one client."""
 
-    def __init__(self, channel: Channel, session: Session) -> None:
+    def __init__(self, channel: Channel, session: Session, count: Count) -> None:
         self._channel = channel
+        self._count = count
+        self._bytes_read = self._bytes_written = self._errors = 0  # of the batch being answered
         self._gate = gate = session.gate
         self._unknown: tuple[int, Command] = (_ANY_FLAG, _unknown)
         self._contexts = session.contexts
@@ -126,17 +135,40 @@ class Transmission:
         size = self._replies.request.size
         unpack = self._replies.request.unpack_from
         expected = self._replies.request_magic
-        while channel.end - channel.start >= size or channel.receive(size):
-            magic, flags, command, cookie, offset, length = unpack(channel.buffer, channel.start)
-            channel.start += size
-            if magic != expected:
-                raise ProtocolError(f"the request magic is {magic:#010x}")
-            if command == wire.CMD_DISC:
-                return
-            payload = None
-            if command == wire.CMD_WRITE or flags & wire.CMD_FLAG_PAYLOAD_LEN:
-                payload = self._take_payload(command, flags, length)
-            answer(flags, command, cookie, offset, length, payload)
+        requests = began = 0
+        try:
+            while True:
+                if channel.end - channel.start < size:
+                    if requests:
+                        self._count_batch(requests, began)
+                        requests = 0
+                    if not channel.receive(size):
+                        return
+                    began = time.monotonic_ns()
+                magic, flags, command, cookie, offset, length = unpack(
+                    channel.buffer, channel.start
+                )
+                channel.start += size
+                if magic != expected:
+                    raise ProtocolError(f"the request magic is {magic:#010x}")
+                if command == wire.CMD_DISC:
+                    return
+                requests += 1
+                payload = None
+                if command == wire.CMD_WRITE or flags & wire.CMD_FLAG_PAYLOAD_LEN:
+                    payload = self._take_payload(command, flags, length)
+                answer(flags, command, cookie, offset, length, payload)
+        finally:
+            if requests:
+                self._count_batch(requests, began)
+
+    def _count_batch(self, requests: int, began: int) -> None:
+        """A batch that was received at *began* has been carried out."""
+        # Threads may be at work on others: they are counted by operations that cannot be torn.
+        bytes_read, self._bytes_read = self._bytes_read, 0
+        bytes_written, self._bytes_written = self._bytes_written, 0
+        errors, self._errors = self._errors, 0
+        self._count(requests, bytes_read, bytes_written, errors, time.monotonic_ns() - began)
 
     def refuse(self) -> None:
         """Tell the client, whatever else it has asked for, that the server is going down."""
@@ -165,13 +197,19 @@ class Transmission:
             done = None
             if isinstance(error, PartialError) and 0 <= error.done < length:
                 done = error.done
+            self._errors += 1
             replies.error(cookie, offset, code, text, done)
         else:
             if result is None:
+                if payload is not None:
+                    self._bytes_written += length
                 replies.success(cookie, offset)
             elif isinstance(result, list):
+                if command == wire.CMD_READ:
+                    self._bytes_read += length
                 replies.chunks(cookie, offset, result)
             else:
+                self._bytes_read += length
                 replies.data(cookie, offset, result)
 
     def _take_payload(self, command: int, flags: int, length: int) -> Payload:

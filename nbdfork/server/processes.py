@@ -6,10 +6,6 @@ By then the server is ready, and its first workers do not carry around what they
 import os
 import signal
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def load() -> None:

@@ -1,0 +1,230 @@
+"""A generation: the workers that serve one and the same program, and what belongs to them.
+
+It forks and retires them, so that there are as many as there should be, and knows which of them
+it has told to end.  A supervisor has one generation; two while a new program takes over from an
+old one.  The one fork() of the pool stands here.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+from nbdfork.server import processes, worker
+from nbdfork.server.errors import StartupError
+from nbdfork.server.inheritance import Inheritance
+from nbdfork.server.pool import PoolSize, Throttle
+from nbdfork.server.scoreboard import Scoreboard, State
+from nbdfork.server.service import Service
+from nbdfork.server.sockets import Listeners
+
+log = logging.getLogger(__name__)
+
+_WAITING = frozenset({State.STARTING, State.IDLE})
+_BOOTING = frozenset({State.STARTING, State.FAILED})
+
+
+class Generation:
+    """A pool of workers.
+
+    *news* is the pipe by which workers tell the supervisor that the scoreboard has changed;
+    *private* returns the descriptors of the supervisor that a worker must not have.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        board: Scoreboard,
+        listeners: Listeners,
+        size: PoolSize,
+        service: Service,
+        news: int,
+        private: Callable[[], Iterable[int]],
+    ) -> None:
+        self._number = number
+        self._board = board
+        self._listeners = listeners
+        self._size = size
+        self._service = service
+        self._news = news
+        self._private = private
+        self._leash, self._leash_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._workers: dict[int, range] = {}  # their slots, by pid
+        self._retired: set[int] = set()  # those of them that were told to end
+        self._failure = ""  # of the last worker that failed before it served anyone
+        self._ending = False
+        self._at_limit = False
+        self._throttle = Throttle()
+
+    @staticmethod
+    def slots_needed(size: PoolSize, service: Service) -> int:
+        """Return how many slots of the scoreboard a generation can fill."""
+        return size.max_clients * _slots_per_worker(service)
+
+    @property
+    def workers(self) -> Iterable[int]:
+        """The processes that have not been reaped yet."""
+        return self._workers.keys()
+
+    # -- as many as there should be -----------------------------------------------------
+
+    def adjust(self) -> None:
+        """Fork or retire workers, so that there are as many as there should be."""
+        if self.pause():
+            return
+        spares = self._spares()
+        for _ in range(self._size.to_fork(len(spares), len(self._workers))):
+            self._fork()
+        self._retire(spares[: self._size.to_retire(len(spares))])
+        self._watch_limit()
+
+    def pause(self) -> float:
+        """Return for how many seconds nothing can be adjusted."""
+        return self._throttle.remaining(time.monotonic())
+
+    def _spares(self) -> list[int]:
+        """Return the workers that wait for clients and have not been told to end."""
+        states = self._board.states()
+        return [
+            pid
+            for pid, slots in self._workers.items()
+            if states[slots[0]] in _WAITING and pid not in self._retired
+        ]
+
+    def _retire(self, pids: list[int]) -> None:
+        """Tell workers to end as soon as they have no client, which may come in this moment."""
+        for pid in pids:
+            self._board.retire(self._workers[pid][0])
+        self._retired.update(pids)
+        if pids:
+            os.eventfd_write(self._bell, 1)
+
+    def _watch_limit(self) -> None:
+        if self._size == PoolSize.one():
+            return  # that it is busy is nothing to warn of
+        at_limit = self._board.states().count(State.SERVING) == self._size.max_clients
+        if at_limit and not self._at_limit:
+            log.warning("all %d clients are taken: others have to wait", self._size.max_clients)
+        self._at_limit = at_limit
+
+    # -- forking ------------------------------------------------------------------------
+
+    def _fork(self) -> None:
+        slots = self._board.claim(self._number, _slots_per_worker(self._service))
+        if slots is None:
+            return
+        inherited = Inheritance(
+            slots,
+            self._board,
+            self._listeners.sockets,
+            self._leash,
+            self._bell,
+            self._news,
+            os.getpid(),
+        )
+        # A signal that reached the child before it has handlers of its own would be recorded
+        # on the pipe of the supervisor, which would think it was meant.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            sys.stdout.flush()  # or what is in its buffer would be printed by both
+            pid = os.fork()
+            if pid == 0:
+                self._become_worker(inherited)
+        except OSError as error:
+            self._board.free(slots)
+            pause = self._throttle.died_unused(time.monotonic())
+            log.error("cannot fork a worker (next attempt in %.1f s): %s", pause, error)
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._workers[pid] = slots
+
+    def _become_worker(self, inherited: Inheritance) -> None:
+        """In the child: never return to the supervisor's code."""
+        status = worker.EXIT_FAILED
+        try:
+            for fd in (self._leash_end, *self._private()):
+                os.close(fd)
+            status = worker.run(inherited, self._service)
+            sys.stdout.flush()
+        finally:
+            logging.shutdown()
+            os._exit(status)
+
+    # -- reaping ------------------------------------------------------------------------
+
+    def reap(self) -> None:
+        """Free the slots of workers that have ended."""
+        for pid, status in list(processes.reap(self._workers.keys())):
+            self._has_ended(pid, status)
+
+    def _has_ended(self, pid: int, status: int | None) -> None:
+        """Free the slots of a reaped worker, and say so if its end was not in order."""
+        slots = self._workers.pop(pid)
+        self._retired.discard(pid)
+        clients = self._clients(slots)
+        reason = self._board.entry(slots[0]).reason
+        has_served = any(self._board.entry(slot).counters.clients for slot in slots)
+        self._board.free(slots)
+        # A worker that fails has said why; any other end was not its own doing.
+        if status not in (None, 0, worker.EXIT_FAILED) and not self._ending:
+            what = f"serving {clients}" if clients else "without a client"
+            how = (
+                f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+            )
+            log.warning("worker %d, %s, %s", pid, what, how)
+        if has_served:
+            self._throttle.served()
+        elif status:
+            pause = self._throttle.died_unused(time.monotonic())
+            log.warning("a worker died unused; next fork in %.1f s", pause)
+            self._failure = (
+                f"a worker cannot start: {reason}"
+                if reason
+                else "a worker died while it was starting"
+            )
+
+    def _clients(self, slots: range) -> str:
+        """Return who is served by the owner of *slots*, for people."""
+        entries = (self._board.entry(slot) for slot in slots)
+        return "; ".join(entry.client for entry in entries if entry.peer)
+
+    # -- the start and the end ----------------------------------------------------------
+
+    def has_started(self) -> bool:
+        """Return whether all workers wait for clients, or have some.
+
+        Raises `StartupError` if one of them failed.
+        """
+        self.reap()
+        if self._failure:
+            raise StartupError(self._failure)
+        states = self._board.states()
+        return not any(states[slots[0]] in _BOOTING for slots in self._workers.values())
+
+    def stop(self) -> None:
+        """Tell all workers to finish with their clients and end."""
+        self._ending = True
+        os.close(self._leash_end)
+        for pid in self._workers:
+            processes.send(pid, signal.SIGTERM)
+
+    def kill(self, seconds: float) -> None:
+        """Kill the workers that are left, and wait for them to be gone, up to *seconds*."""
+        for pid, slots in self._workers.items():
+            log.warning("killing worker %d, serving %s", pid, self._clients(slots))
+            processes.send(pid, signal.SIGKILL)
+        processes.wait(self._workers.keys(), seconds)
+
+    def close(self) -> None:
+        """Give back the descriptors."""
+        os.close(self._leash)
+        os.close(self._bell)
+
+
+def _slots_per_worker(service: Service) -> int:
+    """Return how many slots a worker has: its own, and one for each client of several at once."""
+    return 1 + service.clients_at_once if service.clients_at_once > 1 else 1

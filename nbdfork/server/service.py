@@ -1,0 +1,61 @@
+"""How one client is served, whatever it is that serves it."""
+
+import logging
+import socket
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+from nbdfork.server import sockets
+from nbdfork.server.scoreboard import Slot
+from nbdfork.server.stopper import Servable, Stopper
+
+log = logging.getLogger(__name__)
+
+OnExport: TypeAlias = Callable[[str], None]
+"""Is told the name of the export that a client has chosen."""
+
+Count: TypeAlias = Callable[[int, int, int, int, int], None]
+"""Is told what a batch of requests did; see `Slot.count`."""
+
+
+class Service(NamedTuple):
+    """How clients are served; given to the server wing by its caller.
+
+    *after_fork* is called in each worker before its first client, *cleanup* after its last.  The
+    former is given a function that stops the whole server, and a descriptor that is readable once
+    this process has been told to end.  *connect* makes a client of a stream.  A worker serves
+    *clients_per_worker* clients (0: any number), *clients_at_once* of them at the same time.
+    """
+
+    after_fork: Callable[[Callable[[], None], int], None]
+    connect: Callable[[socket.socket, OnExport, Count], Servable]
+    cleanup: Callable[[], None]
+    keepalive: bool
+    clients_per_worker: int
+    clients_at_once: int
+
+
+def serve(
+    client: socket.socket,
+    service: Service,
+    stopper: Stopper,
+    slot: Slot,
+    announce: Callable[[], None],
+) -> None:
+    """Serve one client to its end; *slot* says who it is, and *announce* is called for changes."""
+    try:
+        peer = sockets.prepare_client(client, service.keepalive)
+    except OSError as error:  # it has left already
+        log.info("lost a client at once: %s", error)
+        client.close()
+        return
+
+    def on_export(name: str) -> None:
+        slot.set_export(name)
+        announce()
+
+    slot.begin(peer)
+    announce()
+    log.info("client %s connected", peer)
+    stopper.serve(service.connect(client, on_export, slot.count))
+    log.info("client %s is gone", peer)
