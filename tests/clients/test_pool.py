@@ -186,6 +186,19 @@ def test_surplus_spares_are_let_go() -> None:
                 client.greet()
 
 
+def test_clients_that_leave_at_once_leave_as_many_spares_as_there_may_be() -> None:
+    """Which workers are told to end is remembered: none is forked, or told again, in vain."""
+    with Server("--clients-per-worker=0", "--spare-workers=2", "memory", "1M") as server:
+        for _ in range(3):
+            with clients(server, 24) as many:
+                for client in many:
+                    client.greet()
+                eventually(lambda: len(server.serving()) == 24 and len(server.workers()) >= 26)
+                before = {worker.pid for worker in server.workers()}
+            eventually(lambda: idle(server))
+            assert {worker.pid for worker in server.workers()} <= before
+
+
 def test_killing_a_worker_costs_its_client_only() -> None:
     with Server("memory", "1M") as server, clients(server, 5) as many:
         for client in many:

@@ -30,9 +30,12 @@ ALLOWED = {
 
 ORDER = {
     "server": [
-        ["errors", "linux", "pool", "processes", "scoreboard"],
-        ["privileges", "sockets", "daemon", "captive"],
-        ["stdio", "worker"],
+        ["errors", "linux", "pool", "processes", "scoreboard", "stopper"],
+        ["privileges", "sockets", "daemon", "captive", "inheritance"],
+        ["stdio", "entrance", "service"],
+        ["threads"],
+        ["worker"],
+        ["generation"],
         ["supervisor"],
     ],
     "protocol": [
@@ -136,7 +139,7 @@ def test_the_pool_forks_in_one_place() -> None:
     places = [
         path.name for path in (PACKAGE / "server").glob("*.py") if "os.fork()" in path.read_text()
     ]
-    assert sorted(places) == ["daemon.py", "supervisor.py"]  # daemon: to wait in the foreground
+    assert sorted(places) == ["daemon.py", "generation.py"]  # daemon: to wait in the foreground
 
 
 def test_a_start_imports_only_what_every_server_needs() -> None:
