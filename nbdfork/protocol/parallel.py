@@ -15,6 +15,10 @@ from nbdfork.protocol.transmission import Count, Payload, Session, Transmission
 
 log = logging.getLogger(__name__)
 
+SIGNAL_CHECK_SECONDS = 1.0
+"""How long the main thread, which handles signals, waits for another thread in one go: a signal that
+comes just before it falls asleep does not wake it."""
+
 
 class _Ended(Exception):
     """Another thread has seen the end of the connection."""
@@ -42,7 +46,8 @@ class ParallelTransmission(Transmission):
         self._ended = False
         self._serve_with_others(client.serving())
         for thread in self._threads:
-            thread.join()
+            while thread.is_alive():
+                thread.join(SIGNAL_CHECK_SECONDS)
         self._threads.clear()
         if self._error is not None:
             raise self._error
@@ -63,7 +68,9 @@ class ParallelTransmission(Transmission):
 
     def _wait_to_receive(self) -> None:
         self._idle.append(None)
-        self._receiving.acquire()
+        is_main = threading.current_thread() is threading.main_thread()
+        while not self._receiving.acquire(timeout=SIGNAL_CHECK_SECONDS if is_main else -1):
+            pass
         self._idle.pop()
         if self._ended:
             raise _Ended

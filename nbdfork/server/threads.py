@@ -12,6 +12,10 @@ from nbdfork.server.stopper import Stopper
 
 log = logging.getLogger(__name__)
 
+_SIGNAL_CHECK_SECONDS = 1.0
+"""How long the main thread, which handles signals, waits for another thread in one go: a signal that
+comes just before it falls asleep does not wake it."""
+
 
 class Threads:
     """The threads of one worker.  Each client has one of the worker's slots."""
@@ -35,14 +39,16 @@ class Threads:
                 self._begin(client)
                 self._wait_for_one()
         for thread in tuple(self._threads):
-            thread.join()
+            while thread.is_alive():
+                thread.join(_SIGNAL_CHECK_SECONDS)
 
     def _wait_for_one(self) -> None:
         """Wait until another client could be served."""
         if not self._available.acquire(blocking=False):
             most = self._service.clients_at_once
             log.warning("all %d clients are taken: others have to wait", most)
-            self._available.acquire()
+            while not self._available.acquire(timeout=_SIGNAL_CHECK_SECONDS):
+                pass
 
     def _begin(self, client: socket.socket) -> None:
         """Serve *client* in the thread that was waited for."""
