@@ -16,8 +16,8 @@ from nbdfork.protocol.transmission import Count, Payload, Session, Transmission
 log = logging.getLogger(__name__)
 
 SIGNAL_CHECK_SECONDS = 1.0
-"""How long the main thread, which handles signals, waits for another thread in one go: a signal that
-comes just before it falls asleep does not wake it."""
+"""How long the main thread, which handles signals, waits for another thread in one go: a signal
+that comes just before it falls asleep does not wake it."""
 
 
 class _Ended(Exception):

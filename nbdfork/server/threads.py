@@ -13,8 +13,8 @@ from nbdfork.server.stopper import Stopper
 log = logging.getLogger(__name__)
 
 _SIGNAL_CHECK_SECONDS = 1.0
-"""How long the main thread, which handles signals, waits for another thread in one go: a signal that
-comes just before it falls asleep does not wake it."""
+"""How long the main thread, which handles signals, waits for another thread in one go: a signal
+that comes just before it falls asleep does not wake it."""
 
 
 class Threads:

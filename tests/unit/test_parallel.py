@@ -1,0 +1,61 @@
+"""Several requests of one client at the same time; what real clients see is in `clients`."""
+
+import os
+import signal
+import socket
+import threading
+
+from nbdfork.backend.gate import Gate
+from nbdfork.plugin import Export
+from nbdfork.protocol.channel import SharedChannel
+from nbdfork.protocol.parallel import ParallelTransmission
+from nbdfork.protocol.transmission import Session
+from tests.support.harness import eventually
+from tests.unit.test_transmission import Counted, request
+
+SIGNAL = signal.SIGUSR1
+
+
+class Disk(Export):
+    """Lets the main thread finish a request only when another thread has begun to receive."""
+
+    def __init__(self) -> None:
+        self.both = threading.Barrier(2)
+        self.receiving: threading.Lock
+
+    def get_size(self) -> int:
+        return 1 << 20
+
+    def pread(self, count: int, offset: int) -> bytes:
+        self.both.wait()
+        if threading.current_thread() is threading.main_thread():
+            eventually(self.receiving.locked)
+        return bytes(count)
+
+
+def test_a_stop_signal_that_does_not_wake_the_main_thread_is_seen() -> None:
+    """It is blocked there, which is as if it came between the last check and the system call."""
+    ours, theirs = socket.socketpair()
+    disk = Disk()
+    channel = SharedChannel(ours)
+    serving = ParallelTransmission(channel, Session(Gate(disk, read_only=False)), Counted(), 2)
+    disk.receiving = serving._receiving
+
+    def send_signal() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
+        eventually(lambda: serving._idle)  # the main thread waits for its turn to receive
+        os.kill(os.getpid(), SIGNAL)
+
+    previous = signal.signal(SIGNAL, lambda *_: channel.stop())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {SIGNAL})
+    sender = threading.Thread(target=send_signal)
+    try:
+        theirs.sendall(request(0, 0, 512) * 2)
+        sender.start()
+        serving.serve()  # ends, though the client stays
+    finally:
+        sender.join()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
+        signal.signal(SIGNAL, previous)
+        theirs.close()
+        channel.close()
