@@ -1,16 +1,21 @@
 """The table of what is measured: each cell a disk, a transport, a load, and what is hoped for.
 
 The whole product of patterns, transports, disks and clients would take hours; `core` marks what
-a run measures unless it is told to take all.  The script's RAM disk has one client, because two
-would share an interpreter in any server; the computed disk shows what two clients get.
+a run measures of a group unless it is told to take all.  The script's RAM disk has one client,
+because two would share an interpreter in any server; the computed disk shows what two clients get.
+
+The usual run has the groups that show the server.  The others are run by their names: those that
+show one plugin beside nbdkit's, and disks over TCP that a file over TCP stands for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from contrib.bench.loads import Copy, Fio, Load
+from contrib.bench.plugins import C_PLUGINS, COMPRESSORS, LANGUAGES, READ_ONLY
 from contrib.bench.probes import (
     Connects,
+    FirstClient,
     Map,
     MemoryOfBusyClient,
     MemoryOfIdleClient,
@@ -58,21 +63,34 @@ class Cell:
         return any(target.against == "ceiling" for target in self.targets)
 
 
+@dataclass(frozen=True)
+class Group:
+    """What cells of one kind have in common: a heading, and whether the usual run has them."""
+
+    title: str
+    usual: bool = True
+
+
 GROUPS = {
-    "file-unix": "File in the page cache, Unix domain socket",
-    "file-tcp": "File in the page cache, TCP",
-    "ram-unix": "RAM disk, Unix domain socket",
-    "ram-tcp": "RAM disk, TCP",
-    "script-unix": "RAM disk as a Python script, Unix domain socket",
-    "script-tcp": "RAM disk as a Python script, TCP",
-    "computed": "Computed by a Python script (200 rounds of SHA-256 each 4 KiB)",
-    "copy": "nbdcopy of the whole file",
-    "status": "Block status of a sparse image of 1 TiB",
-    "connect": "Connect, read 4 KiB, close",
-    "memory": "Memory",
-    "start": "From exec until the first client is greeted",
+    "file-unix": Group("File in the page cache, Unix domain socket"),
+    "file-tcp": Group("File in the page cache, TCP"),
+    "ram-unix": Group("RAM disk, Unix domain socket"),
+    "ram-tcp": Group("RAM disk, TCP", usual=False),
+    "script-unix": Group("RAM disk as a Python script, Unix domain socket"),
+    "script-tcp": Group("RAM disk as a Python script, TCP", usual=False),
+    "computed": Group("Computed by a Python script (200 rounds of SHA-256 each 4 KiB)"),
+    "copy": Group("nbdcopy of the whole file"),
+    "status": Group("Block status of a sparse image of 1 TiB"),
+    "connect": Group("Connect, read 4 KiB, close"),
+    "memory": Group("Memory"),
+    "start": Group("From exec until the first client is greeted"),
+    "c-plugins": Group("nbdkit's own plugins, written in C", usual=False),
+    "scripts": Group("RAM disk as a script in other languages", usual=False),
+    "sh": Group("A shell script that runs dd", usual=False),
+    "curl": Group("A file on an nginx of the same machine", usual=False),
+    "compressed": Group("Compressed disks, unpacked by a filter", usual=False),
 }
-"""What the groups of cells are, in the order of the report."""
+"""The groups of cells, in the order of the report."""
 
 PATTERNS = (
     ("randread", 4 * KIB, 1),
@@ -105,7 +123,7 @@ def _is_core(disk: str, transport: str, load: Fio) -> bool:
     small_and_deep = load.block == SMALL and load.depth > 1
     if disk == "file" and transport == "unix":
         return load.clients == 1 or small_and_deep
-    if load.clients > 1 or (transport == "tcp" and disk != "file"):
+    if load.clients > 1:
         return False
     one_by_one = (load.block, load.rw, load.depth) == (SMALL, "randread", 1)
     large = (load.block, load.rw) == (256 * KIB, "read")
@@ -166,4 +184,41 @@ def _more_cells() -> Iterator[Cell]:
     yield Cell("start", "ready", "file", "unix", Startup(), quick)
 
 
-CELLS = (*_fio_cells(), *_more_cells())
+def _named(*loads: Fio) -> dict[str, Load]:
+    return {_name(load): load for load in loads}
+
+
+_SMALL_LOADS = [Fio(rw, SMALL, depth) for rw in ("randread", "randwrite") for depth in (1, 32)]
+_LARGE_LOADS = [Fio(rw, 256 * KIB, 8) for rw in ("read", "write")]
+_READ_BY_TWO = Fio("randread", SMALL, 1, clients=2)
+
+PLUGIN_LOADS: dict[str, tuple[Iterable[str], dict[str, Load]]] = {
+    "c-plugins": (C_PLUGINS, _named(*_SMALL_LOADS, *_LARGE_LOADS)),
+    "scripts": (LANGUAGES, _named(*_SMALL_LOADS)),
+    "sh": (
+        ["sh"],
+        _named(*(Fio("randread", SMALL, depth) for depth in (1, 8)), _READ_BY_TWO)
+        | _named(*(Fio(rw, MIB, 1) for rw in ("read", "write"))),
+    ),
+    "curl": (["http", "https"], _named(*(Fio("randread", SMALL, depth) for depth in (1, 16)))),
+    "compressed": (
+        COMPRESSORS,
+        {"the first client": FirstClient(), "nbdcopy to null:": Copy()}
+        | _named(Fio("randread", 64 * KIB, 1)),
+    ),
+}
+"""The disks and the loads of the groups that show plugins: nbdfork's beside nbdkit's."""
+
+
+def _plugin_cells() -> Iterator[Cell]:
+    as_good = (Target(BEST_PEER, 1.0),)
+    for group, (disks, loads) in PLUGIN_LOADS.items():
+        for disk in disks:
+            for name, load in loads.items():
+                if disk == READ_ONLY and isinstance(load, Fio) and "write" in load.rw:
+                    continue
+                full = name if disk == group else f"{disk}, {name}"
+                yield Cell(group, full, disk, "unix", load, as_good)
+
+
+CELLS = (*_fio_cells(), *_more_cells(), *_plugin_cells())

@@ -38,11 +38,11 @@ def svg(title: str, rows: Sequence[Row]) -> str:
     """Return the picture of all rows that have something to show."""
     body: list[str] = []
     top = 20 + TITLE
-    for group, heading in GROUPS.items():
-        members = [row for row in rows if row.cell.group == group and _bars(row)]
+    for name, group in GROUPS.items():
+        members = [row for row in rows if row.cell.group == name and _bars(row)]
         if not members:
             continue
-        body.append(_text(16, top + 14, heading, "bold"))
+        body.append(_text(16, top + 14, group.title, "bold"))
         top += TITLE - GAP
         for row in members:
             bars = _bars(row)

@@ -1,13 +1,15 @@
 """The command: which cells, which servers, how long; then the rounds, and the report.
 
-    python contrib/bench [--quick] [--cells PATTERN] [--servers NAME,...] [--output DIRECTORY]
+    python contrib/bench [--quick] [--group NAME,...] [--cells PATTERN] [--servers NAME,...]
+        [--output DIRECTORY]
 
-Without `--output` the report goes to standard output.  A usual run takes under 20 minutes.  It
-needs fio with its nbd engine, nbdcopy and nbdinfo; of the servers, those that are installed are
-measured.
+Without `--output` the report goes to standard output.  A usual run takes under 20 minutes, a group
+of one plugin's cells at most 5.  It needs fio with its nbd engine, nbdcopy and nbdinfo; of the
+servers, those that are installed are measured.
 """
 
 import argparse
+import contextlib
 import datetime
 import fnmatch
 import shutil
@@ -20,10 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contrib.bench import chart, machine, report
-from contrib.bench.cells import CELLS, Cell
-from contrib.bench.disks import MIB, Disks
+from contrib.bench.cells import CELLS, GROUPS, Cell
+from contrib.bench.disks import Disks
+from contrib.bench.errors import BenchError
+from contrib.bench.materials import MIB
 from contrib.bench.report import Row
-from contrib.bench.rounds import measure
+from contrib.bench.rounds import Column, measure
 from contrib.bench.servers import CEILING, SERVERS, Server
 
 TOOLS = ("fio", "nbdcopy", "nbdinfo")
@@ -50,6 +54,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
     add = parser.add_argument
     add("--quick", action="store_true", help="2 short rounds: a rough picture in a few minutes")
     add("--all", action="store_true", help="all cells; the usual run leaves out many of them")
+    add("--group", metavar="NAME,...", help=f"only these groups of cells: {', '.join(GROUPS)}")
     add("--cells", metavar="PATTERN", help="the cells of which the name matches, as *tcp*QD32*")
     add("--list", action="store_true", help="print the names of the cells")
     add("--servers", metavar="NAME,...", help=", ".join(server.name for server in SERVERS))
@@ -59,12 +64,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
     add("--directory", help="where the served files are made (a temporary directory)")
     add("--output", type=Path, metavar="DIRECTORY", help="write results.md, .json and .svg there")
     options = parser.parse_args(arguments)
-    cells = [cell for cell in CELLS if cell.core or options.all or options.cells]
-    if options.cells:
-        pattern = options.cells
-        cells = [cell for cell in cells if fnmatch.fnmatchcase(cell.full_name, pattern)]
-    if not cells:
-        parser.error(f"no cell matches {options.cells}; --list shows their names")
+    cells = _cells(parser, options.group, options.cells, options.all)
     if options.list:
         print("\n".join(cell.full_name for cell in cells))
         sys.exit()
@@ -78,6 +78,26 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
     servers = _servers(parser, options.servers)
     size = options.size * MIB
     return Settings(cells, servers, rounds, seconds, size, options.directory, options.output)
+
+
+def _cells(
+    parser: argparse.ArgumentParser, groups: str | None, pattern: str | None, everything: bool
+) -> list[Cell]:
+    """Return the cells that are asked for: of some groups, matching a pattern, or *everything*."""
+    chosen = [name.strip() for name in groups.split(",")] if groups else list(GROUPS)
+    for name in chosen:
+        if name not in GROUPS:
+            parser.error(f"{name}: unknown group; there are {', '.join(GROUPS)}")
+    if not (groups or pattern or everything):
+        chosen = [name for name in chosen if GROUPS[name].usual]
+    cells = [cell for cell in CELLS if cell.group in chosen]
+    if pattern:
+        cells = [cell for cell in cells if fnmatch.fnmatchcase(cell.full_name, pattern)]
+    elif not everything:
+        cells = [cell for cell in cells if cell.core]
+    if not cells:
+        parser.error(f"no cell matches {pattern}; --list shows their names")
+    return cells
 
 
 def _servers(parser: argparse.ArgumentParser, names: str | None) -> list[Server]:
@@ -108,17 +128,24 @@ def run(settings: Settings) -> tuple[dict[str, str], list[Row]]:
             "file": f"{settings.size // MIB} MiB, no holes, in the page cache",
             "clients": "fio: a process and a connection each",
         }
-        disks = Disks(directory, settings.size)
-        for number, cell in enumerate(settings.cells, 1):
-            print(f"[{number}/{len(settings.cells)}] {cell.full_name}", file=sys.stderr)
-            disk = disks.get(cell.disk)
-            servers = [server for server in settings.servers if disk.kind in server.recipes]
-            if cell.has_ceiling:
-                servers.append(CEILING)
-            columns = measure(cell, disk, servers, settings.rounds, settings.seconds)
-            rows.append(Row(cell, columns, peers))
+        with contextlib.closing(Disks(directory, settings.size)) as disks:
+            for number, cell in enumerate(settings.cells, 1):
+                print(f"[{number}/{len(settings.cells)}] {cell.full_name}", file=sys.stderr)
+                rows.append(Row(cell, _columns(settings, cell, disks), peers))
     facts["duration"] = f"{(time.monotonic() - begun) / 60:.1f} minutes"
     return facts, rows
+
+
+def _columns(settings: Settings, cell: Cell, disks: Disks) -> dict[str, Column]:
+    """Measure a cell on all servers that have its disk."""
+    try:
+        disk = disks.get(cell.disk)
+    except BenchError as error:
+        return {server.name: Column(error=str(error)) for server in settings.servers}
+    servers = [server for server in settings.servers if disk.kind in server.recipes]
+    if cell.has_ceiling:
+        servers.append(CEILING)
+    return measure(cell, disk, servers, settings.rounds, settings.seconds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

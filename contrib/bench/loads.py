@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import psutil
 
-from contrib.bench.disks import MIB
 from contrib.bench.errors import BenchError, QueueFull
+from contrib.bench.materials import MIB
 from contrib.bench.servers import Running
 
 LIMIT = 60.0
@@ -138,10 +138,17 @@ class Copy(Load):
         )
 
 
-def fill(server: Running) -> None:
-    """Write a disk that is in memory once, so that no cell measures the kernel finding memory."""
-    if server.disk.kind != "file" and server.disk.path:
-        client(["nbdcopy", str(server.disk.path), server.uri], server.disk.size / MIB)
+def prepare(server: Running) -> None:
+    """Do what no cell measures unless it says so.  Raises `BenchError`.
+
+    Memory is written once, so that the kernel has found it; what waits for the first client has
+    waited.
+    """
+    disk = server.disk
+    if disk.filling:
+        client(["nbdcopy", str(disk.filling), server.uri], disk.size / MIB)
+    if disk.prepared_by_first_client:
+        client(["nbdinfo", "--size", server.uri], disk.size / MIB)
 
 
 @dataclass

@@ -203,6 +203,19 @@ class Startup(Load):
         return "bare python", Measurement(statistics.median(times) * 1000)
 
 
+class FirstClient(Load):
+    """How long the first client of a server waits until it knows the size of the disk."""
+
+    unit = "s"
+    less_is_better = True
+
+    def measure(self, server: Running, seconds: float) -> Measurement:
+        with running(server.server, server.disk, "unix") as another:
+            begun = time.perf_counter()
+            client(["nbdinfo", "--size", another.uri], LIMIT)
+            return Measurement(time.perf_counter() - begun)
+
+
 def _arrive(visit: Visit) -> socket.socket:
     try:
         return visit.arrive()

@@ -106,10 +106,10 @@ def markdown(facts: Mapping[str, str], rows: Sequence[Row]) -> str:
     lines = ["# nbdfork beside other NBD servers", ""]
     lines += [f"- {name}: {text}" for name, text in facts.items()]
     lines += ["", INTRODUCTION, "", *_summary(rows), ""]
-    for group, title in GROUPS.items():
-        members = [row for row in rows if row.cell.group == group]
+    for name, group in GROUPS.items():
+        members = [row for row in rows if row.cell.group == name]
         if members:
-            lines += [f"## {title}", "", *_values(members), ""]
+            lines += [f"## {group.title}", "", *_values(members), ""]
             if costs := _costs(members):
                 lines += [*costs, ""]
     lines += _errors(rows)

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from contrib.bench.cells import Cell
-from contrib.bench.disks import Disk
 from contrib.bench.errors import BenchError
-from contrib.bench.loads import Load, Measurement, fill
+from contrib.bench.loads import Load, Measurement, prepare
+from contrib.bench.materials import Disk
 from contrib.bench.servers import Running, Server, running
 
 
@@ -37,7 +37,7 @@ def measure(
         for server in servers:
             try:
                 started = stack.enter_context(running(server, disk, cell.transport))
-                fill(started)
+                prepare(started)
                 ready.append(started)
             except BenchError as error:
                 columns[server.name].error = str(error)

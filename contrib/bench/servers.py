@@ -13,15 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from contrib.bench.disks import Disk
 from contrib.bench.errors import BenchError
+from contrib.bench.materials import Disk
 from nbdfork.uri import nbd_uri
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,25 +62,25 @@ Recipe = Callable[[Disk, Address, Path], list[str]]
 
 
 def _nbdfork(*plugin: str | Path) -> Recipe:
-    def command(disk: Disk, address: Address, _: Path) -> list[str]:
-        listen = ["-U", address.path] if address.path else ["-i", "127.0.0.1", "-p", address.port]
-        words = [sys.executable, "-m", "nbdfork", "-f", "-n", *listen, *plugin]
-        return [_word(word, disk) for word in words]
-
-    return command
+    return _nbdkit_like([sys.executable, "-m", "nbdfork"], plugin)
 
 
 def _nbdkit(*plugin: str | Path) -> Recipe:
+    return _nbdkit_like(["nbdkit"], plugin)
+
+
+def _nbdkit_like(program: list[str], plugin: Sequence[str | Path]) -> Recipe:
+    """Serve *plugin*, in which SIZE and FILE stand for the disk's; without it, the disk's own."""
+
     def command(disk: Disk, address: Address, _: Path) -> list[str]:
         listen = ["-U", address.path] if address.path else ["-i", "127.0.0.1", "-p", address.port]
-        return [_word(word, disk) for word in ["nbdkit", "-f", "-n", *listen, *plugin]]
+        words = [*program, "-f", "-n", *listen, *(plugin or disk.arguments)]
+        return [
+            str(word).replace("SIZE", str(disk.size)).replace("FILE", str(disk.path))
+            for word in words
+        ]
 
     return command
-
-
-def _word(word: object, disk: Disk) -> str:
-    """Return a word of a command line, in which SIZE and FILE stand for the disk's."""
-    return str(word).replace("SIZE", str(disk.size)).replace("FILE", str(disk.path))
 
 
 def _qemu_nbd(disk: Disk, address: Address, _: Path) -> list[str]:
@@ -131,6 +131,7 @@ NBDFORK = Server(
         "ram": _nbdfork("memory", "SIZE"),
         "script": _nbdfork("python", SCRIPTS / "v2_ramdisk.py", "size=SIZE"),
         "computed": _nbdfork("python", SCRIPTS / "cpu_bound.py"),
+        "plugin": _nbdfork(),
     },
     version=("-m", "nbdfork", "--version"),
 )
@@ -151,6 +152,7 @@ SERVERS = (
             "ram": _nbdkit("memory", "SIZE"),
             "script": _nbdkit("python", SCRIPTS / "v2_ramdisk.py", "size=SIZE"),
             "computed": _nbdkit("python", SCRIPTS / "cpu_bound.py"),
+            "plugin": _nbdkit(),
         },
         peer=True,
     ),

@@ -1,10 +1,11 @@
 """The benchmark: each kind of load on each server, tiny, and the arithmetic of its report."""
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,6 +16,7 @@ from contrib.bench import chart, cli, disks, loads, machine, probes, report
 from contrib.bench.cells import ABSOLUTE, BEST_PEER, CELLS, GROUPS, Cell, Target
 from contrib.bench.errors import BenchError, QueueFull
 from contrib.bench.loads import TRIES, Fio, Load, Measurement, client
+from contrib.bench.materials import MIB
 from contrib.bench.ramdisk import RamDisk
 from contrib.bench.report import Row
 from contrib.bench.rounds import Column, measure
@@ -41,13 +43,24 @@ SMOKE = {
     "memory: proportional (PSS) per busy client": {"nbdfork", "nbdkit"},
     "memory: private (USS) per spare worker": {"nbdfork"},
     "start: ready": ALL | {"bare python"},
+    "c-plugins: memory.so, 4 KiB random write, QD32": {"nbdfork", "nbdkit"},
+    "c-plugins: file.so, 4 KiB random read, QD1": {"nbdfork", "nbdkit"},
+    "scripts: perl, 4 KiB random write, QD1": {"nbdfork", "nbdkit"},
+    "scripts: ruby, 4 KiB random read, QD32": {"nbdfork"},  # nbdkit 1.32 crashes
+    "scripts: lua, 4 KiB random read, QD1": {"nbdfork", "nbdkit"},
+    "scripts: tcl, 4 KiB random write, QD32": {"nbdfork", "nbdkit"},
+    "sh: 1 MiB sequential write, QD1": {"nbdfork", "nbdkit"},
+    "curl: https, 4 KiB random read, QD16": {"nbdfork", "nbdkit"},
+    "compressed: gzip, the first client": {"nbdfork", "nbdkit"},
+    "compressed: xz, 64 KiB random read, QD1": {"nbdfork", "nbdkit"},
 }
 """A cell of each kind, and the columns that must have a figure."""
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> disks.Disks:
-    return disks.Disks(tmp_path_factory.mktemp("disks"), 4 * disks.MIB)
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[disks.Disks]:
+    with contextlib.closing(disks.Disks(tmp_path_factory.mktemp("disks"), 4 * MIB)) as found:
+        yield found
 
 
 @pytest.mark.parametrize("name", SMOKE)
@@ -92,7 +105,8 @@ def test_the_command_writes_its_report(tmp_path: Path) -> None:
 def test_both_ways_to_run_the_command_list_the_same_cells() -> None:
     lists = [output(sys.executable, *words, "--list", cwd=ROOT) for words in WAYS_TO_RUN]
     assert lists[0] == lists[1]
-    assert lists[0].splitlines() == [cell.full_name for cell in CELLS if cell.core]
+    usual = [cell for cell in CELLS if cell.core and GROUPS[cell.group].usual]
+    assert lists[0].splitlines() == [cell.full_name for cell in usual]
 
 
 WAYS_TO_RUN = (["contrib/bench"], ["-m", "contrib.bench"])
@@ -102,6 +116,8 @@ WAYS_TO_RUN = (["contrib/bench"], ["-m", "contrib.bench"])
     ("words", "message"),
     [
         (["--cells", "nothing"], "no cell matches nothing"),
+        (["--cells", "nothing", "--group", "sh"], "no cell matches nothing"),
+        (["--group", "bash"], "bash: unknown group; there are file-unix,"),
         (["--servers", "apache"], "apache: unknown server; there are nbdfork,"),
         (["--rounds", "0"], "must be positive"),
         (["--seconds", "-1"], "must be positive"),
@@ -343,8 +359,8 @@ def test_the_file_has_no_holes_and_the_image_has(small: disks.Disks) -> None:
     full, sparse = small.get("file").path, small.get("sparse").path
     assert full is not None
     assert sparse is not None
-    assert full.stat().st_size == 4 * disks.MIB
-    assert full.stat().st_blocks * 512 >= 4 * disks.MIB
+    assert full.stat().st_size == 4 * MIB
+    assert full.stat().st_blocks * 512 >= 4 * MIB
     assert sparse.stat().st_size == disks.SPARSE_SIZE
     assert sparse.stat().st_blocks * 512 >= disks.SPARSE_BLOCKS * disks.BLOCK // 2
 
@@ -374,3 +390,34 @@ def test_settings() -> None:
     assert settings.servers == [NBDFORK]
     assert all(cell.core for cell in settings.cells)
     assert cli.parse_arguments(["--all"]).cells == list(CELLS)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_every_group_has_a_quick_form(name: str) -> None:
+    need("fio", "nbdcopy", "nbdinfo")
+    settings = cli.parse_arguments(["--quick", "--group", name])
+    assert settings.cells
+    assert {cell.group for cell in settings.cells} == {name}
+    assert all(cell.core for cell in settings.cells)
+    everything = cli.parse_arguments(["--group", name, "--all"]).cells
+    assert everything == [cell for cell in CELLS if cell.group == name]
+
+
+def test_several_groups_and_a_pattern_within() -> None:
+    need("fio", "nbdcopy", "nbdinfo")
+    settings = cli.parse_arguments(["--group", "sh, scripts", "--cells", "*QD32"])
+    assert {cell.group for cell in settings.cells} == {"scripts"}
+    assert len(settings.cells) == 8
+
+
+def test_a_disk_that_cannot_be_made_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("fio", "nbdcopy", "nbdinfo", "nbdkit")
+    words = ["--quick", "--group", "c-plugins", "--servers", "nbdfork"]
+    settings = cli.parse_arguments([*words, "--directory", str(tmp_path)])
+    monkeypatch.setenv("PATH", "/nonexistent")
+    _, rows = cli.run(settings)
+    assert len(rows) == len(settings.cells)
+    assert {row.columns["nbdfork"].error for row in rows} == {"nbdkit is not installed"}
+    assert not any(tmp_path.iterdir())
