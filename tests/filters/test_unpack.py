@@ -32,7 +32,7 @@ from tests.support.compressed import (
     smashed,
     unpacked,
 )
-from tests.support.harness import NBDFORK, Server, need, output
+from tests.support.harness import NBDFORK, Server, nbdfork, need, output
 from tests.support.libnbd import connected, fails
 
 WAYS = [
@@ -290,3 +290,16 @@ def test_without_the_library(name: str, library: str, monkeypatch: pytest.Monkey
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=rf'pip install "nbdfork\[{name}\]"'):
         filter_of(name)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--filter=xz", "null", "xz-max-block=x"], "not a size"),
+        (["--filter=zstd", "null", "zstd-max-depth=-1"], "expected a whole number from 1"),
+    ],
+)
+def test_wrong_parameters(words: list[str], problem: str) -> None:
+    done = nbdfork("-U", "-", *words, "--run", "true")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert problem in done.stderr

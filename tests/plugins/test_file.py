@@ -1,10 +1,10 @@
-"""The plugins that come with nbdfork, at the level of their exports."""
+"""The file plugin: regular files, directories of them, and block devices."""
 
 import errno
 import logging
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,20 +12,18 @@ import pytest
 
 from nbdfork.backend.backend import Backend, Layer, UnknownExport
 from nbdfork.backend.load import find
-from nbdfork.plugin import FAST_ZERO, FUA, MAY_TRIM, ConfigError, Export, Plugin, Support
+from nbdfork.plugin import (
+    FAST_ZERO,
+    FUA,
+    MAY_TRIM,
+    ConfigError,
+    Export,
+)
 from nbdfork.plugin.descriptor import DescriptorExport
 from tests.support.harness import Server, let_all_reach, need, output, run
+from tests.support.plugins import plugin
 
 SIZE = 1 << 20
-
-
-def plugin(name: str, *arguments: str) -> Plugin:
-    found = find(name)
-    made = found.plugin_class()
-    backend = Backend(Layer(name, made))
-    backend.configure(arguments)
-    backend.get_ready()
-    return made
 
 
 @pytest.fixture
@@ -56,9 +54,6 @@ def loop(disk: Path) -> Iterator[Path]:
 
 def open_file(path: Path, read_only: bool = False) -> Export:
     return plugin("file", str(path)).open("", read_only)
-
-
-# -- file -------------------------------------------------------------------------------------
 
 
 def test_file_reads_and_writes(disk: Path) -> None:
@@ -231,9 +226,6 @@ def test_fua_makes_just_this_write_durable(disk: Path, monkeypatch: pytest.Monke
     assert disk.read_bytes()[:1301] == b"a" * 1000 + b"b" * 300 + b"x"
 
 
-# -- block devices ----------------------------------------------------------------------------
-
-
 def test_block_device(loop: Path, disk: Path) -> None:
     export = open_file(loop)
     assert export.get_size() == SIZE
@@ -273,81 +265,3 @@ def test_block_device_through_the_server(loop: Path) -> None:
         commands += ["read -P 0 16k 16k", "write -z 100 1000", "read -P 0 100 1000"]
         words = [word for command in commands for word in ("-c", command)]
         output("qemu-io", "-f", "raw", *words, server.uri)
-
-
-# -- memory, null, example1 -------------------------------------------------------------------
-
-
-def test_memory_is_sparse_and_as_large_as_can_be() -> None:
-    made = plugin("memory", str(2**63 - 1))
-    export = made.open("", False)
-    assert export.get_size() == 2**63 - 1
-    export.pwrite(memoryview(b"end"), 2**63 - 4, 0)
-    assert export.pread(5, 2**63 - 6) == b"\0\0end"
-    assert export.pread(4096, 2**40) == bytes(4096)
-    export.trim(4096, 2**40, 0)
-    export.zero(8192, 2**41, MAY_TRIM)
-    export.close()
-
-
-@pytest.mark.parametrize("flags", [0, MAY_TRIM, FAST_ZERO])
-def test_memory_zeroes(flags: int) -> None:
-    export = plugin("memory", "1M").open("", False)
-    export.pwrite(memoryview(b"x" * SIZE), 0, 0)
-    export.zero(SIZE - 2, 1, flags | FUA)
-    assert export.pread(SIZE, 0) == b"x" + bytes(SIZE - 2) + b"x"
-    export.close()
-
-
-def test_memory_is_given_back() -> None:
-    """What is trimmed costs nothing any more."""
-    made = plugin("memory", "64M")
-    export = made.open("", False)
-    export.pwrite(memoryview(bytes(64 << 20)), 0, 0)
-    descriptor = made.__dict__["_memfd"]
-    assert os.fstat(descriptor).st_blocks * 512 == 64 << 20
-    export.trim(64 << 20, 0, 0)
-    assert os.fstat(descriptor).st_blocks == 0
-    export.pread(1 << 20, 0)
-    assert os.fstat(descriptor).st_blocks == 0  # reading a hole does not allocate it
-    export.close()
-
-
-def test_null() -> None:
-    export = plugin("null", "1M").open("", False)
-    operations: list[Callable[[], object]] = [
-        lambda: export.pwrite(memoryview(b"x"), 0, FUA),
-        lambda: export.trim(1, 0, FUA),
-        lambda: export.zero(1, 0, FAST_ZERO),
-        lambda: export.cache(1, 0),
-        export.flush,
-    ]
-    for operation in operations:
-        operation()
-    assert export.pread(3, 0) == bytes(3)
-    assert export.can_fua() is Support.NATIVE
-    assert plugin("null").open("", False).get_size() == 0
-
-
-@pytest.mark.parametrize("byte", ["010", "1_0", "0b1", "\u0667"])
-def test_a_byte_of_ones_that_others_read_otherwise(byte: str) -> None:
-    with pytest.raises(ConfigError, match="expected a byte"):
-        plugin("ones", "10", f"byte={byte}")
-
-
-@pytest.mark.parametrize("end", [2**46, 2**70])
-@pytest.mark.parametrize("source", ["<{}", "<(cat {})"])
-def test_a_slice_of_data_far_past_their_end(disk: Path, source: str, end: int) -> None:
-    """It is a mistake like any other, and takes no memory."""
-    with pytest.raises(ConfigError, match=f"is not a part of {SIZE} bytes"):
-        plugin("data", source.format(disk) + f"[:{end}]")
-
-
-def test_example1_has_a_partition(tmp_path: Path) -> None:
-    need("nbdcopy", "sfdisk")
-    image = tmp_path / "image"
-    with Server("example1") as server:
-        output("nbdcopy", server.uri, image)
-    assert image.stat().st_size == 100 << 20
-    (line,) = [row for row in output("sfdisk", "-d", image).splitlines() if "start=" in row]
-    assert line.split(" : ")[1] == "start=        2048, size=      202752, type=83"

@@ -1,4 +1,4 @@
-"""The ones and the info plugin."""
+"""The info plugin: what the server knows of its client, as a disk."""
 
 import socket
 import struct
@@ -7,46 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from nbdfork.backend.backend import Backend, Layer
-from nbdfork.backend.load import find
-from nbdfork.plugin import ConfigError, Export, Plugin, client
-from tests.support.harness import NBDFORK, Server, need, output, receive, run
+from nbdfork.plugin import client
+from tests.support.harness import NBDFORK, Server, need, output, receive
+from tests.support.plugins import content, plugin
 
 KINDS = ("nbdkit",), tuple(NBDFORK)
-
-
-def plugin(name: str, *arguments: str) -> Plugin:
-    made = find(name).plugin_class()
-    backend = Backend(Layer(name, made))
-    backend.configure(arguments)
-    backend.get_ready()
-    return made
-
-
-def content(export: Export) -> bytes:
-    return bytes(export.pread(export.get_size(), 0))
-
-
-def test_ones() -> None:
-    assert content(plugin("ones", "1000")) == b"\xff" * 1000
-    assert content(plugin("ones", "byte=0x55", "size=1k")) == b"\x55" * 1024
-    assert content(plugin("ones", "10", "byte=7")) == b"\x07" * 10
-
-
-@pytest.mark.parametrize("byte", ["256", "0x100", "-1", "x", ""])
-def test_ones_of_what_is_no_byte(byte: str) -> None:
-    with pytest.raises(ConfigError, match="expected a byte"):
-        plugin("ones", "10", f"byte={byte}")
-
-
-def test_ones_forgets() -> None:
-    need("qemu-io")
-    with Server("ones", "1M") as server:
-        for command in ("write -P 7 0 64k", "write -z 0 64k", "discard 0 64k", "flush"):
-            done = run("qemu-io", "-f", "raw", "-c", command, server.uri)
-            assert (done.returncode, "failed" in done.stdout) == (0, False), done
-        done = run("qemu-io", "-f", "raw", "-c", "read -P 255 0 1M", server.uri)
-        assert "verification failed" not in done.stdout
 
 
 @pytest.mark.parametrize("mode", ["exportname", "base64exportname"])

@@ -1,0 +1,67 @@
+"""A plugin that is configured and opened in this process, and beside nbdkit's of the same name."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.load import find
+from nbdfork.plugin import ConfigError, Export, Plugin
+from tests.support.harness import NBDFORK, need, output
+
+MIB = 1 << 20
+
+
+def plugin(name: str, *arguments: str | Path) -> Plugin:
+    made = find(name).plugin_class()
+    backend = Backend(Layer(name, made))
+    backend.configure(map(str, arguments))
+    backend.get_ready()
+    return made
+
+
+def opened(name: str, *arguments: str | Path, read_only: bool = False) -> Export:
+    return plugin(name, *arguments).open("", read_only)
+
+
+def content(export: Export) -> bytes:
+    return bytes(export.pread(export.get_size(), 0)) if export.get_size() else b""
+
+
+def refusal(name: str, *arguments: str | Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        plugin(name, *arguments)
+    return str(caught.value)
+
+
+def file_of(path: Path, size: int) -> Path:
+    path.write_bytes(os.urandom(size))
+    return path
+
+
+class Sides:
+    """The same plugin served by nbdkit and by nbdfork."""
+
+    def __init__(self, directory: Path) -> None:
+        need("nbdkit", "nbdcopy", "nbdinfo")
+        self._directory = directory
+
+    def images(self, *arguments: str | Path, **options: object) -> tuple[bytes, bytes]:
+        """Return the disk as each of the two serves it."""
+        images = []
+        for number, command in enumerate((["nbdkit"], NBDFORK)):
+            image = self._directory / f"side{number}"
+            copy = f'nbdcopy "$uri" {image}'
+            output(*command, "-r", "-U", "-", *arguments, "--run", copy, **options)
+            images.append(image.read_bytes())
+        return images[0], images[1]
+
+    def facts(self, *arguments: str | Path) -> tuple[dict[str, object], dict[str, object]]:
+        """Return what nbdinfo says of each."""
+        facts = []
+        for command in (["nbdkit"], NBDFORK):
+            text = output(*command, "-U", "-", *arguments, "--run", 'nbdinfo --json "$uri"')
+            facts.append(json.loads(text)["exports"][0])
+        return facts[0], facts[1]
