@@ -23,9 +23,9 @@ from nbdfork.plugin import (
     Secret,
     parse,
 )
-from tests.clients.test_pool import Client, clients
 from tests.support.harness import Server, eventually
 from tests.support.paths import SAMPLES
+from tests.support.raw import Client, clients
 
 LOCAL = SAMPLES / "local.py"
 

@@ -6,8 +6,6 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -16,78 +14,7 @@ import pytest
 from tests.support.harness import SECONDS, Server, eventually, is_alive, receive, title
 from tests.support.libnbd import connected
 from tests.support.paths import SAMPLES
-
-GREETING = 152
-
-
-def header(command: int, offset: int, length: int) -> bytes:
-    return struct.pack(">IHHQQI", 0x25609513, 0, command, 7, offset, length)
-
-
-class Client:
-    """An oldstyle client."""
-
-    def __init__(self, server: Server) -> None:
-        if server.uri.startswith("nbd://"):
-            self.socket = socket.create_connection(("127.0.0.1", server.port), SECONDS)
-        else:
-            self.socket = socket.socket(socket.AF_UNIX)
-            self.socket.settimeout(SECONDS)
-            self.socket.connect(str(server.socket))
-
-    def greet(self) -> "Client":
-        assert self.receive(GREETING)[:8] == b"NBDMAGIC"
-        return self
-
-    def receive(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            more = self.socket.recv(count - len(data))
-            if not more:
-                raise EOFError(f"{len(data)} of {count} bytes")
-            data += more
-        return data
-
-    def request(self, command: int, offset: int, length: int, payload: bytes = b"") -> None:
-        self.socket.sendall(header(command, offset, length) + payload)
-
-    def reply(self, length: int = 0) -> tuple[int, bytes]:
-        magic, error, cookie = struct.unpack(">IIQ", self.receive(16))
-        assert (magic, cookie) == (0x67446698, 7)
-        return error, self.receive(length) if not error else b""
-
-    def read(self, offset: int = 0, length: int = 512) -> bytes:
-        self.request(0, offset, length)
-        error, data = self.reply(length)
-        assert not error
-        return data
-
-    def write(self, data: bytes, offset: int = 0) -> int:
-        self.request(1, offset, len(data), data)
-        return self.reply()[0]
-
-    def has_been_greeted(self, seconds: float) -> bool:
-        self.socket.settimeout(seconds)
-        try:
-            return bool(self.socket.recv(1, socket.MSG_PEEK))
-        except TimeoutError:
-            return False
-        finally:
-            self.socket.settimeout(SECONDS)
-
-    def close(self) -> None:
-        self.socket.close()
-
-
-@contextmanager
-def clients(server: Server, count: int) -> Iterator[list[Client]]:
-    with ExitStack() as stack:
-        made = []
-        for _ in range(count):
-            client = Client(server)
-            stack.callback(client.close)
-            made.append(client)
-        yield made
+from tests.support.raw import Client, clients, header
 
 
 def idle(server: Server, count: int = 4) -> list[psutil.Process]:

@@ -12,11 +12,11 @@ import pytest
 
 from tests.support.exchange import Player, arguments, connections, files
 from tests.support.harness import NBDFORK, SECONDS, eventually, nbdfork, need, output, receive, run
+from tests.support.raw import GREETING
 
 READ = bytes.fromhex("25609513 0000 0000 0000000000000007 0000000000000000 00000200")
 DISC = bytes.fromhex("25609513 0000 0002 0000000000000000 0000000000000000 00000000")
 REPLY = bytes.fromhex("67446698 00000000 0000000000000007") + bytes(512)
-GREETING = 152
 
 
 def inetd(*words: str | Path) -> tuple[subprocess.Popen[bytes], socket.socket]:

@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import random
-import socket
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import Server, need, output, receive
+from tests.support.harness import Server, need, output
 from tests.support.libnbd import connected, fails, libnbd
 from tests.support.paths import ROOT, SAMPLES
+from tests.support.raw import reason
 
 MIB = 1 << 20
 
@@ -168,21 +167,6 @@ def blocks(extents: list[dict[str, Any]]) -> list[tuple[int, int]]:
 def test_an_error_comes_with_its_reason(arguments: tuple[str, ...], error: int, text: str) -> None:
     with Server("-n", SAMPLES / "failing.py", *arguments) as server:
         assert reason(server) == (error, text)
-
-
-def reason(server: Server) -> tuple[int, str]:
-    """Return the error and the text that the server has for a READ that fails."""
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect(str(server.socket))
-        options = (struct.pack(">QII", 0x49484156454F5054, number, 0) for number in (8, 1))
-        client.sendall(struct.pack(">I", 3) + b"".join(options))
-        receive(client, 18 + 20 + 10)
-        client.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, 1, 0, 512))
-        *header, length = struct.unpack(">IHHQI", receive(client, 20))
-        assert header == [0x668E33EF, 1, 0x8001, 1]
-        error, size = struct.unpack(">IH", receive(client, 6))
-        assert size == length - 6
-        return error, receive(client, size).decode()
 
 
 def test_a_long_reason_is_cut_between_characters() -> None:

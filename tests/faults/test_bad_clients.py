@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.clients.test_pool import Client
 from tests.support.harness import SECONDS, Server, eventually, receive
+from tests.support.raw import Client
 
 OPTION_MAGIC = 0x49484156454F5054
 GO = struct.pack(">IQII", 3, OPTION_MAGIC, 7, 6) + bytes(6)

@@ -8,11 +8,10 @@ import psutil
 import pytest
 
 from nbdfork.scripting import frames
-from tests.plugins.test_python import attempt, connect
 from tests.support.harness import Server, eventually, is_alive, nbdfork
-from tests.support.libnbd import libnbd
+from tests.support.libnbd import attempt, connect, libnbd
+from tests.support.manual import source
 from tests.support.paths import SCRIPTS
-from tests.tree.test_manual import source
 
 HELPER = SCRIPTS / "helper.py"
 

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.test_structured import reason
-from tests.plugins.test_python import connect
 from tests.support.harness import Server, eventually, nbdfork
+from tests.support.libnbd import connect, libnbd
+from tests.support.raw import reason
 from tests.support.scripting import LUA, fails_alone, shares_its_disk
-
-nbd = pytest.importorskip("nbd")
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +145,7 @@ def test_a_read_that_is_none_fails_alone(text: str, message: str, tmp_path: Path
 )
 def test_facts_that_are_none_refuse_the_client(text: str, message: str, tmp_path: Path) -> None:
     with LUA.server(tmp_path, text) as server:
-        with pytest.raises(nbd.Error):
+        with pytest.raises(libnbd().Error):
             connect(server.uri)
         assert message in server.log
 
@@ -200,7 +198,7 @@ def test_a_script_that_waits_does_not_keep_the_server_from_ending(tmp_path: Path
     text = "function pwrite(h, buf, offset) while true do end end"
     with LUA.server(tmp_path, text) as server:
         client = connect(server.uri)
-        client.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(512)), 0)
+        client.aio_pwrite(libnbd().Buffer.from_bytearray(bytearray(512)), 0)
         worker = eventually(server.serving)[0]
         os.kill(worker.pid, signal.SIGKILL)
         eventually(lambda: "signal 9" in server.log)

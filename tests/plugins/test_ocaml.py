@@ -9,8 +9,8 @@ import pytest
 from nbdfork.plugins.ocaml import Ocaml
 
 from nbdfork.plugin import Extent
-from tests.plugins.test_python import attempt, connect
 from tests.support.harness import Server, eventually, many_descriptors, nbdfork, need, output
+from tests.support.libnbd import attempt, connect
 from tests.support.paths import C_SOURCES, ROOT, SCRIPTS
 
 STYLES = ("labelled.ml", "buffers.ml", "record.ml")

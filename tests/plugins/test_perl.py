@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugins.test_python import attempt, connect
 from tests.support.harness import Server
+from tests.support.libnbd import attempt, connect
 from tests.support.scripting import PERL, fails_alone
 
 

@@ -1,7 +1,6 @@
 """Scripts for nbdkit's Python API: the same under nbdkit and nbdfork, and bad ones told so."""
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -19,13 +18,11 @@ from nbdfork.plugins.python import nbdkit as nbdkit_module
 from nbdfork.plugins.python.script import SIGNATURES, SIGNATURES_OF_VERSION_1
 
 from nbdfork.plugin import Export, ExportInfo, Extent, Support, ThreadModel
-from tests.support.harness import NBDFORK, SECONDS, Server, eventually, nbdfork, need, output, run
+from tests.support.harness import NBDFORK, SECONDS, Server, eventually, nbdfork, need, run
+from tests.support.libnbd import attempt, connect, libnbd
+from tests.support.manual import rendered
 from tests.support.paths import SCRIPTS
-from tests.tree.test_manual import rendered
-
-sys.path.append("/usr/lib/python3/dist-packages")  # where Debian has libnbd's module
-nbd = pytest.importorskip("nbd")
-
+from tests.support.scripting import facts, operations
 
 FUA = 1
 NO_HOLE = 2
@@ -88,57 +85,6 @@ def both(
         with served(directory, *arguments) as uri:
             found.append(use(uri))
     return found[0], found[1]
-
-
-def connect(uri: str) -> Any:
-    handle = nbd.NBD()
-    handle.set_strict_mode(0)
-    handle.connect_uri(uri)
-    return handle
-
-
-def attempt(operation: Callable[[], object]) -> object:
-    """Return what *operation* returns, or the name of the errno that it fails with."""
-    try:
-        result = operation()
-    except nbd.Error as error:
-        return error.errno
-    return bytes(result) if isinstance(result, bytearray) else result
-
-
-def operations(uri: str) -> dict[str, object]:
-    """Do each operation once, and return how it ends; then what the disk holds."""
-    client = connect(uri)
-    fua = FUA if client.can_fua() else 0
-    steps: dict[str, Callable[[], object]] = {
-        "write": lambda: client.pwrite(b"w" * 3000, 100),
-        "write fua": lambda: client.pwrite(b"f" * 512, 8192, fua),
-        "flush": client.flush,
-        "trim": lambda: client.trim(512, 1024),
-        "zero": lambda: client.zero(512, 512),
-        "zero, allocated": lambda: client.zero(512, 8192, NO_HOLE),
-        "cache": lambda: client.cache(4096, 0),
-        "read": lambda: client.pread(16384, 0),
-        "past the end": lambda: client.pread(512, client.get_size()),
-        "write past the end": lambda: client.pwrite(b"x" * 512, client.get_size()),
-    }
-    found = {name: attempt(step) for name, step in steps.items()}
-    client.shutdown()
-    return found
-
-
-def facts(uri: str) -> list[dict[str, object]]:
-    """Return what nbdinfo tells of all exports, without what is the server's own business."""
-    need("nbdinfo")
-    exports = json.loads(output("nbdinfo", "--json", "--list", uri))["exports"]
-    server_own = {"uri", "contexts", "can_df", "export-size-str"}
-    found = []
-    for export in exports:
-        kept = {key: value for key, value in export.items() if key not in server_own}
-        if kept.get("block_size_maximum") == 32 * 1024 * 1024:  # nbdfork's default: none
-            kept = {key: value for key, value in kept.items() if "block_size" not in key}
-        found.append(kept)
-    return found
 
 
 # -- side by side -----------------------------------------------------------------------------
@@ -379,7 +325,7 @@ def test_shutdown_before_there_are_clients(tmp_path: Path, where: str) -> None:
 
 
 def client_on_pipes(path: Path, *parameters: str | Path) -> Any:
-    client = nbd.NBD()
+    client = libnbd().NBD()
     client.connect_command([*NBDFORK, "-s", "-n", "python", str(path), *map(str, parameters)])
     return client
 
@@ -455,7 +401,7 @@ RUNTIME = {
 def test_answers_that_make_no_sense_refuse_the_client(tmp_path: Path, text: str) -> None:
     path = script(tmp_path, text + "\ndef pwrite(h, b, o, f): pass")
     with Server("-n", "python", path) as server:
-        with pytest.raises(nbd.Error):
+        with pytest.raises(libnbd().Error):
             connect(server.uri)
         assert RUNTIME[text] in server.log
         assert f"{path}: " in server.log

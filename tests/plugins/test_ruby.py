@@ -7,12 +7,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.clients.test_structured import reason
-from tests.plugins.test_python import connect
 from tests.support.harness import Server, nbdfork
+from tests.support.libnbd import connect, libnbd
+from tests.support.raw import reason
 from tests.support.scripting import RUBY, fails_alone
-
-nbd = pytest.importorskip("nbd")
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +147,7 @@ def test_the_script_does_not_see_the_signals_that_end_the_server(tmp_path: Path)
     path = RUBY.script(tmp_path, "def pwrite(h, buf, offset) = sleep(0.3)")
     with Server("-n", "ruby", path) as server:
         client = connect(server.uri)
-        client.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(512)), 0)
+        client.aio_pwrite(libnbd().Buffer.from_bytearray(bytearray(512)), 0)
         for process in psutil.Process(server.pid).children(recursive=True):
             if "script.rb" in " ".join(process.cmdline()):
                 process.send_signal(signal.SIGINT)

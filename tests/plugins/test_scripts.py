@@ -16,8 +16,6 @@ import psutil
 import pytest
 
 from nbdfork.plugin import Extent
-from tests.clients.test_structured import reason
-from tests.plugins.test_python import attempt, connect, facts, operations
 from tests.support.harness import (
     SECONDS,
     Server,
@@ -27,6 +25,9 @@ from tests.support.harness import (
     many_descriptors,
     nbdfork,
 )
+from tests.support.libnbd import attempt, connect, libnbd
+from tests.support.manual import source, unescaped
+from tests.support.raw import reason
 from tests.support.scripting import (
     FLAGS,
     FURTHER,
@@ -37,14 +38,13 @@ from tests.support.scripting import (
     RUBY,
     TCL,
     Language,
+    facts,
     id_of,
     in_languages,
+    operations,
     shares_its_disk,
     written,
 )
-from tests.tree.test_manual import source, unescaped
-
-nbd = pytest.importorskip("nbd")
 
 
 @pytest.fixture(autouse=True)
@@ -211,7 +211,7 @@ def test_a_process_that_dies_is_told_of_and_replaced(
     """If the script has a helper to run it, the client hears of it, and keeps its connection."""
     with Server("-n", language.name, language.ram, f"fail={way}") as server:
         client = connect(server.uri)
-        with pytest.raises(nbd.Error) as caught:
+        with pytest.raises(libnbd().Error) as caught:
             client.pwrite(b"x", 0)
         assert (caught.value.errno == "EIO") == ("helper" in fate)
         eventually(lambda: fate in server.log)
@@ -285,10 +285,10 @@ def test_callbacks_are_given_the_flags_at_the_end(
     with language.server(tmp_path, text) as server:
         client = connect(server.uri)
         client.flush()
-        client.pwrite(b"x", 0, nbd.CMD_FLAG_FUA)
-        client.trim(512, 0, nbd.CMD_FLAG_FUA)
-        client.zero(512, 0, nbd.CMD_FLAG_FUA)
-        client.zero(512, 0, nbd.CMD_FLAG_NO_HOLE)
+        client.pwrite(b"x", 0, libnbd().CMD_FLAG_FUA)
+        client.trim(512, 0, libnbd().CMD_FLAG_FUA)
+        client.zero(512, 0, libnbd().CMD_FLAG_FUA)
+        client.zero(512, 0, libnbd().CMD_FLAG_NO_HOLE)
         seen = bytes(client.pread(64, 0)).decode().rstrip("\0 ")
         assert seen == "flush 0 pwrite 2 trim 2 zero true 3 zero false 0"
 

@@ -25,7 +25,6 @@ from nbdfork.plugins.sh.process import run as run_script
 from nbdfork.backend.backend import Backend, Layer
 from nbdfork.backend.load import find
 from nbdfork.plugin import FAST_ZERO, FUA, HOLE, MAY_TRIM, REQ_ONE, ZERO, Export
-from tests.plugins.test_python import attempt, connect, facts, nbd, operations
 from tests.support.harness import (
     NBDFORK,
     SECONDS,
@@ -37,7 +36,9 @@ from tests.support.harness import (
     output,
     run,
 )
-from tests.tree.test_manual import source, unescaped
+from tests.support.libnbd import attempt, connect, libnbd
+from tests.support.manual import source, unescaped
+from tests.support.scripting import facts, operations
 
 MIB = 1 << 20
 
@@ -284,8 +285,8 @@ EXTENTS = {
 @pytest.mark.parametrize("case", EXTENTS)
 def test_the_same_extents_as_under_nbdkit(tmp_path: Path, case: str) -> None:
     def use(uri: str) -> object:
-        client = nbd.NBD()
-        client.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
+        client = libnbd().NBD()
+        client.add_meta_context(libnbd().CONTEXT_BASE_ALLOCATION)
         client.connect_uri(uri)
         found: list[int] = []
         failed = attempt(lambda: client.block_status(MIB, 0, lambda *told: found.extend(told[2])))

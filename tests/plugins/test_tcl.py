@@ -7,12 +7,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.clients.test_structured import reason
-from tests.plugins.test_python import connect
 from tests.support.harness import Server, eventually, is_alive, nbdfork, run
+from tests.support.libnbd import connect, libnbd
+from tests.support.raw import reason
 from tests.support.scripting import TCL, fails_alone
-
-nbd = pytest.importorskip("nbd")
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +169,7 @@ def test_a_read_that_is_none_fails_alone(text: str, message: str, tmp_path: Path
 def test_facts_that_are_none_refuse_the_client(text: str, message: str, tmp_path: Path) -> None:
     path = TCL.script(tmp_path, text)
     with Server("-n", "tcl", path) as server:
-        with pytest.raises(nbd.Error):
+        with pytest.raises(libnbd().Error):
             connect(server.uri)
         assert message.format(path=path) in server.log
 

@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,3 +46,20 @@ def fails(error: str) -> Iterator[None]:
     with pytest.raises(libnbd().Error) as caught:
         yield
     assert caught.value.errno == error
+
+
+def connect(uri: str) -> Any:
+    """Connect to *uri*, for as long as the handle is kept; it sends what it knows to be wrong."""
+    handle = libnbd().NBD()
+    handle.set_strict_mode(0)
+    handle.connect_uri(uri)
+    return handle
+
+
+def attempt(operation: Callable[[], object]) -> object:
+    """Return what *operation* returns, or the name of the errno that it fails with."""
+    try:
+        result = operation()
+    except libnbd().Error as error:
+        return error.errno
+    return bytes(result) if isinstance(result, bytearray) else result

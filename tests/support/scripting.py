@@ -4,6 +4,7 @@ A language knows how a script of it is written to a file, and how nbdkit serves 
 what any test demands.
 """
 
+import json
 import os
 import re
 import socket
@@ -17,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.plugins.test_python import attempt, connect
-from tests.support.harness import SECONDS, Server, eventually, nbdfork, need
+from tests.support.harness import SECONDS, Server, eventually, nbdfork, need, output
+from tests.support.libnbd import attempt, connect, libnbd
 from tests.support.paths import SCRIPTS
 
 Served = AbstractContextManager[str]
@@ -223,6 +224,42 @@ def fails_alone(server: Server, message: str) -> bool:
     client = connect(server.uri)
     failed = attempt(lambda: client.pread(512, 0)) == "EIO"
     return failed and message in server.log and client.pread(512, 512) == b"ok" * 256
+
+
+def operations(uri: str) -> dict[str, object]:
+    """Do each operation once, and return how it ends; then what the disk holds."""
+    client = connect(uri)
+    fua = libnbd().CMD_FLAG_FUA if client.can_fua() else 0
+    no_hole = libnbd().CMD_FLAG_NO_HOLE
+    steps: dict[str, Callable[[], object]] = {
+        "write": lambda: client.pwrite(b"w" * 3000, 100),
+        "write fua": lambda: client.pwrite(b"f" * 512, 8192, fua),
+        "flush": client.flush,
+        "trim": lambda: client.trim(512, 1024),
+        "zero": lambda: client.zero(512, 512),
+        "zero, allocated": lambda: client.zero(512, 8192, no_hole),
+        "cache": lambda: client.cache(4096, 0),
+        "read": lambda: client.pread(16384, 0),
+        "past the end": lambda: client.pread(512, client.get_size()),
+        "write past the end": lambda: client.pwrite(b"x" * 512, client.get_size()),
+    }
+    found = {name: attempt(step) for name, step in steps.items()}
+    client.shutdown()
+    return found
+
+
+def facts(uri: str) -> list[dict[str, object]]:
+    """Return what nbdinfo tells of all exports, without what is the server's own business."""
+    need("nbdinfo")
+    exports = json.loads(output("nbdinfo", "--json", "--list", uri))["exports"]
+    server_own = {"uri", "contexts", "can_df", "export-size-str"}
+    found = []
+    for export in exports:
+        kept = {key: value for key, value in export.items() if key not in server_own}
+        if kept.get("block_size_maximum") == 32 * 1024 * 1024:  # nbdfork's default: none
+            kept = {key: value for key, value in kept.items() if "block_size" not in key}
+        found.append(kept)
+    return found
 
 
 # -- scripts too long to stand above their tests ----------------------------------------------

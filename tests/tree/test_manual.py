@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import psutil
@@ -19,10 +18,10 @@ from nbdfork.backend import load
 from nbdfork.options import TABLE
 from nbdfork.plugin.parameters import ParameterSet
 from nbdfork.plugin.plugin import takes_any_key
-from tests.support.harness import SECONDS, nbdfork, need, output, run
+from tests.support.harness import SECONDS, nbdfork, need, run
+from tests.support.manual import MANUAL, render, rendered, source, unescaped
 from tests.support.paths import ROOT
 
-MANUAL = ROOT / "man"
 PAGES = sorted(page.name for page in MANUAL.iterdir())
 LAYER_PAGE = re.compile(r"nbdfork-([\w-]+)-(plugin|filter)\.[13]")
 LAYER_PAGES = [page for page in PAGES if LAYER_PAGE.fullmatch(page)]
@@ -37,16 +36,6 @@ FILE = re.compile(
 )
 """A display that is a whole file: its first line is a comment with the file's name."""
 
-ESCAPES = {
-    r"\-": "-",
-    r"\e": "\\",
-    r"\&": "",
-    r"\(aq": "'",
-    r"\(dq": '"',
-    r"\(ha": "^",
-    r"\(ti": "~",
-}
-"""The escapes that files on a page may use."""
 
 TOOLS = (
     "bzip2",
@@ -80,21 +69,6 @@ PR_SET_CHILD_SUBREAPER = 36
 # -- reading pages ----------------------------------------------------------------------------
 
 
-def source(page: str) -> str:
-    return (MANUAL / page).read_text()
-
-
-def render(text: str) -> str:
-    """Return the source of a page as a reader sees it, but with lines that are never broken."""
-    shown = output("mandoc", "-Tutf8", "-Owidth=1000", input=text)
-    return re.sub(".\b", "", shown)
-
-
-@cache
-def rendered(page: str) -> str:
-    return render(source(page))
-
-
 def section(page: str, title: str) -> str:
     """Return the section *title* of *page*, or "" if it has none."""
     match = re.search(rf"^{title}\n(.*?)^\S", rendered(page), re.MULTILINE | re.DOTALL)
@@ -114,11 +88,6 @@ def option_names(text: str) -> set[str]:
 def files(page: str) -> list[tuple[str, str]]:
     """Return (name, content) of each file on *page*, in their order."""
     return [(match[2], unescaped(match[1])) for match in FILE.finditer(source(page))]
-
-
-def unescaped(text: str) -> str:
-    """Return what mdoc *text*, part of a literal display, stands for."""
-    return re.sub(r"\\(?:\(..|.)", lambda match: ESCAPES[match[0]], text)
 
 
 def examples(page: str) -> Iterator[tuple[str, str, int]]:
