@@ -2,7 +2,6 @@
 
 import errno
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ from nbdfork.plugin import Export
 from nbdfork.protocol.channel import Channel, SharedChannel
 from nbdfork.protocol.parallel import ParallelTransmission
 from nbdfork.protocol.transmission import Session, Transmission
+from tests.support.requests import Counted, request
 
 READ, WRITE, DISC = 0, 1, 2
 SIZE = 1 << 20
@@ -31,25 +31,6 @@ class Disk(Export):
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
         pass
-
-
-def request(command: int, offset: int = 0, length: int = 0, payload: bytes = b"") -> bytes:
-    return struct.pack(">IHHQQI", 0x25609513, 0, command, 1, offset, length) + payload
-
-
-class Counted:
-    """What `Count` was told, batch by batch."""
-
-    def __init__(self) -> None:
-        self.batches: list[tuple[int, int, int, int]] = []
-        self.nanoseconds: list[int] = []
-
-    def __call__(self, requests: int, read: int, written: int, errors: int, spent: int) -> None:
-        self.batches.append((requests, read, written, errors))
-        self.nanoseconds.append(spent)
-
-    def total(self) -> tuple[int, ...]:
-        return tuple(map(sum, zip(*self.batches, strict=True)))
 
 
 @contextmanager

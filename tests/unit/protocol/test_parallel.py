@@ -11,7 +11,7 @@ from nbdfork.protocol.channel import SharedChannel
 from nbdfork.protocol.parallel import ParallelTransmission
 from nbdfork.protocol.transmission import Session
 from tests.support.harness import eventually
-from tests.unit.test_transmission import Counted, request
+from tests.support.requests import Counted, request
 
 SIGNAL = signal.SIGUSR1
 
