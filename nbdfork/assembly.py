@@ -38,7 +38,7 @@ def supervisor(options: Options, backend: Backend, listeners: Listeners) -> Supe
         clients_at_once = 1 if one_at_a_time else options.max_clients
     spoken = settings(options, backend)
     service = Service(
-        lambda stop, ending: backend.after_fork(),
+        backend.after_fork,
         lambda client, on_export, count: Connection(client, backend, spoken, on_export, count),
         backend.cleanup,
         options.keepalive,

@@ -141,9 +141,11 @@ def _serve_single(options: Options, start: _Start) -> int:
         return 0
     if isinstance(client, socket.socket):
         sockets.prepare_client(client, options.keepalive)
-    backend.after_fork()
+    process = os.getpid()
+    backend.after_fork(lambda: os.kill(process, signal.SIGTERM), stopper.ending)
     count = Scoreboard(1).slot(0).count
     stopper.serve(Connection(client, backend, spoken, lambda name: None, count))
+    stopper.announce_end()
     backend.cleanup()
     backend.unload()
     return 0
@@ -171,6 +173,7 @@ def _backend(options: Options) -> Backend:
         filters,
         read_only=options.readonly,
         export_name=options.exportname,
+        single=options.single,
     )
     for owner, flag, value in options.debug:
         if owner == "nbdfork":

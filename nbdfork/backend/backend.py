@@ -12,6 +12,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from nbdfork.backend.gate import Gate
+from nbdfork.backend.handle import Handle
 from nbdfork.plugin import Filter
 from nbdfork.plugin.errors import ConfigError, cause
 from nbdfork.plugin.export import ExportInfo
@@ -49,7 +50,7 @@ class Backend:
 
     *filters*: the first is nearest to the client.  *read_only* makes every export read-only.
     *export_name*, if not None, is the one name that is served; the empty name then means the
-    same export.
+    same export.  *single*: there is one client, on standard input and output.
     """
 
     def __init__(
@@ -59,12 +60,16 @@ class Backend:
         *,
         read_only: bool = False,
         export_name: str | None = None,
+        single: bool = False,
     ) -> None:
         self.name = plugin.name
         self._layers = [*filters, plugin]
         for above, below in zip(self._layers, self._layers[1:], strict=False):
             assert isinstance(above.plugin, Filter)
             above.plugin.next = below.plugin
+        self._server = Handle(single=single)
+        for layer in self._layers:
+            layer.plugin.server = self._server
         self._top = self._layers[0].plugin
         self._read_only = read_only
         self._export_name = export_name
@@ -163,10 +168,12 @@ class Backend:
 
     # -- life, in each worker -----------------------------------------------------------
 
-    def after_fork(self) -> None:
-        """A worker has been forked."""
+    def after_fork(self, stop: Callable[[], None], ending: int) -> None:
+        """A worker has been forked; see `Handle.attach` for what it is given."""
+        self._server.attach(stop, ending)
         for layer in reversed(self._layers):
             layer.plugin.after_fork()
+        self._server.stop_if_wanted()
 
     def cleanup(self) -> None:
         """A worker ends."""

@@ -22,6 +22,7 @@ from nbdfork.plugin.export import (
 from nbdfork.plugin.filter import Filter, FilterExport
 from nbdfork.plugin.parameters import Parameter, Secret, shown
 from nbdfork.plugin.plugin import Plugin, ThreadModel
+from nbdfork.plugin.server import Server, Stdio
 from nbdfork.plugin.shared import ScratchFile, SharedBuffer, SharedCounter, SharedLock
 from nbdfork.types import Buffer
 
@@ -45,9 +46,11 @@ __all__ = [
     "Plugin",
     "ScratchFile",
     "Secret",
+    "Server",
     "SharedBuffer",
     "SharedCounter",
     "SharedLock",
+    "Stdio",
     "Support",
     "ThreadModel",
     "parse",

@@ -1,11 +1,14 @@
-"""The client that a call to a plugin is for."""
+"""Questions about the client that a call to a plugin is for.
+
+They are about the client that the calling thread serves, so a thread that a plugin has started
+gets the answers that there are without a client.
+"""
 
 import socket
 import struct
-import threading
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-_here = threading.local()
+from nbdfork.plugin._serving import Protection, serving
 
 
 class Credentials(NamedTuple):
@@ -14,40 +17,6 @@ class Credentials(NamedTuple):
     pid: int
     uid: int
     gid: int
-
-
-class Protection(NamedTuple):
-    """What TLS says of a client.
-
-    *subject* and *issuer* are the distinguished names of its certificate, in the form of RFC 4514;
-    empty if it was not asked for one.
-    """
-
-    subject: str = ""
-    issuer: str = ""
-
-
-class _Stream(Protocol):
-    def fileno(self) -> int: ...
-
-
-class Client:
-    """A connected client.  *protection* is None while it speaks in clear."""
-
-    def __init__(self, stream: _Stream) -> None:
-        self.stream = stream
-        self.protection: Protection | None = None
-
-
-def serving() -> Client | None:
-    """Return the client that this thread serves."""
-    found: Client | None = getattr(_here, "client", None)
-    return found
-
-
-def set_serving(client: Client | None) -> None:
-    """From now on this thread serves *client*."""
-    _here.client = client
 
 
 def current() -> socket.socket | None:
@@ -74,12 +43,6 @@ def protection() -> Protection | None:
     return client.protection if client else None
 
 
-def set_protection(protection: Protection) -> None:
-    """From now on TLS protects what is said with the client."""
-    if client := serving():
-        client.protection = protection
-
-
 def is_tls() -> bool:
     """Return whether TLS protects what is said with the client."""
     return protection() is not None
@@ -93,3 +56,14 @@ def credentials() -> Credentials | None:
     size = struct.calcsize("3i")
     packed = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     return Credentials(*struct.unpack("3i", packed))
+
+
+__all__ = [
+    "Credentials",
+    "Protection",
+    "credentials",
+    "current",
+    "descriptor",
+    "is_tls",
+    "protection",
+]

@@ -35,8 +35,9 @@ def shown(key: str, value: str) -> str:
 
 
 class Parameter(Generic[T]):
-    """One `key=value` parameter; the key is the attribute's name with "_" written as "-".
+    """One `key=value` parameter.
 
+    *key*: by default the attribute's name with "_" written as "-".
     *parse* makes the value of the text and raises ValueError with a message for the user.
     *magic*: a bare argument, without `key=`, is the value of this parameter.
     *repeatable*: it may be given several times, and its value is a tuple of all of them.
@@ -51,6 +52,7 @@ class Parameter(Generic[T]):
         help: str,
         required: Literal[True],
         magic: bool = False,
+        key: str | None = None,
     ) -> None: ...
 
     @overload
@@ -63,6 +65,7 @@ class Parameter(Generic[T]):
         repeatable: Literal[True],
         required: bool = False,
         magic: bool = False,
+        key: str | None = None,
     ) -> None: ...
 
     @overload
@@ -74,6 +77,7 @@ class Parameter(Generic[T]):
         help: str,
         default: T,
         magic: bool = False,
+        key: str | None = None,
     ) -> None: ...
 
     @overload
@@ -84,6 +88,7 @@ class Parameter(Generic[T]):
         metavar: str,
         help: str,
         magic: bool = False,
+        key: str | None = None,
     ) -> None: ...
 
     def __init__(
@@ -96,6 +101,7 @@ class Parameter(Generic[T]):
         required: bool = False,
         repeatable: bool = False,
         magic: bool = False,
+        key: str | None = None,
     ) -> None:
         self.parse = parse
         self.metavar = metavar
@@ -104,10 +110,12 @@ class Parameter(Generic[T]):
         self.repeatable = repeatable
         self.required = required
         self.magic = magic
-        self.key = ""
+        self.key = key or ""
+        self._attribute = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self.key = name.replace("_", "-")
+        self._attribute = name
+        self.key = self.key or name.replace("_", "-")
 
     @overload
     def __get__(self, instance: None, owner: type) -> "Parameter[T]": ...
@@ -118,11 +126,11 @@ class Parameter(Generic[T]):
     def __get__(self, instance: object | None, owner: type) -> "Parameter[T] | T":
         if instance is None:
             return self
-        value: T = instance.__dict__.get(self.key, self.default)
+        value: T = instance.__dict__.get(self._attribute, self.default)
         return value
 
     def __set__(self, instance: object, value: T) -> None:
-        instance.__dict__[self.key] = value
+        instance.__dict__[self._attribute] = value
 
 
 class Secret(Parameter[T]):
@@ -150,12 +158,13 @@ class ParameterSet:
         self.magic = next((p for p in declared.values() if p.magic), None)
 
     def set_values(self, plugin: object, values: Mapping[str, Any]) -> None:
-        """Set parameters, by attribute name, to *values*; text is parsed.
+        """Set parameters to *values*, by their keys with "-" written as "_"; text is parsed.
 
         Raises TypeError for a name that is not declared, ValueError for text that is wrong.
         """
+        by_name = {key.replace("-", "_"): one for key, one in self.by_key.items()}
         for name, value in values.items():
-            parameter = self.by_key.get(name.replace("_", "-"))
+            parameter = by_name.get(name)
             if parameter is None:
                 raise TypeError(f"{type(plugin).__name__} has no parameter {name!r}")
             if isinstance(value, str):

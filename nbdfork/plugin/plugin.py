@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nbdfork.plugin.export import Export, ExportInfo
-from nbdfork.plugin.parameters import ParameterSet
+from nbdfork.plugin.parameters import Parameter, ParameterSet
+from nbdfork.plugin.server import Server
 
 
 class ThreadModel(enum.IntEnum):
@@ -44,6 +45,19 @@ class Plugin(Export):
 
     debug_flags: Mapping[str, str] = {}
     """The flags that `-D PLUGIN.FLAG=N` can set, with a line of help each."""
+
+    server: Server = Server()
+    """The server that this plugin is part of; set before the parameters are."""
+
+    def __init_subclass__(cls) -> None:
+        """Raise TypeError for a parameter whose attribute takes the place of a contract's name."""
+        super().__init_subclass__()
+        for name, value in vars(cls).items():
+            if isinstance(value, Parameter) and hasattr(Plugin, name):
+                raise TypeError(
+                    f"{cls.__name__}.{name} is a part of every plugin and cannot be a parameter;"
+                    f" give the attribute another name, and say key={value.key!r}"
+                )
 
     def __init__(self, **parameters: Any) -> None:
         """Make a plugin; in a program, its *parameters* can be given as values or as text."""

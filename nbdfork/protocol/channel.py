@@ -13,6 +13,7 @@ import socket
 import termios
 import threading
 import time
+from contextlib import suppress
 from struct import unpack
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,7 +24,7 @@ from nbdfork.types import Buffer
 if TYPE_CHECKING:
     import ssl
 
-    from nbdfork.plugin.client import Protection
+    from nbdfork.backend.client import Protection
     from nbdfork.protocol.tls import TlsStream
 
 RECEIVE_SIZE = 256 * 1024
@@ -281,6 +282,16 @@ class Channel:
             self._stream.shutdown(socket.SHUT_RD)
         except (OSError, ValueError):
             self._allowance = 0  # not connected any more, or closed in this very moment
+
+    def cut(self) -> None:
+        """Close the connection at once: nothing more is received, parsed or sent.
+
+        The method that comes to feel it raises `Disconnected`.  Safe to call from any thread.
+        """
+        self._allowance = 0
+        self.end = self.start
+        with suppress(OSError):  # not connected any more
+            self._stream.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Send what is queued and close, so that the client can still read all of it.

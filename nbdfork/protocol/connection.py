@@ -8,9 +8,9 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+from nbdfork.backend import client
 from nbdfork.backend.backend import Backend
 from nbdfork.backend.gate import Gate
-from nbdfork.plugin import client
 from nbdfork.plugin.errors import cause
 from nbdfork.protocol import handshake
 from nbdfork.protocol.channel import Channel, SharedChannel
@@ -64,7 +64,7 @@ class Connection:
     def serve(self) -> None:
         """Serve the client until it leaves, and close its connection."""
         session: Session | None = None
-        client.set_serving(client.Client(self._stream))
+        client.set_serving(client.Client(self._stream, self._end))
         try:
             self._backend.preconnect()
             session = self._handshake()
@@ -79,6 +79,7 @@ class Connection:
         finally:
             if session is not None:
                 session.gate.close()
+            client.set_serving(None)
             self._channel.close()
 
     def stop(self) -> None:
@@ -88,6 +89,14 @@ class Connection:
         """
         self._stopped = True
         self._channel.stop()
+
+    def _end(self, at_once: bool) -> None:
+        """Do as a plugin wants: close the connection *at_once*, or when all is answered."""
+        log.info("the plugin ends the connection")
+        if at_once:
+            self._channel.cut()
+        else:
+            self.stop()
 
     def _handshake(self) -> Session | None:
         self._channel.set_deadline(self._settings.handshake_limit or None)

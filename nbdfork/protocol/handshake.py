@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from nbdfork.backend import client
 from nbdfork.backend.backend import Backend, UnknownExport
 from nbdfork.backend.gate import Gate
-from nbdfork.plugin import client
 from nbdfork.plugin.errors import cause
 from nbdfork.plugin.export import BlockSize
 from nbdfork.protocol import metacontexts, wire
@@ -331,7 +331,8 @@ class Newstyle:
     def _begin_tls(self, tls: "Tls") -> None:
         """Nothing that was said in clear counts any more: anybody may have said it."""
         protection = self._channel.secure(tls.context)
-        client.set_protection(protection)
+        if served := client.serving():
+            served.protection = protection
         self._is_secure = True
         self._close_gate()
         self._forget()

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 
-from nbdfork.plugin import client
+from nbdfork.backend import client
 from nbdfork.protocol.channel import SharedChannel
 from nbdfork.protocol.transmission import Count, Payload, Session, Transmission
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
-from nbdfork.plugin.client import Protection
+from nbdfork.backend.client import Protection
 from nbdfork.protocol.stream import Stream
 from nbdfork.types import Buffer
 

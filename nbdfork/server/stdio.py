@@ -81,16 +81,21 @@ class PipeStream:
 
     def shutdown(self, how: int, /) -> None:
         """SHUT_RD: once nothing is left to read, reads return 0 instead of waiting."""
-        if how == socket.SHUT_RD:
+        if how in (socket.SHUT_RD, socket.SHUT_RDWR):
             os.write(self._stop, b"x")
-        elif self._sink >= 0:
-            os.close(self._sink)
-            self._sink = -1
+        if how in (socket.SHUT_WR, socket.SHUT_RDWR):
+            self._break_sink()
+
+    def _break_sink(self) -> None:
+        """Let the client see the end, and writes fail; another thread may be in one."""
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, self._sink, inheritable=False)
+        os.close(writer)
 
     def fileno(self) -> int:
         return self._source
 
     def close(self) -> None:
-        self.shutdown(socket.SHUT_WR)
-        for fd in (self._source, self._stop_seen, self._stop):
+        for fd in (self._source, self._sink, self._stop_seen, self._stop):
             os.close(fd)

@@ -20,8 +20,9 @@ class Servable(Protocol):
 class Stopper:
     """What a stop signal does: clients being served are stopped, and no other is begun.
 
-    `ending` is a descriptor that is readable from then on.  It becomes so in the signal handler of
-    the interpreter, which does not have to wait for the main thread as Python's handlers do.
+    `ending` is a descriptor that is readable from then on, or once the process ends for another
+    reason.  It becomes so in the signal handler of the interpreter, which does not have to wait for
+    the main thread as Python's handlers do.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,11 @@ class Stopper:
         with suppress(BlockingIOError):
             os.read(self.ending, 4096)
         if self.stopped:  # the stop signal came in this very moment, and its byte has been read
+            os.write(self._end, b"\0")
+
+    def announce_end(self) -> None:
+        """Make `ending` readable: this process will serve nobody any more."""
+        with suppress(BlockingIOError):  # it is full, and so it is readable
             os.write(self._end, b"\0")
 
     def serve(self, client: Servable) -> None:

@@ -42,6 +42,7 @@ def run(inherited: Inheritance, service: Service) -> int:
         log.exception("the worker failed")
         return EXIT_FAILED
     finally:
+        stopper.announce_end()
         service.cleanup()
     return 0
 

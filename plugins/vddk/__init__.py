@@ -52,7 +52,7 @@ class Vddk(Plugin):
         help="where VDDK is: the directory with lib64 in it",
     )
     config_file = _KeyConfig(parse.path, metavar="FILE", help="a configuration file of the library")
-    server = Parameter(str, metavar="HOSTNAME", help="the vCenter or ESXi server")
+    hostname = Parameter(str, key="server", metavar="HOSTNAME", help="the vCenter or ESXi server")
     user = Parameter(str, metavar="USER", help="the name to log in with")
     password = Secret(str, metavar="PASSWORD|-|+FILE|-FD", help="its password, or where to read it")
     vm = Parameter(str, metavar="moref=ID", help="the virtual machine that the disk belongs to")
@@ -92,10 +92,20 @@ class Vddk(Plugin):
     def config_complete(self) -> None:
         if not self.file and not self.export:
             raise ConfigError("vddk: give file=FILENAME, or export=PATTERN")
-        remote = ("server", "user", "password", "vm")
-        others = ("thumbprint", "cookie", "port", "nfchostport")
-        given = [key for key in (*remote, *others) if getattr(self, key) is not None]
-        missing = [key for key in remote if getattr(self, key) is None]
+        remote = {
+            "server": self.hostname,
+            "user": self.user,
+            "password": self.password,
+            "vm": self.vm,
+        }
+        others = {
+            "thumbprint": self.thumbprint,
+            "cookie": self.cookie,
+            "port": self.port,
+            "nfchostport": self.nfchostport,
+        }
+        given = [key for key, value in (remote | others).items() if value is not None]
+        missing = [key for key, value in remote.items() if value is None]
         if given and missing:
             raise ConfigError(
                 f"vddk: {given[0]}= is for a disk on a server, which needs {missing[0]}= as well"
@@ -113,7 +123,7 @@ class Vddk(Plugin):
         server = None
         if remote:
             server = Server(
-                _bytes(self.server) or b"",
+                _bytes(self.hostname) or b"",
                 _bytes(self.user) or b"",
                 _bytes(self.password) or b"",
                 _bytes(self.vm) or b"",

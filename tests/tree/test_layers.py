@@ -17,7 +17,6 @@ ALLOWED = {
         "nbdfork.protocol",
         "nbdfork.types",
         "nbdfork.backend",
-        "nbdfork.plugin.client",
         "nbdfork.plugin.errors",
         "nbdfork.plugin.export",
     },
@@ -48,8 +47,8 @@ ORDER = {
         ["connection"],
     ],
     "plugin": [
-        ["client", "errors", "mapping", "parse"],
-        ["parameters", "export", "shared"],
+        ["_serving", "errors", "mapping", "parse", "server"],
+        ["client", "parameters", "export", "shared"],
         ["descriptor", "password", "plugin"],
         ["filter"],
     ],
@@ -62,8 +61,8 @@ ORDER = {
         ["embedded"],
     ],
     "backend": [
-        ["extents", "load"],
-        ["gate"],
+        ["client", "extents", "load"],
+        ["gate", "handle"],
         ["backend"],
     ],
 }

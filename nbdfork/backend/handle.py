@@ -1,0 +1,77 @@
+"""The server handle that plugins get (`Plugin.server`), with the part that only the server uses.
+
+How a server is stopped is the processes' business: they hand in a function.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+from nbdfork.backend.client import serving
+from nbdfork.plugin import Server, Stdio
+
+
+class Handle(Server):
+    """The handle that all layers of one backend share; *single* is the option `-s`."""
+
+    def __init__(self, *, single: bool = False) -> None:
+        self._single = single
+        self._ending = -1
+        self._stop: Callable[[], None] | None = None
+        self._is_stop_wanted = False
+        # All processes of the server share it.  Who reads it first stops the server: a second stop
+        # signal would cut short what the first one lets come to an end.
+        self._unasked = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def __del__(self) -> None:
+        os.close(self._unasked)
+
+    # -- what plugins see ---------------------------------------------------------------
+
+    @property
+    def single(self) -> bool:
+        return self._single
+
+    @property
+    def stdio(self) -> Stdio:
+        usable = [_is_usable(fd) for fd in (0, 1, 2)]
+        if self._single:
+            usable[:2] = [False, False]
+        return Stdio(*usable)
+
+    @property
+    def ending(self) -> int:
+        return self._ending
+
+    def stop(self) -> None:
+        self._is_stop_wanted = True
+        if self._stop is None:
+            return
+        with suppress(BlockingIOError, ProcessLookupError):  # it is stopping, or has ended already
+            os.eventfd_read(self._unasked)
+            self._stop()
+
+    def disconnect(self, *, force: bool = False) -> None:
+        client = serving()
+        if client is not None:
+            client.end(force)
+
+    # -- in a process that serves -------------------------------------------------------
+
+    def attach(self, stop: Callable[[], None], ending: int) -> None:
+        """From now on, *stop* stops the server, and *ending* is readable once this process ends."""
+        self._stop = stop
+        self._ending = ending
+
+    def stop_if_wanted(self) -> None:
+        """Carry out what was asked for while there was nothing yet to be stopped."""
+        if self._is_stop_wanted:
+            self.stop()
+
+
+def _is_usable(fd: int) -> bool:
+    """Return whether *fd* leads anywhere: it is open, and not the null device."""
+    try:
+        return not os.path.samestat(os.fstat(fd), os.stat(os.devnull))
+    except OSError:
+        return False

@@ -1,0 +1,52 @@
+"""Which client a thread serves.
+
+Only the server writes this, through `nbdfork.backend.client`; a plugin asks
+`nbdfork.plugin.client`.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+_here = threading.local()
+
+
+class Protection(NamedTuple):
+    """What TLS says of a client.
+
+    *subject* and *issuer* are the distinguished names of its certificate, in the form of RFC 4514;
+    empty if it was not asked for one.
+    """
+
+    subject: str = ""
+    issuer: str = ""
+
+
+class Stream(Protocol):
+    """What carries a client's bytes: a socket, or what looks like one."""
+
+    def fileno(self) -> int: ...
+
+
+class Client:
+    """A connected client.
+
+    *protection* is None while it speaks in clear.  *end* closes its connection: with True at once,
+    otherwise when it has its answers.
+    """
+
+    def __init__(self, stream: Stream, end: Callable[[bool], None]) -> None:
+        self.stream = stream
+        self.end = end
+        self.protection: Protection | None = None
+
+
+def serving() -> Client | None:
+    """Return the client that this thread serves."""
+    found: Client | None = getattr(_here, "client", None)
+    return found
+
+
+def set_serving(client: Client | None) -> None:
+    """From now on this thread serves *client*."""
+    _here.client = client
