@@ -1,4 +1,4 @@
-"""What nbdfork prints of itself and of its plugins."""
+"""What nbdfork prints: of itself, of its plugins, and of mistakes on the command line."""
 
 import sys
 from pathlib import Path
@@ -134,3 +134,17 @@ def test_plugin_parameters_that_are_wrong() -> None:
         assert done.returncode == 1
         assert message in done.stderr, words
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_mistake_is_one_line_and_status_1() -> None:
+    done = nbdfork("-U", "s", "-p", "3", "null")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[0].startswith("nbdfork: error: -U and -p cannot go together")
+    assert len(done.stderr.splitlines()) == 2  # the second tells where to read
+
+
+def test_no_plugin() -> None:
+    done = nbdfork()
+    assert done.returncode == 1
+    assert "no plugin is given" in done.stderr

@@ -4,7 +4,6 @@ import pytest
 
 from nbdfork.cli import UsageError, parse_arguments
 from nbdfork.options import TABLE, Option, Options
-from tests.support.harness import nbdfork
 
 ARGUMENTS = {
     "debug": "nbdfork.backend.datapath=0",
@@ -160,17 +159,3 @@ def test_mistakes_are_named(line: str, message: str) -> None:
         parse_arguments(line.split())
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_mistake_is_one_line_and_status_1() -> None:
-    done = nbdfork("-U", "s", "-p", "3", "null")
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.splitlines()[0].startswith("nbdfork: error: -U and -p cannot go together")
-    assert len(done.stderr.splitlines()) == 2  # the second tells where to read
-
-
-def test_no_plugin() -> None:
-    done = nbdfork()
-    assert done.returncode == 1
-    assert "no plugin is given" in done.stderr

@@ -1,0 +1,36 @@
+"""Plugins and filters are found: by name, as a file, and what a file may look like."""
+
+from pathlib import Path
+
+from nbdfork.backend.gate import Gate
+from nbdfork.backend.load import find
+
+
+def test_a_file_with_a_dataclass_can_be_loaded(tmp_path: Path) -> None:
+    (tmp_path / "dated.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from nbdfork.plugin import Plugin\n"
+        "@dataclass\n"
+        "class Point:\n    x: int = 0\n"
+        "class Dated(Plugin):\n    'a disk'\n"
+    )
+    assert find(str(tmp_path / "dated.py")).plugin_class.__name__ == "Dated"
+
+
+def test_a_file_can_be_the_body_of_a_class(tmp_path: Path) -> None:
+    (tmp_path / "body.py").write_text(
+        '"a disk of one letter"\n'
+        "from nbdfork.plugin import Parameter, parse\n"
+        "size = Parameter(parse.size, required=True, magic=True, metavar='SIZE', help='its size')\n"
+        "_letter = b'a'\n"
+        "def config_complete(self): self.letter = self._letter.upper()\n"
+        "def get_size(self): return self.size\n"
+        "def pread(self, count, offset): return self.letter * count\n"
+    )
+    found = find(str(tmp_path / "body.py"))
+    assert found.plugin_class.__doc__ == "a disk of one letter"
+    plugin = found.plugin_class(size="10")
+    plugin.config_complete()
+    gate = Gate(plugin, read_only=False)
+    assert (gate.size, gate.can_write, gate.pread(3, 7)) == (10, False, b"AAA")

@@ -1,0 +1,84 @@
+"""Parsers of values: what each takes, and that it refuses the rest with words for the user."""
+
+import os
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from nbdfork.plugin import parse
+
+UNITS = {"": 1, "b": 1, "s": 512} | {
+    letter: 1 << 10 * power for power, letter in enumerate("kmgtpe", 1)
+}
+
+
+@given(st.integers(0, 2**64), st.sampled_from(sorted(UNITS)), st.booleans())
+def test_a_size_is_a_number_times_its_unit(number: int, unit: str, upper: bool) -> None:
+    text = f"{number}{unit.upper() if upper else unit}"
+    value = number * UNITS[unit]
+    if value < 2**63:
+        assert parse.size(text) == value
+    else:
+        with pytest.raises(ValueError, match="the limit is 2\\^63-1 bytes"):
+            parse.size(text)
+
+
+@given(st.text(alphabet="0123456789kKbGE+-._ \u0663\u00b2"))
+def test_a_size_is_digits_with_a_letter_or_refused(text: str) -> None:
+    digits = text.strip().rstrip("kKbGE")
+    if digits.isascii() and digits.isdigit() and len(text.strip()) - len(digits) <= 1:
+        assume(int(digits) < 8)
+        assert parse.size(text) < 2**63
+    else:
+        with pytest.raises(ValueError, match="not a size"):
+            parse.size(text)
+
+
+@pytest.mark.parametrize("word", ["1", "true", "T", "YES", "y", "On"])
+def test_what_is_true(word: str) -> None:
+    assert parse.boolean(word) is True
+
+
+@pytest.mark.parametrize("word", ["0", "false", "F", "NO", "n", "Off"])
+def test_what_is_false(word: str) -> None:
+    assert parse.boolean(word) is False
+
+
+@pytest.mark.parametrize("word", ["", "2", "maybe", "yes "])
+def test_what_is_neither(word: str) -> None:
+    with pytest.raises(ValueError, match="expected true or false"):
+        parse.boolean(word)
+
+
+def test_a_path_is_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/usr")
+    assert parse.path("lib/../bin") == "/usr/bin"
+    assert parse.path("/x") == "/x"
+    assert os.path.isabs(parse.path("."))
+    with pytest.raises(ValueError, match="a file name is expected"):
+        parse.path("")
+
+
+def test_a_choice_is_one_of_its_words() -> None:
+    colour = parse.choice("red", "green")
+    assert colour("red") == "red"
+    for text in ("", "Red", "red green"):
+        with pytest.raises(ValueError, match="expected one of: red, green"):
+            colour(text)
+
+
+@given(st.integers(0, 100), st.integers(0, 100), st.integers(0, 200))
+def test_a_whole_number_is_within_its_bounds(least: int, room: int, number: int) -> None:
+    parser = parse.whole(least, least + room)
+    if least <= number <= least + room:
+        assert parser(str(number)) == number
+    else:
+        with pytest.raises(ValueError, match=f"from {least} to {least + room}$"):
+            parser(str(number))
+
+
+@pytest.mark.parametrize("text", ["", "-1", "+1", "1.0", "1k", "1_0", " 1", "\u0663", "0x1"])
+def test_what_is_no_whole_number(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a whole number"):
+        parse.whole(0, 100)(text)
