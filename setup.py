@@ -7,6 +7,8 @@ The extension module, which loads plugins written in C, is optional: without a c
 installed without it, and only C plugins are missing.
 """
 
+from glob import glob
+
 from setuptools import Extension, find_packages, setup
 
 setup(
@@ -19,17 +21,10 @@ setup(
     ext_modules=[
         Extension(
             "nbdfork.plugins.c._native",
-            sources=[
-                f"plugins/c/{name}.c"
-                for name in ("module", "library", "client", "api", "parse", "collect", "crash")
-            ],
-            depends=[
-                "plugins/c/native.h",
-                "plugins/c/objects.h",
-                "plugins/c/include/nbdfork/nbdfork-plugin.h",
-            ],
+            sources=sorted(glob("plugins/c/*.c")),
+            depends=[*glob("plugins/c/*.h"), "plugins/c/include/nbdfork/nbdfork-plugin.h"],
             include_dirs=["plugins/c/include/nbdfork"],
-            extra_compile_args=["-std=gnu11", "-Wextra", "-Wno-cast-function-type"],
+            extra_compile_args=["-std=gnu11", "-Wextra"],
             libraries=["dl", "pthread"],
             py_limited_api=True,
             optional=True,

@@ -1,6 +1,8 @@
-"""The extension module, whose source is in `module.c`, `library.c` and `client.c`.
+"""The extension module, which `module.c` puts together from the other C files.
 
-Where a callback fails, what `set_hooks` was given for failures makes the exception.
+A callback that fails raises what the failure function of `set_hooks` returns.  Every method that
+calls a callback raises NotImplementedError if the plugin does not have it, RuntimeError if this
+thread is in a callback already, and ValueError after the plugin's .unload.
 """
 
 from collections.abc import Callable
@@ -8,7 +10,11 @@ from collections.abc import Callable
 from nbdfork.plugin import Buffer
 
 class Library:
-    """A shared object.  Raises OSError if it cannot be loaded, ValueError if it is no plugin."""
+    """A shared object.  Raises OSError if it cannot be loaded, ValueError if it is no plugin.
+
+    `run` calls a callback that takes no arguments; it raises KeyError for a name that is none of
+    these.  After "unload" no other callback can be called.
+    """
 
     name: str | None
     longname: str | None
@@ -33,7 +39,13 @@ class Library:
     def set_variable(self, name: str, value: int) -> None: ...
 
 class Client:
-    """What .open has returned.  It must be closed; nothing may be asked of it afterwards."""
+    """What .open has returned.
+
+    After `close` every other method raises ValueError.  `close` raises RuntimeError while another
+    thread is in a callback for the client.  Counts are of 32 bits and offsets of 63; what is larger
+    raises OverflowError.  Requests raise OSError with ESHUTDOWN once the plugin has called
+    nbdkit_disconnect.
+    """
 
     def ask(self, callback: str) -> int: ...
     def get_size(self) -> int: ...

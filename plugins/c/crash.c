@@ -1,23 +1,25 @@
-/* What is said when a plugin takes its process down: one line, with the plugin, the callback, and
- * what the plugin has said itself.
+/* The report of a crash: one line that names the plugin and the callback and has the messages that
+ * the plugin has given.
  *
  * Everything here may run in a signal handler, at any moment, or in a child that a plugin has
- * forked, so it calls nothing but what signal-safety(7) allows.  The exceptions prepare for that:
- * `give_stack` and `report_crashes`.
+ * forked, so it calls only what signal-safety(7) allows.  The exceptions are `give_stack` and
+ * `report_crashes`, which prepare for that.
  */
 
 #define _GNU_SOURCE
+#include "crash.h"
+
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "native.h"
+#include "current.h"
 
 static int log_fd = 2;
 static char log_prefix[64];
-static bool is_serving; /* else it is starting, and a plugin may end it (nbdkit_shutdown(3)) */
+static bool is_serving; /* else the server is starting, and a plugin may call exit */
 
 static struct {
   int number;
@@ -32,59 +34,67 @@ static struct {
 
 /* -- the line ---------------------------------------------------------------------------- */
 
+struct line {
+  size_t used;
+  char text[512 + MAX_MESSAGES]; /* the last byte is for the newline */
+};
+
+/* Append as much of TEXT as there is room for. */
 static void
-append (char *line, size_t size, const char *text)
+append (struct line *line, const char *text)
 {
-  size_t used = strlen (line), more = strlen (text);
-  if (more > size - used - 1)
-    more = size - used - 1;
-  memcpy (line + used, text, more);
-  line[used + more] = '\0';
+  size_t length = strlen (text), room = sizeof line->text - 1 - line->used;
+  if (length > room)
+    length = room;
+  memcpy (line->text + line->used, text, length);
+  line->used += length;
 }
 
 static void
-write_line (char *line, size_t size)
+write_line (struct line *line)
 {
-  append (line, size, "\n");
-  if (write (log_fd, line, strlen (line)) == -1)
+  line->text[line->used++] = '\n';
+  if (write (log_fd, line->text, line->used) == -1)
     return; /* there is nobody left to tell */
 }
 
-/* Write which plugin has done what, and where. */
+/* Write WHAT has happened to the plugin and in which callback, and HOW. */
 static void
-report (const char *what, const char *why)
+report (const char *what, const char *how)
 {
-  char line[512 + MOST_HELD] = "";
-  append (line, sizeof line, log_prefix);
+  struct line line = { 0 };
+  append (&line, log_prefix);
   if (current.callback != NULL) {
-    append (line, sizeof line, "the plugin ");
-    append (line, sizeof line, current.plugin);
-    append (line, sizeof line, what);
-    append (line, sizeof line, " in its callback ");
-    append (line, sizeof line, current.callback);
+    append (&line, "the plugin ");
+    append (&line, current.plugin);
+    append (&line, what);
+    append (&line, " in its callback ");
+    append (&line, current.callback);
   }
-  else { /* in a thread that the plugin has started, or not in the plugin at all */
-    append (line, sizeof line, "a process that serves a C plugin");
-    append (line, sizeof line, what);
-    append (line, sizeof line, " outside of its callbacks");
+  else { /* in a thread that the plugin has started, or not in the plugin's code */
+    append (&line, "a process that serves a C plugin");
+    append (&line, what);
+    append (&line, " outside of its callbacks");
   }
-  append (line, sizeof line, why);
+  append (&line, " (");
+  append (&line, how);
+  append (&line, ")");
   if (current.messages != NULL) {
-    append (line, sizeof line, ": ");
-    append (line, sizeof line - 1, current.messages);
+    append (&line, ": ");
+    append (&line, current.messages);
   }
-  write_line (line, sizeof line);
+  write_line (&line);
 }
 
 PRIVATE void
-log_in_child (const char *message)
+write_message (const char *message)
 {
-  char line[512 + MOST_HELD] = "";
-  append (line, sizeof line, log_prefix);
-  append (line, sizeof line, current.plugin);
-  append (line, sizeof line, ": ");
-  append (line, sizeof line - 1, message);
-  write_line (line, sizeof line);
+  struct line line = { 0 };
+  append (&line, log_prefix);
+  append (&line, current_plugin ());
+  append (&line, ": ");
+  append (&line, message);
+  write_line (&line);
 }
 
 /* -- the ways to end --------------------------------------------------------------------- */
@@ -99,12 +109,9 @@ on_crash (int number, siginfo_t *info, void *context)
       name = signals[i].name;
       sigaction (number, &signals[i].previous, NULL);
     }
-  char why[32] = " (";
-  append (why, sizeof why, name);
-  append (why, sizeof why, ")");
-  report (" crashed", why);
-  /* The handler before this one is in place again.  What the processor has raised comes again on
-   * return, in the very place, which makes the better core dump.
+  report (" crashed", name);
+  /* The previous handler is in place again.  A fault of the processor happens again on return, at
+   * the same instruction, so the core dump shows where; a signal that was sent has to be repeated.
    */
   if (info->si_code <= 0)
     raise (number);
@@ -113,25 +120,18 @@ on_crash (int number, siginfo_t *info, void *context)
 static void
 at_end (void)
 {
-  if (current.callback == NULL || current.is_child)
-    return;
+  if (current.callback == NULL || is_python_gone)
+    return; /* a child that a callback has forked, to run a command perhaps, ends nothing */
   if (is_serving || current.messages != NULL)
-    report (" ended its process", " (exit)");
+    report (" ended its process", "exit");
   if (is_serving)
-    _exit (EXIT_FAILURE); /* what else runs at exit belongs to the server */
-}
-
-/* A callback may fork to start a command, and exit if it cannot: that is no end of this process. */
-static void
-in_child (void)
-{
-  current.is_child = current.callback != NULL;
+    _exit (EXIT_FAILURE); /* the other exit handlers belong to the server */
 }
 
 /* -- preparations ------------------------------------------------------------------------ */
 
-/* A stack that has overflowed is no place to report that on, so each thread has another, beside
- * which the kernel puts the processor's registers: a few KiB, on some 11.
+/* The handler cannot run on a stack that has overflowed, so each thread gets another one.  The
+ * kernel saves the processor's registers on it, too: a few KiB, and 11 with AVX-512.
  */
 #define STACK_SIZE 65536
 
@@ -148,14 +148,14 @@ PRIVATE void
 give_stack (void)
 {
   stack_t stack = { .ss_size = STACK_SIZE }, old;
-  current.is_ready = true;
+  current.has_stack = true;
   if (sigaltstack (NULL, &old) == -1 || !(old.ss_flags & SS_DISABLE))
-    return; /* somebody else takes care of this thread */
+    return; /* the thread has one already */
   stack.ss_sp = malloc (STACK_SIZE);
   if (stack.ss_sp != NULL && sigaltstack (&stack, NULL) == 0
       && pthread_setspecific (stack_key, stack.ss_sp) == 0)
     return;
-  take_stack (stack.ss_sp); /* without it, only such an overflow is not reported */
+  take_stack (stack.ss_sp); /* without it only an overflow goes unreported */
 }
 
 static int
@@ -166,8 +166,6 @@ install (void)
     .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER,
   };
   int error = pthread_key_create (&stack_key, take_stack);
-  if (error == 0)
-    error = pthread_atfork (NULL, NULL, in_child);
   if (error != 0) {
     errno = error;
     return -1;
@@ -183,8 +181,7 @@ report_crashes (int fd, const char *prefix, bool serving)
 {
   static bool is_installed;
   log_fd = fd;
-  log_prefix[0] = '\0';
-  append (log_prefix, sizeof log_prefix, prefix);
+  strncpy (log_prefix, prefix, sizeof log_prefix - 1);
   is_serving = serving;
   if (is_installed)
     return 0;

@@ -1,173 +1,105 @@
-/* Library: a plugin that has been loaded, and its callbacks for the server. */
+/* Library: a plugin that has been loaded, as an object of Python. */
 
-#include "objects.h"
+#include "library.h"
 
 #include <dlfcn.h>
 #include <string.h>
 
-/* -- tables of callbacks ----------------------------------------------------------------- */
+#include "calls.h"
+#include "client.h"
+#include "lists.h"
+#include "slots.h"
+#include "strings.h"
+#include "upcalls.h"
 
-#define SLOT(member) { #member, offsetof (struct nbdkit_plugin, member) }
+typedef struct {
+  PyObject_HEAD
+  struct plugin plugin;
+} Library;
 
-PRIVATE const struct slot questions[] = { /* Ask */
-  SLOT (can_write),     SLOT (can_flush),   SLOT (is_rotational),  SLOT (can_trim),
-  SLOT (can_zero),      SLOT (can_fua),     SLOT (can_multi_conn), SLOT (can_extents),
-  SLOT (can_cache),     SLOT (can_fast_zero), { NULL, 0 },
-};
-static const struct slot steps[] = { /* Step */
-  SLOT (config_complete), SLOT (thread_model), SLOT (get_ready), SLOT (after_fork), { NULL, 0 },
-};
-static const struct slot notices[] = { /* Notice */
-  SLOT (load), SLOT (unload), SLOT (dump_plugin), SLOT (cleanup), { NULL, 0 },
-};
-static const struct slot others[] = {
-  SLOT (config), SLOT (open), SLOT (close), SLOT (get_size), SLOT (extents), SLOT (cache),
-  SLOT (preconnect), SLOT (list_exports), SLOT (default_export), SLOT (export_description),
-  SLOT (block_size), { NULL, 0 },
-};
-static const struct slot operations_v2[] = {
-  SLOT (pread), SLOT (pwrite), SLOT (flush), SLOT (trim), SLOT (zero), { NULL, 0 },
-};
-#define SLOT_V1(member) { #member, offsetof (struct nbdkit_plugin, _##member##_v1) }
-static const struct slot operations_v1[] = {
-  SLOT_V1 (pread), SLOT_V1 (pwrite), SLOT_V1 (flush), SLOT_V1 (trim), SLOT_V1 (zero),
-  { NULL, 0 },
-};
+/* -- its life ---------------------------------------------------------------------------- */
 
-/* Return the function of a slot, cast to what its table says; NULL if there is none. */
-PRIVATE Notice
-function_in (Library *library, const struct slot *slot)
+/* Library(path) */
+static PyObject *
+library_new (PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-  Notice function;
-  memcpy (&function, (char *) &library->plugin + slot->offset, sizeof function);
-  return function;
-}
-
-PRIVATE const struct slot *
-find_slot (const struct slot *table, const char *name)
-{
-  for (; table->name != NULL; table++)
-    if (strcmp (table->name, name) == 0)
-      return table;
-  return NULL;
-}
-
-/* -- Library ----------------------------------------------------------------------------- */
-
-/* Take over the struct that plugin_init returned.  Its size is what the plugin was built with. */
-static int
-take_struct (Library *self, const struct nbdkit_plugin *given)
-{
-  uint64_t size = given->_struct_size;
-  if (given->_api_version != 1 && given->_api_version != 2) {
-    PyErr_Format (PyExc_ValueError, "it is built for API version %d, and there are 1 and 2",
-                  given->_api_version);
-    return -1;
-  }
-  if (size < offsetof (struct nbdkit_plugin, can_zero)) { /* where the first of all ended */
-    PyErr_Format (PyExc_ValueError, "its struct nbdkit_plugin is cut off after %llu bytes",
-                  (unsigned long long) size);
-    return -1;
-  }
-  self->declared_size = size;
-  self->is_version_1 = given->_api_version == 1;
-  memcpy (&self->plugin, given, size < sizeof self->plugin ? size : sizeof self->plugin);
-  return 0;
-}
-
-static int
-library_init (PyObject *object, PyObject *args, PyObject *kwargs)
-{
-  Library *self = (Library *) object;
   PyObject *path = NULL;
-  (void) kwargs;
+  if (kwargs != NULL && PyDict_Size (kwargs) > 0) {
+    PyErr_SetString (PyExc_TypeError, "Library takes no keyword arguments");
+    return NULL;
+  }
   if (!PyArg_ParseTuple (args, "O&", PyUnicode_FSConverter, &path))
-    return -1;
-  /* Interpreters are libraries of plugins, and load modules that refer to the interpreter without
-   * saying where it is.  As with nbdkit, they find it because all can see it.  A second plugin in
-   * the same process would see the first one's symbols, but a server has one.
-   */
-  self->object = dlopen (PyBytes_AsString (path), RTLD_NOW | RTLD_GLOBAL);
+    return NULL;
+  Library *self = (Library *) ((allocfunc) PyType_GetSlot (type, Py_tp_alloc)) (type, 0);
+  if (self != NULL && load_plugin (&self->plugin, PyBytes_AsString (path)) == -1)
+    Py_CLEAR (self);
   Py_DECREF (path);
-  if (self->object == NULL) {
-    PyErr_SetString (PyExc_OSError, dlerror ());
-    return -1;
-  }
-  struct nbdkit_plugin *(*plugin_init) (void);
-  *(void **) &plugin_init = dlsym (self->object, "plugin_init");
-  if (plugin_init == NULL) {
-    const char *why = dlsym (self->object, "filter_init") ? "it is a filter of nbdkit"
-                                                          : "it has no function plugin_init";
-    PyErr_SetString (PyExc_ValueError, why);
-    return -1;
-  }
-  const struct nbdkit_plugin *given = plugin_init ();
-  if (given == NULL) {
-    PyErr_SetString (PyExc_ValueError, "its plugin_init returned NULL");
-    return -1;
-  }
-  if (take_struct (self, given) == -1)
-    return -1;
-  note_plugin (self->plugin.name);
-  return 0;
+  if (self != NULL)
+    latest_plugin = self->plugin.callbacks.name;
+  return (PyObject *) self;
 }
 
-/* A library stays loaded for good: threads and exit handlers may be left in it. */
 static void
 library_dealloc (PyObject *object)
 {
   PyTypeObject *type = Py_TYPE (object);
-  freefunc release = (freefunc) PyType_GetSlot (type, Py_tp_free);
-  release (object);
+  ((freefunc) PyType_GetSlot (type, Py_tp_free)) (object);
   Py_DECREF (type);
 }
+
+/* -- callbacks --------------------------------------------------------------------------- */
 
 /* library.callbacks() -> the names of all that it has */
 static PyObject *
 library_callbacks (PyObject *object, PyObject *unused)
 {
   (void) unused;
-  Library *self = (Library *) object;
-  const struct slot *tables[] = {
-    notices, steps, questions, others, self->is_version_1 ? operations_v1 : operations_v2,
-  };
-  PyObject *names = PySet_New (NULL);
-  for (size_t i = 0; names != NULL && i < sizeof tables / sizeof tables[0]; i++)
-    for (const struct slot *slot = tables[i]; slot->name != NULL; slot++) {
-      if (function_in (self, slot) == NULL)
-        continue;
-      PyObject *name = PyUnicode_FromString (slot->name);
-      if (name == NULL || PySet_Add (names, name) == -1)
-        Py_CLEAR (names);
-      Py_XDECREF (name);
-      if (names == NULL)
-        break;
-    }
-  return names;
+  return callback_names (&((Library *) object)->plugin);
 }
 
-/* library.run(name) -> int: call a callback without arguments, which the plugin must have */
-static PyObject *
-library_run (PyObject *object, PyObject *argument)
+/* Find NAME among the steps or else the notices; set *IS_STEP. */
+static const struct slot *
+find_step_or_notice (PyObject *name, bool *is_step)
 {
-  Library *self = (Library *) object;
-  PyObject *bytes = PyUnicode_AsASCIIString (argument);
-  if (bytes == NULL)
+  const struct slot *slot = find_slot (steps, name);
+  *is_step = slot != NULL;
+  if (slot != NULL || !PyErr_ExceptionMatches (PyExc_KeyError))
+    return slot;
+  PyErr_Clear ();
+  return find_slot (notices, name);
+}
+
+/* After .unload nothing else is called, so nothing may be in progress. */
+static int
+check_unload (const struct plugin *plugin, const struct slot *slot)
+{
+  if (slot->offset != offsetof (struct nbdkit_plugin, unload) || plugin->calls == 0)
+    return 0;
+  PyErr_Format (PyExc_RuntimeError, "the plugin %s cannot be unloaded: it is being called",
+                plugin->callbacks.name);
+  return -1;
+}
+
+/* library.run(name) -> int: call a callback that takes no arguments; 0 if it returns nothing */
+static PyObject *
+library_run (PyObject *object, PyObject *name)
+{
+  struct plugin *plugin = &((Library *) object)->plugin;
+  bool is_step;
+  const struct slot *slot = find_step_or_notice (name, &is_step);
+  if (slot == NULL)
     return NULL;
-  const char *name = PyBytes_AsString (bytes);
-  const struct slot *step = find_slot (steps, name), *notice = find_slot (notices, name);
-  Py_DECREF (bytes);
-  const struct slot *slot = step ? step : notice;
-  if (slot == NULL || function_in (self, slot) == NULL) {
-    PyErr_SetObject (PyExc_KeyError, argument);
+  Notice notice = function_in (plugin, slot);
+  if (!check_call (plugin, slot->name, notice != NULL) || check_unload (plugin, slot) == -1)
     return NULL;
-  }
-  int result = 0, left_errno;
-  if (step)
-    CALL (self, slot->name, NULL, result, ((Step) function_in (self, slot)) ());
+  int result = 0;
+  if (is_step)
+    CALL (plugin, slot->name, NULL, result = ((Step) notice) ());
   else
-    CALL (self, slot->name, NULL, result, (function_in (self, slot) (), 0));
-  if (end (self, slot->name, result < 0, left_errno) == -1)
+    CALL (plugin, slot->name, NULL, notice ());
+  if (slot->offset == offsetof (struct nbdkit_plugin, unload))
+    plugin->is_unloaded = true;
+  if (finish_call (plugin, slot->name, result < 0) == -1)
     return NULL;
   return PyLong_FromLong (result);
 }
@@ -176,52 +108,68 @@ library_run (PyObject *object, PyObject *argument)
 static PyObject *
 library_config (PyObject *object, PyObject *args)
 {
-  Library *self = (Library *) object;
+  struct plugin *plugin = &((Library *) object)->plugin;
   PyObject *key = NULL, *value = NULL;
-  if (!PyArg_ParseTuple (args, "O&O&", PyUnicode_FSConverter, &key, PyUnicode_FSConverter, &value)) {
-    Py_XDECREF (key);
+  /* Plugins keep the pointers, so both strings live for ever. */
+  if (!PyArg_ParseTuple (args, "O&O&", PyUnicode_FSConverter, &key, PyUnicode_FSConverter, &value))
     return NULL;
-  }
-  /* Plugins keep the pointers, so both live for ever. */
-  int result, left_errno;
-  CALL (self, "config", NULL, result,
-        self->plugin.config (PyBytes_AsString (key), PyBytes_AsString (value)));
-  return outcome (self, "config", result, left_errno);
+  const char *kept_key = nbdkit_strdup_intern (PyBytes_AsString (key));
+  const char *kept_value = nbdkit_strdup_intern (PyBytes_AsString (value));
+  Py_DECREF (key);
+  Py_DECREF (value);
+  if (kept_key == NULL || kept_value == NULL)
+    return PyErr_NoMemory ();
+  if (!check_call (plugin, "config", plugin->callbacks.config != NULL))
+    return NULL;
+  int result;
+  CALL (plugin, "config", NULL, result = plugin->callbacks.config (kept_key, kept_value));
+  return finish_operation (plugin, "config", result);
 }
 
 /* library.preconnect(read_only) */
 static PyObject *
 library_preconnect (PyObject *object, PyObject *argument)
 {
-  Library *self = (Library *) object;
-  struct client nobody = { 0 }; /* has chosen no export yet */
-  int read_only = PyObject_IsTrue (argument), result, left_errno;
-  CALL (self, "preconnect", &nobody, result, self->plugin.preconnect (read_only));
-  free_texts (nobody.interned);
-  return outcome (self, "preconnect", result, left_errno);
+  struct plugin *plugin = &((Library *) object)->plugin;
+  struct client nobody = { 0 }; /* no export has been chosen yet */
+  int read_only = PyObject_IsTrue (argument), result;
+  if (read_only == -1 || !check_call (plugin, "preconnect", plugin->callbacks.preconnect != NULL))
+    return NULL;
+  CALL (plugin, "preconnect", &nobody, result = plugin->callbacks.preconnect (read_only));
+  free_texts (&nobody);
+  return finish_operation (plugin, "preconnect", result);
+}
+
+static PyObject *
+list_of_exports (const struct nbdkit_exports *exports)
+{
+  PyObject *list = PyList_New ((Py_ssize_t) exports->count);
+  for (size_t i = 0; list != NULL && i < exports->count; i++) {
+    const struct export *export = &exports->items[i];
+    PyObject *item = Py_BuildValue ("NN", decoded (export->name), decoded (export->description));
+    if (item == NULL || PyList_SetItem (list, (Py_ssize_t) i, item) == -1)
+      Py_CLEAR (list);
+  }
+  return list;
 }
 
 /* library.list_exports(read_only) -> [(name or None, description or None)] */
 static PyObject *
 library_list_exports (PyObject *object, PyObject *argument)
 {
-  Library *self = (Library *) object;
+  struct plugin *plugin = &((Library *) object)->plugin;
   struct nbdkit_exports exports = { 0 };
   struct client nobody = { 0 };
-  int read_only = PyObject_IsTrue (argument), result, left_errno;
-  bool is_tls = client_is_tls ();
-  CALL (self, "list_exports", &nobody, result,
-        self->plugin.list_exports (read_only, is_tls, &exports));
-  free_texts (nobody.interned);
+  int read_only = PyObject_IsTrue (argument), is_tls = client_is_tls (), result;
+  if (read_only == -1
+      || !check_call (plugin, "list_exports", plugin->callbacks.list_exports != NULL))
+    return NULL;
+  CALL (plugin, "list_exports", &nobody,
+        result = plugin->callbacks.list_exports (read_only, is_tls, &exports));
+  free_texts (&nobody);
   PyObject *list = NULL;
-  if (end (self, "list_exports", result == -1, left_errno) == 0)
-    list = PyList_New ((Py_ssize_t) exports.count);
-  for (size_t i = 0; list != NULL && i < exports.count; i++) {
-    struct export *export = &exports.items[i];
-    PyObject *item = Py_BuildValue ("NN", decoded (export->name), decoded (export->description));
-    if (item == NULL || PyList_SetItem (list, (Py_ssize_t) i, item) == -1)
-      Py_CLEAR (list);
-  }
+  if (finish_call (plugin, "list_exports", result == -1) == 0)
+    list = list_of_exports (&exports);
   clear_exports (&exports);
   return list;
 }
@@ -230,16 +178,19 @@ library_list_exports (PyObject *object, PyObject *argument)
 static PyObject *
 library_default_export (PyObject *object, PyObject *argument)
 {
-  Library *self = (Library *) object;
+  struct plugin *plugin = &((Library *) object)->plugin;
   struct client nobody = { 0 };
-  int read_only = PyObject_IsTrue (argument), left_errno;
+  int read_only = PyObject_IsTrue (argument), is_tls = client_is_tls ();
+  if (read_only == -1
+      || !check_call (plugin, "default_export", plugin->callbacks.default_export != NULL))
+    return NULL;
   const char *name;
-  bool is_tls = client_is_tls ();
-  CALL (self, "default_export", &nobody, name, self->plugin.default_export (read_only, is_tls));
+  CALL (plugin, "default_export", &nobody,
+        name = plugin->callbacks.default_export (read_only, is_tls));
   PyObject *result = NULL;
-  if (end (self, "default_export", name == NULL, left_errno) == 0)
+  if (finish_call (plugin, "default_export", name == NULL) == 0)
     result = decoded (name);
-  free_texts (nobody.interned); /* NAME may be one */
+  free_texts (&nobody); /* the name may be one of them */
   return result;
 }
 
@@ -247,45 +198,32 @@ library_default_export (PyObject *object, PyObject *argument)
 static PyObject *
 library_open (PyObject *object, PyObject *args)
 {
-  Library *self = (Library *) object;
   const char *name;
-  int read_only, left_errno;
+  int read_only;
   if (!PyArg_ParseTuple (args, "sp", &name, &read_only))
     return NULL;
-  allocfunc allocate = (allocfunc) PyType_GetSlot ((PyTypeObject *) client_type, Py_tp_alloc);
-  Client *client = (Client *) allocate ((PyTypeObject *) client_type, 0);
-  if (client == NULL)
-    return NULL;
-  Py_INCREF (object);
-  client->library = self;
-  client->client.export_name = strdup (name);
-  CALL (self, "open", &client->client, client->handle, self->plugin.open (read_only));
-  if (end (self, "open", client->handle == NULL, left_errno) == -1)
-    Py_CLEAR (client);
-  return (PyObject *) client;
+  return open_client (object, &((Library *) object)->plugin, name, read_only);
 }
 
+/* -- variables --------------------------------------------------------------------------- */
+
 static int *
-variable (Library *self, PyObject *name)
+variable (PyObject *object, PyObject *name)
 {
-  PyObject *bytes = PyUnicode_AsASCIIString (name);
-  if (bytes == NULL) {
-    PyErr_Clear (); /* C has no such names */
-    return NULL;
-  }
-  int *found = dlsym (self->object, PyBytes_AsString (bytes));
-  Py_DECREF (bytes);
-  return found;
+  const char *text = PyUnicode_AsUTF8AndSize (name, NULL);
+  return text ? find_variable (&((Library *) object)->plugin, text) : NULL;
 }
 
 /* library.get_variable(name) -> the value of an exported variable of type int, or None */
 static PyObject *
 library_get_variable (PyObject *object, PyObject *name)
 {
-  int *found = variable ((Library *) object, name);
-  if (found == NULL)
-    Py_RETURN_NONE;
-  return PyLong_FromLong (*found);
+  int *found = variable (object, name);
+  if (found != NULL)
+    return PyLong_FromLong (*found);
+  if (PyErr_Occurred ())
+    return NULL;
+  Py_RETURN_NONE;
 }
 
 /* library.set_variable(name, value) */
@@ -296,20 +234,23 @@ library_set_variable (PyObject *object, PyObject *args)
   int value;
   if (!PyArg_ParseTuple (args, "Ui", &name, &value))
     return NULL;
-  int *found = variable ((Library *) object, name);
+  int *found = variable (object, name);
   if (found == NULL) {
-    PyErr_SetObject (PyExc_KeyError, name);
+    if (!PyErr_Occurred ())
+      PyErr_SetObject (PyExc_KeyError, name);
     return NULL;
   }
   *found = value;
   Py_RETURN_NONE;
 }
 
+/* -- members of its struct --------------------------------------------------------------- */
+
 static PyObject *
 library_text (PyObject *object, void *offset)
 {
   const char *text;
-  memcpy (&text, (char *) &((Library *) object)->plugin + (size_t) offset, sizeof text);
+  memcpy (&text, (char *) &((Library *) object)->plugin.callbacks + (size_t) offset, sizeof text);
   return decoded (text);
 }
 
@@ -317,7 +258,8 @@ static PyObject *
 library_number (PyObject *object, void *offset)
 {
   int number;
-  memcpy (&number, (char *) &((Library *) object)->plugin + (size_t) offset, sizeof number);
+  memcpy (&number, (char *) &((Library *) object)->plugin.callbacks + (size_t) offset,
+          sizeof number);
   return PyLong_FromLong (number);
 }
 
@@ -325,13 +267,13 @@ static PyObject *
 library_struct_size (PyObject *object, void *unused)
 {
   (void) unused;
-  return PyLong_FromUnsignedLongLong (((Library *) object)->declared_size);
+  return PyLong_FromUnsignedLongLong (((Library *) object)->plugin.declared_size);
 }
 
 #define MEMBER(name, get, member) \
   { name, get, NULL, NULL, (void *) offsetof (struct nbdkit_plugin, member) }
 
-static PyGetSetDef library_members[] = {
+static PyGetSetDef members[] = {
   MEMBER ("name", library_text, name),
   MEMBER ("longname", library_text, longname),
   MEMBER ("version", library_text, version),
@@ -345,7 +287,9 @@ static PyGetSetDef library_members[] = {
   { NULL, NULL, NULL, NULL, NULL },
 };
 
-static PyMethodDef library_methods[] = {
+/* -- the type ---------------------------------------------------------------------------- */
+
+static PyMethodDef methods[] = {
   { "callbacks", library_callbacks, METH_NOARGS, NULL },
   { "run", library_run, METH_O, NULL },
   { "config", library_config, METH_VARARGS, NULL },
@@ -358,22 +302,23 @@ static PyMethodDef library_methods[] = {
   { NULL, NULL, 0, NULL },
 };
 
-static PyType_Slot library_slots[] = {
-  { Py_tp_init, library_init },
+static PyType_Slot slots[] = {
+  { Py_tp_new, library_new },
   { Py_tp_dealloc, library_dealloc },
-  { Py_tp_methods, library_methods },
-  { Py_tp_getset, library_members },
+  { Py_tp_methods, methods },
+  { Py_tp_getset, members },
   { 0, NULL },
 };
-static PyType_Spec library_spec = {
+
+static PyType_Spec spec = {
   .name = "nbdfork.plugins.c._native.Library",
   .basicsize = sizeof (Library),
-  .flags = Py_TPFLAGS_DEFAULT,
-  .slots = library_slots,
+  .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+  .slots = slots,
 };
 
 PRIVATE PyObject *
 make_library_type (void)
 {
-  return PyType_FromSpec (&library_spec);
+  return PyType_FromSpec (&spec);
 }

@@ -1,6 +1,11 @@
-/* The functions that parse what the user has typed.  All report what is wrong by nbdkit_error. */
+/* The functions of the API that parse what the user has typed.
+ *
+ * All report mistakes with nbdkit_error, and set errno to EINVAL.
+ */
 
 #define _GNU_SOURCE
+#include "api.h"
+
 #include <ctype.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -14,8 +19,6 @@
 #include <termios.h>
 #include <unistd.h>
 
-#include "native.h"
-
 /* -- numbers ----------------------------------------------------------------------------- */
 
 static int
@@ -26,7 +29,7 @@ wrong (const char *what, const char *text, const char *why)
   return -1;
 }
 
-/* Say whether strtol and its like have taken all of TEXT. */
+/* After strtol or its like: report an error unless all of TEXT was a number. */
 static int
 check_end (const char *what, const char *text, const char *end)
 {
@@ -157,7 +160,7 @@ parse_real (const char *text, char **end)
 {
   double number = strtod (text, end);
   if (errno == ERANGE && fabs (number) < 1)
-    errno = 0; /* too small to be told from 0 */
+    errno = 0; /* so small that 0 will do */
   return number;
 }
 
@@ -189,7 +192,7 @@ nbdkit_parse_probability (const char *what, const char *text, double *result)
   return 0;
 }
 
-/* A number of seconds such as 10 or 0.5, or of what its suffix says. */
+/* A time such as 10 or 0.5, in seconds unless a suffix names another unit. */
 API int
 nbdkit_parse_delay (const char *what, const char *text, unsigned *seconds, unsigned *nanoseconds)
 {
@@ -227,9 +230,7 @@ nbdkit_parse_delay (const char *what, const char *text, unsigned *seconds, unsig
 
 /* -- passwords --------------------------------------------------------------------------- */
 
-/* Read a line from FD, and close it.  What was typed is wiped from memory on failure only: the
- * line is what the caller wants.
- */
+/* Read a line from FD, and close it.  The result is to be freed; NULL after a message. */
 static char *
 read_line (int fd, const char *name)
 {
@@ -279,7 +280,7 @@ ask_for_password (void)
   return line;
 }
 
-/* What is no number may be a password that begins with "-", so it is not shown. */
+/* TEXT is not shown if it is no number: it may be a password that begins with "-". */
 static char *
 password_from_descriptor (const char *text)
 {

@@ -1,6 +1,7 @@
 """The layout is the architecture: which part of nbdfork may import which."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -68,6 +69,26 @@ ORDER = {
 }
 """Within a wing, each row may import only rows above it."""
 
+C_PARTS = ROOT / "plugins" / "c"
+
+C_ORDER = [
+    ["api"],
+    ["current"],
+    ["crash"],
+    ["upcalls"],
+    ["messages"],
+    ["strings", "server", "lists", "peer"],
+    ["parse"],
+    ["plugin"],
+    ["calls", "slots"],
+    ["handle"],
+    ["requests"],
+    ["client"],
+    ["library"],
+    ["module"],
+]
+"""The parts of the extension module for C plugins: each row may include only rows above it."""
+
 
 def imports(path: Path) -> set[str]:
     """Return the modules of nbdfork that *path* imports, names of submodules resolved."""
@@ -117,7 +138,49 @@ def test_plugins_import_only_the_public_contract() -> None:
         assert imports(path) <= public, path  # and, relatively, other plugins
 
 
+def included(path: Path) -> list[str]:
+    """Return the parts whose headers a C file includes."""
+    return re.findall(r'^#include "(\w+)\.h"$', path.read_text(), re.MULTILINE)
+
+
+def test_includes_of_the_extension_module_point_down() -> None:
+    rank = {name: row for row, names in enumerate(C_ORDER) for name in names}
+    paths = [*C_PARTS.glob("*.c"), *C_PARTS.glob("*.h")]
+    assert {path.stem for path in paths} == rank.keys()
+    for path in paths:
+        names = included(path)
+        if path.suffix == ".c" and path.with_suffix(".h").exists():
+            assert names.pop(0) == path.stem, f"{path}: its own header comes first"
+        for name in names:
+            assert rank[name] < rank[path.stem], f"{path}: {name}"
+
+
+def test_a_part_of_the_extension_module_offers_only_what_it_declares() -> None:
+    """Otherwise the order of the headers would say nothing of what calls what."""
+    rank = {name: row for row, names in enumerate(C_ORDER) for name in names}
+    api: dict[str, str] = {}
+    for source in C_PARTS.glob("*.c"):
+        text = source.read_text()
+        defined = re.findall(r"^PRIVATE [^;=]*?\n(\w+) \(", text, re.MULTILINE)
+        if source.with_suffix(".h").exists():
+            header = source.with_suffix(".h").read_text()
+            declared = re.findall(r"^PRIVATE [^;(]*?(\w+) \(", header, re.MULTILINE)
+        else:
+            declared = []
+        assert sorted(declared) == sorted(defined), source
+        api |= dict.fromkeys(re.findall(r"^(nbdkit_\w+) \(", text, re.MULTILINE), source.stem)
+    assert len(api) > 30
+    for source in C_PARTS.glob("*.c"):  # these are all in one header, so look for the calls
+        for name in re.findall(r"\b(nbdkit_\w+) \(", source.read_text()):
+            if name in api and api[name] != source.stem:
+                assert rank[api[name]] < rank[source.stem], f"{source}: {name}"
+
+
 def test_every_module_states_its_law_and_stays_small() -> None:
+    for path in [*C_PARTS.glob("*.c"), *C_PARTS.glob("*.h")]:
+        text = path.read_text()
+        assert text.startswith("/* "), path
+        assert len(text.splitlines()) <= 400, path
     for path in [*PACKAGE.rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]:
         text = path.read_text()
         assert ast.get_docstring(ast.parse(text)), path

@@ -1,13 +1,11 @@
-/* What plugins hand over to be kept: strings, and what .extents and .list_exports fill. */
+/* The lists that .extents and .list_exports fill: see lists.h. */
 
 #define _GNU_SOURCE
+#include "lists.h"
+
 #include <inttypes.h>
-#include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "native.h"
 
 /* How many exports a client is shown at most, and how long a name may be: nbdkit's limits, the
  * second of which is the protocol's ("Values", string).
@@ -39,13 +37,13 @@ reserve (void **items, size_t *room, size_t count, size_t size)
 
 /* -- extents ----------------------------------------------------------------------------- */
 
-/* Extents follow each other without a gap.  What lies outside of the range that was asked for is
- * cut off, and neighbours of one type are merged.
+/* Extents must follow each other without a gap.  What lies outside of the range that was asked for
+ * is cut off, and neighbours of one type are merged.
  */
 API int
 nbdkit_add_extent (struct nbdkit_extents *extents, uint64_t offset, uint64_t length, uint32_t type)
 {
-  type &= NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO; /* clients are told of no more */
+  type &= NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO; /* clients know no other bits */
   if (length == 0)
     return 0;
   if (length > UINT64_MAX - offset) {
@@ -58,7 +56,7 @@ nbdkit_add_extent (struct nbdkit_extents *extents, uint64_t offset, uint64_t len
   uint64_t end = offset + length;
   uint64_t expected = last ? last->offset + last->length : extents->start;
   if (expected >= extents->end || end <= extents->start)
-    return 0; /* all is said, or nothing yet */
+    return 0; /* it is behind the range, or before it */
   if (last ? offset != expected : offset > expected) {
     nbdkit_error ("nbdkit_add_extent: an extent at %" PRIu64 " is expected, and not at %" PRIu64,
                   expected, offset);
@@ -72,7 +70,7 @@ nbdkit_add_extent (struct nbdkit_extents *extents, uint64_t offset, uint64_t len
     return 0;
   }
   if (extents->count == MAX_EXTENTS) {
-    extents->end = expected; /* nobody gets more; the rest is ignored */
+    extents->end = expected; /* ignore the rest */
     return 0;
   }
   if (reserve ((void **) &extents->items, &extents->room, extents->count, sizeof *last) == -1)
@@ -124,6 +122,11 @@ nbdkit_extents_count (const struct nbdkit_extents *extents)
 API struct nbdkit_extent
 nbdkit_get_extent (const struct nbdkit_extents *extents, size_t index)
 {
+  if (index >= extents->count) {
+    nbdkit_error ("nbdkit_get_extent: there are %zu extents, and none with the index %zu",
+                  extents->count, index);
+    abort ();
+  }
   return extents->items[index];
 }
 
@@ -180,8 +183,8 @@ clear_exports (struct nbdkit_exports *exports)
   memset (exports, 0, sizeof *exports);
 }
 
-/* Plugins of nbdkit's own contain a helper that refers to this, though none calls it: only the
- * server makes such lists, and it frees them.
+/* The server makes these lists and frees them.  Plugins of nbdkit's own refer to this function
+ * nevertheless, in a helper that none of them calls.
  */
 API void nbdkit_exports_free (struct nbdkit_exports *exports);
 
@@ -189,72 +192,4 @@ API void
 nbdkit_exports_free (struct nbdkit_exports *exports)
 {
   (void) exports;
-}
-
-/* -- strings ----------------------------------------------------------------------------- */
-
-static pthread_mutex_t texts_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct text *texts; /* of no client: kept for ever */
-
-API const char *
-nbdkit_strndup_intern (const char *text, size_t most)
-{
-  if (text == NULL) {
-    nbdkit_error ("nbdkit_strndup_intern: there is no string");
-    errno = EINVAL;
-    return NULL;
-  }
-  size_t length = strnlen (text, most);
-  struct text *new = malloc (sizeof *new + length + 1);
-  if (new == NULL) {
-    nbdkit_error ("nbdkit_strndup_intern: no memory");
-    return NULL;
-  }
-  memcpy (new->bytes, text, length);
-  new->bytes[length] = '\0';
-  struct text **list = current.client ? &current.client->interned : &texts;
-  pthread_mutex_lock (&texts_lock);
-  new->next = *list;
-  *list = new;
-  pthread_mutex_unlock (&texts_lock);
-  return new->bytes;
-}
-
-API const char *
-nbdkit_strdup_intern (const char *text)
-{
-  return nbdkit_strndup_intern (text, SIZE_MAX);
-}
-
-API const char *
-nbdkit_vprintf_intern (const char *format, va_list args)
-{
-  char *text;
-  if (vasprintf (&text, format, args) == -1) {
-    nbdkit_error ("nbdkit_vprintf_intern: no memory");
-    return NULL;
-  }
-  const char *kept = nbdkit_strdup_intern (text);
-  free (text);
-  return kept;
-}
-
-API const char *
-nbdkit_printf_intern (const char *format, ...)
-{
-  va_list args;
-  va_start (args, format);
-  const char *kept = nbdkit_vprintf_intern (format, args);
-  va_end (args);
-  return kept;
-}
-
-PRIVATE void
-free_texts (struct text *first)
-{
-  while (first != NULL) {
-    struct text *next = first->next;
-    free (first);
-    first = next;
-  }
 }

@@ -1,0 +1,45 @@
+/* Into Python, from C: the log, the exception for a failure, and questions about the client.
+ *
+ * Functions that say so need the GIL to be held.  The others may be called in any thread that does
+ * not, also where there is no Python any more: then they log without it, and know no client.
+ */
+
+#ifndef NBDFORK_UPCALLS_H
+#define NBDFORK_UPCALLS_H
+
+#define Py_LIMITED_API 0x030b0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdbool.h>
+
+#include "api.h"
+
+/* Prepare, when the module is made.  Needs the GIL; return -1 with an exception set on failure. */
+PRIVATE int prepare_upcalls (void);
+
+/* Set the functions log (plugin, is_error, text) and failure (plugin, callback, errno, messages),
+ * which returns an exception.  Needs the GIL.
+ */
+PRIVATE void set_log_and_failure (PyObject *log, PyObject *failure);
+
+enum level { LEVEL_DEBUG, LEVEL_ERROR };
+
+extern PRIVATE bool verbose; /* are debug messages wanted? */
+
+PRIVATE void log_message (enum level level, const char *text);
+PRIVATE void log_message_with_gil (enum level level, const char *text);
+
+/* Return TEXT as a str, or None for NULL.  Needs the GIL. */
+PRIVATE PyObject *decoded (const char *text);
+
+/* Raise the exception for a callback that has failed; MESSAGES may be NULL.  Needs the GIL. */
+PRIVATE void raise_failure (const char *plugin, const char *callback, int error,
+                            const char *messages);
+
+/* About the client that this thread serves: */
+PRIVATE int client_descriptor (void); /* -1: there is none */
+PRIVATE bool client_is_tls (void);
+PRIVATE char *client_certificate (const char *field); /* a name, to be freed; "": there is none */
+
+#endif
