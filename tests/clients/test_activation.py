@@ -131,8 +131,8 @@ def test_a_service_name_and_the_default_port() -> None:
             for port in 10809 80; do
                 exec 3<>/dev/tcp/127.0.0.1/$port && head -c 8 <&3 && echo " $port"
             done 2>/dev/null
-            kill $(cat pid)
-            while test -e /proc/$(cat pid)/fd/0; do sleep 0.05; done
+            read pid <pid && kill $pid
+            tail -s 0.05 --pid=$pid -f /dev/null
         done
     """
     command = ["unshare", "-n", "bash", "-c", script, "sh", *NBDFORK]

@@ -5,6 +5,7 @@ import pwd
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from tests.support.harness import (
     nbdfork,
     need,
     output,
+    receive,
     run,
     title,
 )
@@ -278,21 +280,22 @@ def test_inherited_descriptors_are_closed(shared: Path) -> None:
 def test_messages_go_to_the_system_log(shared: Path) -> None:
     need_root()
     need("busybox")
-    script = """
-        busybox syslogd -n -O $PWD/messages &
-        for i in $(seq 200); do grep -qs started messages && break; sleep 0.05; done
-        "$PY" -m nbdfork -P pid -U sock "$PLUGIN" pread-error=EIO pwrite-error=EIO
-        "$PY" -c '
-import socket
-c = socket.socket(socket.AF_UNIX); c.connect("sock"); c.recv(152)
-c.sendall(bytes.fromhex("25609513" + "0000" + "0000" + "00" * 16 + "00000200"))
-assert c.recv(16)[:8].hex() == "6744669800000005"'
-        kill $(cat pid)
-        for i in $(seq 200); do grep -q READ messages && break; sleep 0.05; done
-        kill %1; cat messages
-    """
-    environment = {**os.environ, "PY": sys.executable, "PLUGIN": str(SAMPLES / "failing.py")}
-    text = output("bash", "-c", script, cwd=shared, env=environment)
+    messages = shared / "messages"
+    with subprocess.Popen(["busybox", "syslogd", "-n", "-O", str(messages)]) as syslogd:
+        try:
+            eventually(lambda: messages.exists() and "started" in messages.read_text())
+            plugin = (SAMPLES / "failing.py", "pread-error=EIO", "pwrite-error=EIO")
+            with background("-P", "pid", "-U", "sock", *plugin, cwd=shared):
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.settimeout(SECONDS)
+                    client.connect(str(shared / "sock"))
+                    receive(client, 152)
+                    client.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, 0, 0, 512))
+                    assert receive(client, 16)[:8].hex() == "6744669800000005"
+                eventually(lambda: "READ" in messages.read_text())
+        finally:
+            syslogd.terminate()
+    text = messages.read_text()
     assert "daemon.err nbdfork[" in text
     assert "READ of 512 bytes at 0: Input/output error" in text
 

@@ -5,13 +5,21 @@ import signal
 import socket
 import struct
 import threading
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.support.harness import SECONDS, Server, eventually, is_alive, receive, title
+from tests.support.harness import (
+    SECONDS,
+    Server,
+    eventually,
+    is_alive,
+    need,
+    output,
+    receive,
+    title,
+)
 from tests.support.libnbd import connected
 from tests.support.paths import SAMPLES
 from tests.support.raw import Client, clients, header
@@ -228,8 +236,17 @@ def test_requests_sent_before_the_signal_are_answered() -> None:
             client.receive(1)
 
 
+def receives_no_more(client: Client) -> bool:
+    """Return whether the server has shut down the receiving half of its socket for *client*."""
+    local, remote = client.socket.getsockname(), client.socket.getpeername()
+    ends = [f"{host}:{port}" for host, port in (remote, local)]
+    (line,) = (line for line in output("ss", "-tneH").splitlines() if line.split()[3:5] == ends)
+    return "-->" in line
+
+
 def test_requests_sent_while_the_server_ends_are_refused() -> None:
     """The client had its say; that the server goes down is told to the rest of its requests."""
+    need("ss")
     listen = ("-i", "127.0.0.1", "-p", "0")
     slow = ("--filter=delay", "memory", "1M", "wdelay=1", "-t1")
     with Server(*slow, listen=listen) as server, clients(server, 1) as (client,):
@@ -238,7 +255,7 @@ def test_requests_sent_while_the_server_ends_are_refused() -> None:
         assert eventually(server.serving)
         server.process.send_signal(signal.SIGTERM)
         assert eventually(lambda: len(server.workers()) == 1)
-        time.sleep(0.1)  # the signal has reached it, too
+        eventually(lambda: receives_no_more(client))  # the signal has reached it, too
         client.socket.sendall(header(1, 8, 8) + b"too late" + header(0, 0, 8))
         assert client.reply() == (0, b"")
         assert client.reply() == (errno.ESHUTDOWN, b"")

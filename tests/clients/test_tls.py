@@ -7,7 +7,6 @@ import ssl
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tests.support.harness import NBDFORK, SECONDS, Server, eventually, need, ou
 from tests.support.harness import nbdfork as run_nbdfork
 from tests.support.libnbd import connected, fails, libnbd
 from tests.support.pki import Authority
+from tests.support.raw import trickle
 
 MAGIC = 0x49484156454F5054
 GREETING = 18
@@ -343,10 +343,7 @@ def test_a_slow_handshake_is_given_up(certificates: Certificates) -> None:
         client.sendall(STARTTLS)
         assert answer(client) == (5, ACK)
         record = b"\x16\x03\x01\x40\x00" + bytes(10_000)
-        with pytest.raises(OSError):  # noqa: PT012  # which, and when, is for the system to say
-            for byte in record:  # it would take an hour
-                client.sendall(bytes([byte]))
-                time.sleep(0.3)
+        trickle(client, record, 0.3)  # it would take an hour
         assert "TLS: timed out" in server.log
 
 

@@ -19,6 +19,7 @@ from tests.support.harness import NBDFORK, SECONDS, Server, eventually, nbdfork,
 from tests.support.libnbd import connected, libnbd
 from tests.support.libvirtd import Libvirtd, need_libvirt
 from tests.support.paths import ROOT
+from tests.support.scripting import meeting
 
 SBIN = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 SERVERS = {"theirs": ["nbdkit"], "ours": [*NBDFORK, "-n"]}
@@ -284,15 +285,9 @@ def test_the_page_names_those_that_are_served_by_processes() -> None:
     assert set(re.findall(r"[\w-]+", match[1])) - {"and"} == known
 
 
-MEETING = (
-    "touch $tmpdir/at$4; n=0; until [ -e $tmpdir/at0 ] && [ -e $tmpdir/at512 ];"
-    " do sleep 0.05; n=$((n+1)); [ $n -lt 300 ] || exit 1; done; head -c $3 /dev/zero"
-)
-"""It answers when there is another request to be answered."""
-
-
-def test_commands_run_at_the_same_time() -> None:
-    words = ["thread_model=echo parallel", "get_size=echo 64K", f"pread={MEETING}"]
+def test_commands_run_at_the_same_time(tmp_path: Path) -> None:
+    pread = meeting(tmp_path, "head -c $3 /dev/zero")
+    words = ["thread_model=echo parallel", "get_size=echo 64K", f"pread={pread}"]
     with Server("-n", installed("eval"), *words) as server, connected(server.uri) as client:
         cookies = [client.aio_pread(libnbd().Buffer(512), offset) for offset in (0, 512)]
         while client.aio_in_flight():

@@ -11,7 +11,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -551,13 +550,15 @@ def test_a_server_that_is_late(place: Path, caplog: pytest.LogCaptureFixture) ->
 
 def test_requests_under_way_when_the_server_dies(place: Path) -> None:
     disk = f"{place}/disk.img"
-    words = ["--filter=delay", "file", disk, "delay-read=1", "delay-write=1"]
+    log = place / "log"
+    words = ["--filter=log", "--filter=delay", "file", disk, f"logfile={log}"]
+    words += ["delay-read=1", "delay-write=1"]
     with far_nbdkit(place, *words) as far, opened(f"socket={far.path}", "retry=9") as export:
         with ThreadPoolExecutor(16) as pool:
             data = memoryview(b"x" * 4096)
             read = [pool.submit(export.pread, 4096, n * 4096) for n in range(8)]
             written = [pool.submit(export.pwrite, data, MIB + n * 4096, 0) for n in range(8)]
-            time.sleep(0.3)
+            eventually(lambda: len(re.findall(r" (?:Read|Write) id=", log.read_text())) >= 16)
             assert not any(one.done() for one in read)
             assert not any(one.done() for one in written)
             far.kill()

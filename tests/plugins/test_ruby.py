@@ -1,5 +1,6 @@
 """What is about Ruby only: its exceptions, its at_exit, and the helper that runs the script."""
 
+import os
 import re
 import signal
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.harness import Server, nbdfork
+from tests.support.harness import Server, eventually, nbdfork
 from tests.support.libnbd import connect, libnbd
 from tests.support.raw import reason
 from tests.support.scripting import RUBY, fails_alone
@@ -144,13 +145,19 @@ def test_the_helper_holds_no_more_descriptors_than_it_needs(tmp_path: Path) -> N
 
 
 def test_the_script_does_not_see_the_signals_that_end_the_server(tmp_path: Path) -> None:
-    path = RUBY.script(tmp_path, "def pwrite(h, buf, offset) = sleep(0.3)")
+    begun, gate = tmp_path / "begun", tmp_path / "gate"
+    os.mkfifo(gate)
+    path = RUBY.script(
+        tmp_path, f"def pwrite(h, buf, offset) = (File.write('{begun}', ''); File.read('{gate}'))"
+    )
     with Server("-n", "ruby", path) as server:
         client = connect(server.uri)
         client.aio_pwrite(libnbd().Buffer.from_bytearray(bytearray(512)), 0)
+        eventually(begun.exists)
         for process in psutil.Process(server.pid).children(recursive=True):
             if "script.rb" in " ".join(process.cmdline()):
                 process.send_signal(signal.SIGINT)
+        gate.write_text("")
         assert client.pread(4, 0) == bytes(4)
 
 

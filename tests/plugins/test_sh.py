@@ -38,7 +38,7 @@ from tests.support.harness import (
 )
 from tests.support.libnbd import attempt, connect, libnbd
 from tests.support.manual import source, unescaped
-from tests.support.scripting import facts, operations
+from tests.support.scripting import facts, meeting, operations
 
 MIB = 1 << 20
 
@@ -527,10 +527,7 @@ def test_one_request_at_a_time_unless_the_script_says_otherwise(tmp_path: Path) 
 
 @pytest.mark.parametrize("model", ["parallel", "serialize_requests"])
 def test_requests_at_the_same_time(tmp_path: Path, model: str) -> None:
-    together = (
-        "touch $tmpdir/$4; for n in $(seq 300); do test -e $tmpdir/0 -a -e $tmpdir/512 &&"
-        " exec head -c $3 /dev/zero; sleep 0.05; done; exit 1"
-    )
+    together = meeting(tmp_path, "head -c $3 /dev/zero")
     methods = MINIMUM | {"pread": together, "thread_model": f"echo {model}"}
     with Server("-n", "sh", script(tmp_path, methods)) as server:
         assert read_together(server.uri, 2) == [bytes(512)] * 2

@@ -4,9 +4,11 @@ The first block can always be read; its first byte is how many reads there were 
 """
 
 import threading
-import time
 
 from nbdfork.plugin import Export, Parameter, Plugin, parse
+
+LAST_SECONDS = 0.001
+"""How long a write waits for the next one: it may be the last."""
 
 
 class Together(Plugin):
@@ -29,6 +31,8 @@ class TogetherExport(Export):
         self._barrier = threading.Barrier(needs)
         self._lock = threading.Lock()
         self._under_way = 0
+        self._arrival = threading.Condition()
+        self._arrivals = 0
         self._data = bytearray(1 << 20)
 
     def get_size(self) -> int:
@@ -46,10 +50,14 @@ class TogetherExport(Export):
             self._under_way += 1
             self._data[0] = max(self._data[0], self._under_way)
         self._barrier.wait(30)
-        time.sleep(0.001)
+        self._barrier.wait(30)  # one that is too many is counted before any of these is gone
         with self._lock:
             self._under_way -= 1
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
-        time.sleep(0.001)
+        with self._arrival:  # of the next one, which may have nothing to do with this one's data
+            self._arrivals += 1
+            self._arrival.notify_all()
+            mine = self._arrivals
+            self._arrival.wait_for(lambda: self._arrivals > mine, LAST_SECONDS)
         self._data[offset : offset + len(data)] = data

@@ -1,5 +1,6 @@
 """Clients that speak the protocol themselves, byte by byte, where no library lets a test do it."""
 
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -79,6 +80,21 @@ def clients(server: Server, count: int) -> Iterator[list[Client]]:
             stack.callback(client.close)
             made.append(client)
         yield made
+
+
+def trickle(client: socket.socket, data: bytes, pause: float) -> None:
+    """Send a byte of *data* after every *pause* seconds in which the server has been silent.
+
+    Return when it has said something, or has closed the connection; fail if *data* are at an end.
+    """
+    for byte in data:
+        if select.select([client], [], [], pause)[0]:
+            return
+        try:
+            client.sendall(bytes([byte]))
+        except OSError:
+            return
+    raise AssertionError(f"the server let a client take all its time, for {len(data)} bytes")
 
 
 def reason(server: Server) -> tuple[int, str]:

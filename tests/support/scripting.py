@@ -219,6 +219,16 @@ def shares_its_disk(server: Server) -> bool:
     return at_once == later == data
 
 
+def meeting(directory: Path, answer: str) -> str:
+    """Return a shell's `pread` that gives *answer* when those at 0 and elsewhere are both asked."""
+    place = directory / "meeting"
+    os.mkfifo(place)  # it is opened for reading when somebody opens it for writing
+    return (
+        f"case $4 in 0) way='<';; *) way='>';; esac;"
+        f' timeout {SECONDS:.0f} sh -c ": $way{place}" || exit 1; {answer}'
+    )
+
+
 def fails_alone(server: Server, message: str) -> bool:
     """Return whether a read at 0 fails, as the log says, and one behind it finds its data."""
     client = connect(server.uri)

@@ -1,6 +1,7 @@
 """The tests keep to their own house rules: what they share is in support, and who has a test."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,3 +28,31 @@ def test_no_test_module_is_imported() -> None:
     for path in sorted(TESTS.rglob("*.py")):
         found = names.intersection(imported(path))
         assert not found, f"{path.relative_to(ROOT)} imports {', '.join(sorted(found))}"
+
+
+SLEEP = re.compile(r"\.sleep *\(|import sleep|\bsleep\W{1,4}(?P<seconds>\d[\d.]*)")
+
+LONG = 60
+"""Who sleeps for so many seconds is a program that runs until something ends it."""
+
+MAY_SLEEP = {
+    "support/harness.py": "`eventually` looks again and again for what all others wait for",
+    "plugins/test_sh.py": "a script must not be called again meanwhile; no event tells of that",
+}
+
+
+def sleeps(path: Path) -> list[str]:
+    """Return what in *path* lets time pass, in Python or in a script."""
+    found = SLEEP.finditer(path.read_text())
+    return [one[0] for one in found if float(one["seconds"] or 0) < LONG]
+
+
+def test_no_test_sleeps() -> None:
+    """They wait for a condition, with `eventually`, a pipe, a fifo, or select(2)."""
+    found = {
+        str(path.relative_to(TESTS)): sleeps(path)
+        for path in sorted(TESTS.rglob("*.*"))
+        if path.is_file() and path.suffix not in (".pyc", ".so") and path != Path(__file__)
+    }
+    found = {name: what for name, what in found.items() if what}
+    assert {name: len(what) for name, what in found.items()} == dict.fromkeys(MAY_SLEEP, 1), found

@@ -6,7 +6,6 @@ import signal
 import socket
 import struct
 import sys
-import time
 
 CALLBACKS = "config open close get_size pread pwrite extents block_size thread_model"
 LOAD, CONFIG, THREAD_MODEL, START, WAIT, GET_SIZE, BLOCK_SIZE, PREAD, PWRITE, EXTENTS = (
@@ -52,7 +51,7 @@ def read(count: int, offset: int) -> bytes:
         "error": frame(0, b"the disk is " + b"very " * 2000 + b"ill", 28),
     }
     if way == "hang":
-        time.sleep(1000)
+        signal.pause()
     if way == "abort":
         os.kill(os.getpid(), signal.SIGABRT)
     return answers.get(way, frame(0, data))
@@ -78,11 +77,11 @@ def answer(connection: socket.socket) -> None:
     if way == "dribble":
         for i in range(0, len(reply), 7):
             connection.sendall(reply[i : i + 7])
-            time.sleep(0)
+            os.sched_yield()
     else:
         connection.sendall(reply)
     if way == "stuck" and operation == PREAD:
-        time.sleep(1000)
+        signal.pause()
 
 
 def serve(listener: socket.socket, control: socket.socket) -> None:

@@ -256,13 +256,19 @@ def test_stopping_a_channel_that_is_closed_already() -> None:
     other.close()
 
 
-def test_a_client_that_trickles_does_not_outlive_the_deadline() -> None:
+def test_a_client_that_trickles_does_not_outlive_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+
     class Trickle(Recorder):
         def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0, /) -> int:
-            time.sleep(0.01)
+            nonlocal now
+            now += 0.01
             buffer[:1] = b"x"
             return 1
 
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     channel = Channel(Trickle())
     channel.set_deadline(0.05)
     with pytest.raises(Disconnected, match="timed out"):
