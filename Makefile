@@ -3,18 +3,37 @@
 PYTHON = .venv/bin/python
 JOBS = 2
 
-.PHONY: check lint test coverage clean
+# The Python that types are checked for, if not PYTHON: TARGET="--python-version=3.13".
+TARGET =
+SHELL_SCRIPTS = .ci/run contrib/bootstrap contrib/bench/scripts/dd.sh \
+    contrib/packaging/nbdfork.init contrib/packaging/nbdfork.bash-completion
+
+.PHONY: check lint style types shell test unit coverage clean
 
 check: lint test
 
-lint:
+lint: style types shell
+
+style:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m mypy --strict nbdfork plugins tests contrib/examples/*.py
-	$(PYTHON) -m mypy --strict -p contrib.bench
+
+types:
+	$(PYTHON) -m mypy --strict $(TARGET) nbdfork plugins tests contrib/examples/*.py
+	$(PYTHON) -m mypy --strict $(TARGET) -p contrib.bench
+
+shell:
+	@if command -v shellcheck >/dev/null; then \
+	    echo shellcheck $(SHELL_SCRIPTS); shellcheck $(SHELL_SCRIPTS); \
+	else \
+	    echo "shellcheck is not installed: the shell scripts are not checked"; \
+	fi
 
 test:
 	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile
+
+unit:
+	$(PYTHON) -m pytest -n $(JOBS) tests/unit
 
 coverage:
 	$(PYTHON) -m coverage erase
@@ -23,5 +42,5 @@ coverage:
 	$(PYTHON) -m coverage report
 
 clean:
-	rm -rf build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .venv-* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,5 +1,6 @@
 #!/bin/sh
 # A disk for the sh plugin: a file, read and written with dd, by requests that run in parallel.
+# shellcheck disable=SC2154 # the plugin sets $tmpdir
 case $1 in
 config) [ "$2" != size ] || echo "$3" >"$tmpdir/size" ;;
 get_ready) truncate -s "$(cat "$tmpdir/size")" "$tmpdir/disk" ;;
