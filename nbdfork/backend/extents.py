@@ -1,25 +1,82 @@
-"""Put the extents that an export gives into the form that clients may rely on."""
+"""Ask an export for extents, and put them into the form that clients may rely on.
+
+What a reply costs is in proportion to the extents in it, however large and however finely
+fragmented the disk is: a reply has room for so many, no more than that are taken from the export,
+and it is not asked for a range that is likely to have many more.  Nothing it said is kept for the
+next request, because the disk may have changed by then.
+"""
 
 import errno
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from operator import itemgetter
 
-from nbdfork.plugin.export import Extent
+from nbdfork.plugin.export import REQ_ONE, Extent
 
-MOST_EXTENTS = 1 << 16
-"""More than so many are not gathered for one request: a client that wants to know the rest
-asks again from where they end.  qemu-nbd stops at 2^17, nbdkit at 2^20."""
+MOST_EXTENTS = 4096
+"""No more of an export's extents are looked at for one reply: some ten milliseconds' work.  A
+client that wants to know the rest asks again from where they end.  qemu-nbd stops at 2^17, nbdkit
+at 2^20."""
+
+_FIRST_SPAN = 64 * 1024 * 1024
+_LEAST_SPAN = 64 * 1024  # a multiple of every minimum block size
+_MOST_SPAN = 1 << 62
+_GROWTH = 8
+_FEW = 16
+"""How much of the disk an export is asked about at once, in bytes; and how many times more after
+an answer of few extents.  Who asks for one extent only, and gets more, asks for about so few."""
 
 
-def clip(raw: Iterable[Extent], count: int, offset: int, most: int = MOST_EXTENTS) -> list[Extent]:
-    """Return extents that begin at *offset*, follow each other and end within the range.
+class ExtentReader:
+    """Reads extents by a method of an export.
 
-    Neighbours of one type are merged; there are *most* at the most.  Raises OSError with EIO
-    if none holds *offset*.
+    Some methods make a list of all that is in the range before it can be seen that there are too
+    many; so the range is adapted to how dense the last answers were.  *known_types* are the bits
+    that a type may have, or -1 for any.
+    """
+
+    def __init__(
+        self, method: Callable[[int, int, int], Iterable[Extent]], known_types: int = -1
+    ) -> None:
+        self._method = method
+        self._unknown_types = ~known_types
+        self._span = {0: _FIRST_SPAN, REQ_ONE: _FIRST_SPAN}
+
+    def read(self, count: int, offset: int, flags: int) -> list[Extent]:
+        """Return extents that begin at *offset*, follow each other and end within the range.
+
+        Neighbours of one type are merged; there is only one with `REQ_ONE`, and in any case
+        there may be fewer than the range has.  Raises OSError with EIO if none holds *offset*, or
+        one is of an unknown type.
+        """
+        one = flags & REQ_ONE
+        span = self._span[one]
+        asked = min(count, span)
+        answer = self._method(asked, offset, flags)
+        found, seen, more = _take(answer, count, offset, 1 if one else MOST_EXTENTS)
+        if self._unknown_types and any(extent.type & self._unknown_types for extent in found):
+            raise OSError(errno.EIO, f"the plugin gave extents of unknown types: {found[:9]}")
+        covered = found[-1].offset + found[-1].length - offset
+        if more:
+            self._span[one] = min(span, _span_of(covered * _FEW if one else covered))
+        elif covered >= span and seen * _GROWTH <= MOST_EXTENTS:
+            self._span[one] = min(span * _GROWTH, _MOST_SPAN)
+        return found
+
+
+def _take(
+    answer: Iterable[Extent], count: int, offset: int, most: int
+) -> tuple[list[Extent], int, bool]:
+    """Return up to *most* extents of a range, how many of *answer* they were made of, and whether
+    it had more.
+
+    An export may tell of more than it was asked: all that is in the client's range counts.
     """
     found: list[Extent] = []
+    seen = 0
     start, position, end = offset, offset, offset + count
     last: int | None = None
-    for begin, length, kind in raw:
+    for begin, length, kind in _from_offset(answer, offset):
         if begin + length <= position:
             continue
         if begin > position or begin >= end or length <= 0:
@@ -28,15 +85,29 @@ def clip(raw: Iterable[Extent], count: int, offset: int, most: int = MOST_EXTENT
             if last is not None:
                 found.append(Extent(start, position - start, last))
                 if len(found) == most:
-                    return found
+                    return found, seen, True
             start, last = position, kind
+        seen += 1
         position = min(begin + length, end)
-        if position == end:
+        if position == end or seen == MOST_EXTENTS:
             break
     if last is None:
         raise OSError(errno.EIO, f"the plugin gave no extent that holds {offset}")
     found.append(Extent(start, position - start, last))
-    return found
+    return found, seen, seen == MOST_EXTENTS
+
+
+def _from_offset(answer: Iterable[Extent], offset: int) -> Iterable[Extent]:
+    """Return *answer* from the extent on that holds *offset*: a list may be of the whole disk."""
+    if isinstance(answer, list | tuple) and answer and answer[0][0] + answer[0][1] <= offset:
+        first = max(bisect_right(answer, offset, key=itemgetter(0)) - 1, 0)
+        return answer[first : first + MOST_EXTENTS + 1]
+    return answer
+
+
+def _span_of(count: int) -> int:
+    """Return the least power of 2 that is *count* bytes or more."""
+    return max(_LEAST_SPAN, 1 << (count - 1).bit_length())
 
 
 def align(extents: list[Extent], block: int, end: int) -> list[Extent]:

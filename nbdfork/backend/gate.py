@@ -7,12 +7,12 @@ the export does not implement is emulated here.  It knows nothing of bytes on a 
 
 import errno
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TypeVar
 
-from nbdfork.backend import extents
+from nbdfork.backend.extents import ExtentReader, align
 from nbdfork.plugin.errors import NOT_SUPPORTED, PartialError, Refused
 from nbdfork.plugin.export import (
     FAST_ZERO,
@@ -104,11 +104,13 @@ class Gate:
         self._trim = self._bind(export.trim)
         self._zero = self._bind(export.zero)
         self._cache = self._bind(export.cache)
-        self._extents = self._bind(_clipped(export.extents), "extents")
-        self._context_extents = self._bind(
-            lambda context, *range: _clipped(partial(export.context_extents, context))(*range),
-            "context_extents",
-        )
+        self._extents = self._bind(ExtentReader(export.extents, HOLE | ZERO).read, "extents")
+        self._context_extents = {
+            name: self._bind(
+                ExtentReader(partial(export.context_extents, name)).read, f"extents of {name}"
+            )
+            for name in self.contexts
+        }
         self._view = self._bind(export.view)
         self._resize = self._bind(export.resize)
         self._close = self._bind(export.close)
@@ -205,23 +207,20 @@ class Gate:
     def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
         """Return extents that follow each other from *offset* on and end within the range.
 
-        Neighbours of one type are merged.  Raises OSError with EIO for extents that leave gaps.
+        They may end before it does: see `ExtentReader`, which reads them.
         """
         self._check_status(count, offset)
         if not self.can_extents:
             return [Extent(offset, count, 0)]
         found: list[Extent] = self._extents(count, offset, flags)
-        if any(extent.type & ~(HOLE | ZERO) for extent in found):
-            raise OSError(errno.EIO, f"the plugin gave extents of unknown types: {found}")
         if self._misaligned:
-            found = extents.align(found, self._misaligned + 1, self.size)
+            found = align(found, self._misaligned + 1, self.size)
         return found[:1] if flags & REQ_ONE else found
 
     def status(self, context: str, count: int, offset: int, flags: int) -> list[Extent]:
         """Return what the export says of a range in one of its `contexts`; see `extents`."""
         self._check_status(count, offset)
-        found: list[Extent] = self._context_extents(context, count, offset, flags)
-        return found[:1] if flags & REQ_ONE else found
+        return self._context_extents[context](count, offset, flags)
 
     def pread_sparse(self, count: int, offset: int) -> list[tuple[Extent, Buffer | None]]:
         """Return the parts of a range, each with its data, or None if it reads as zeroes.
@@ -359,14 +358,6 @@ def _are_valid(minimum: int, preferred: int, maximum: int) -> bool:
     return minimum <= _MOST_MINIMUM and max(minimum, _LEAST_PREFERRED) <= preferred <= min(
         maximum, _MOST_PREFERRED
     )
-
-
-def _clipped(method: Callable[..., Iterable[Extent]]) -> Callable[..., list[Extent]]:
-    def clipped(count: int, offset: int, flags: int) -> list[Extent]:
-        most = 1 if flags & REQ_ONE else extents.MOST_EXTENTS
-        return extents.clip(method(count, offset, flags), count, offset, most)
-
-    return clipped
 
 
 def _locked(method: Callable[..., T], lock: AbstractContextManager[object]) -> Callable[..., T]:

@@ -187,30 +187,31 @@ class DescriptorExport(Export):
         return not self._is_block  # a device does not tell
 
     def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
-        end = offset + count
-        while offset < end:
-            data = self._seek(offset, os.SEEK_DATA)
-            if data > offset:
-                yield Extent(offset, data - offset, HOLE | ZERO)
-            if data < end:
-                hole = self._seek(data, os.SEEK_HOLE)
-                yield Extent(data, hole - data, 0)
-                data = hole
-            if flags & REQ_ONE:
-                return
-            offset = data
-
-    def _seek(self, offset: int, whence: int) -> int:
-        """Find the next data or hole.  The position this moves is nobody's: see above."""
+        fd, end = self._fd, offset + count
+        sought, kind = os.SEEK_DATA, HOLE | ZERO  # up to where there is data, there is a hole
         try:
-            return os.lseek(self._fd, offset, whence)
+            while offset < end:
+                stop = os.lseek(fd, offset, sought)  # the position this moves is nobody's
+                if stop > offset:
+                    yield Extent(offset, stop - offset, kind)
+                    if flags & REQ_ONE:
+                        return
+                    offset = stop
+                if sought == os.SEEK_DATA:
+                    sought, kind = os.SEEK_HOLE, 0
+                else:
+                    sought, kind = os.SEEK_DATA, HOLE | ZERO
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
-            if os.fstat(self._fd).st_size < self._size:
-                text = "the file has become shorter than it was when opened"
-                raise OSError(errno.EIO, text) from error
-            return self._size  # there is nothing but a hole up to the end
+            self._check_not_shorter(error)
+            yield Extent(offset, self._size - offset, HOLE | ZERO)
+
+    def _check_not_shorter(self, error: OSError) -> None:
+        """Raise OSError unless *error*, which says "no more data", means a hole up to the end."""
+        if os.fstat(self._fd).st_size < self._size:
+            text = "the file has become shorter than it was when opened"
+            raise OSError(errno.EIO, text) from error
 
     def close(self) -> None:
         os.close(self._fd)

@@ -1,6 +1,7 @@
 """One client's view of the disk of a script: each fact and each operation is a request."""
 
 import logging
+from collections.abc import Iterator
 
 from nbdfork.plugin import BlockSize, Buffer, Extent, ThreadModel, parse
 from nbdfork.scripting.callbacks import CallbackExport
@@ -75,11 +76,11 @@ class ScriptExport(CallbackExport):
     def cache(self, count: int, offset: int) -> None:
         self._on_range("cache", count, offset, 0)
 
-    def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
+    def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
         payload = self._on_range("extents", count, offset, flags)
         if len(payload) % EXTENT.size:
             raise self._script.error("extents", "the answer is not a list of extents")
-        return [Extent(*fields) for fields in EXTENT.iter_unpack(payload)]
+        return map(Extent._make, EXTENT.iter_unpack(payload))
 
     def _on_range(self, callback: str, count: int, offset: int, flags: int) -> bytes:
         return self._script.call(

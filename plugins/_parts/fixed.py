@@ -38,4 +38,5 @@ class Fixed(Export):
         """It is in memory."""
 
     def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
-        yield Extent(offset, count, 0 if any(self.pread(count, offset)) else HOLE | ZERO)
+        is_zero = self.pread(count, offset) == bytes(count)
+        yield Extent(offset, count, HOLE | ZERO if is_zero else 0)

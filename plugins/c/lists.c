@@ -13,8 +13,8 @@
 #define MAX_EXPORTS 10000
 #define MAX_STRING 4096
 
-/* No client gets more at once: MOST_EXTENTS in nbdfork/plugin/extents.py. */
-#define MAX_EXTENTS 65536
+/* The server looks at no more for one reply: MOST_EXTENTS in nbdfork/backend/extents.py. */
+#define MAX_EXTENTS 4096
 
 /* -- lists ------------------------------------------------------------------------------- */
 

@@ -11,11 +11,11 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
-from nbdfork.plugin import BlockSize, Extent
+from nbdfork.plugin import HOLE, ZERO, BlockSize, Extent
 
 from .._link.renewal import Link, Lost
 from .._link.turns import Answer, Turns
@@ -127,19 +127,17 @@ class Connection(Link):
         """Prefetch a range."""
         self._carry_out(lambda h, done: h.aio_cache(count, offset, done))
 
-    def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
+    def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
         """Return what the server says of the range, from *offset* on."""
-        found: list[Extent] = []
+        told: list[tuple[int, list[int]]] = []
 
         def note(context: str, start: int, entries: list[int], error: Any) -> int:
             if context == BASE_ALLOCATION:
-                for length, kind in zip(entries[::2], entries[1::2], strict=True):
-                    found.append(Extent(start, length, kind & 3))
-                    start += length
+                told.append((start, entries))
             return 0
 
         self._carry_out(lambda h, done: h.aio_block_status(count, offset, note, done, flags))
-        return found
+        return (extent for start, entries in told for extent in _extents(start, entries))
 
     def _carry_out(self, start: Callable[[Any, Callable[[Any], int]], object]) -> None:
         request = _Request()
@@ -327,6 +325,13 @@ def _wait_while_connecting(nbd: ModuleType, handle: Any) -> None:
         if not ready:
             raise Lost(f"the server has not answered for {_PATIENCE:.0f} seconds")
         notify(nbd, handle, direction, ready[0][1])
+
+
+def _extents(start: int, entries: list[int]) -> Iterator[Extent]:
+    """Yield the extents from *start* on whose lengths and types are in turn in *entries*."""
+    for length, kind in zip(entries[::2], entries[1::2], strict=True):
+        yield Extent(start, length, kind & (HOLE | ZERO))
+        start += length
 
 
 def facts(nbd: ModuleType, handle: Any) -> Facts:

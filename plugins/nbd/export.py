@@ -114,7 +114,7 @@ class NbdExport(Export):
         for start, part in self._parts(count, _MOST_OF_A_RANGE):
             self._renewal.attempt(partial(Connection.cache, count=part, offset=offset + start))
 
-    def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
+    def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
         count = min(count, _MOST_OF_A_RANGE)
         sent = self._nbd.CMD_FLAG_REQ_ONE if flags & REQ_ONE else 0
         return self._renewal.attempt(lambda link: link.extents(count, offset, sent))

@@ -3,6 +3,7 @@
 import errno
 import logging
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 from nbdfork.plugin import (
@@ -134,8 +135,8 @@ class ScriptExport(CallbackExport):
     def cache(self, count: int, offset: int) -> None:
         self._script.call("cache", self._handle, count, offset, 0)
 
-    def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
-        return self._script.call_for_list("extents", _extent, self._handle, count, offset, flags)
+    def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
+        return self._script.call_for_items("extents", _extent, self._handle, count, offset, flags)
 
     def close(self) -> None:
         try:
@@ -147,8 +148,9 @@ class ScriptExport(CallbackExport):
 
 
 def _extent(item: object) -> Extent:
-    match item:
-        case (int(offset), int(length), int(kind)) if isinstance(item, tuple):
+    if isinstance(item, tuple) and len(item) == 3:
+        offset, length, kind = item
+        if isinstance(offset, int) and isinstance(length, int) and isinstance(kind, int):
             return Extent(offset, length, kind)
     raise TypeError(f"{item!r} is no extent; return a list of (offset, length, type) tuples")
 

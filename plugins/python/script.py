@@ -241,13 +241,16 @@ class Script:
         except FAILURES as error:
             raise self.error(name, error) from error
 
-    def call_for_list(
+    def call_for_items(
         self, name: str, convert: Callable[[object], T], *arguments: object
-    ) -> list[T]:
-        """Call a callback that returns an iterable, and convert its items."""
-        found = self.call(name, *arguments)
+    ) -> Iterator[T]:
+        """Call a callback that returns an iterable, and convert its items when they are wanted."""
+        return self._converted(name, convert, self.call(name, *arguments))
+
+    def _converted(self, name: str, convert: Callable[[object], T], found: Any) -> Iterator[T]:
         try:
-            return [convert(item) for item in found]
+            for item in found:
+                yield convert(item)
         except FAILURES as error:  # a generator of the script's runs only now
             raise self.error(name, error) from error
 

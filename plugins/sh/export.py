@@ -2,7 +2,7 @@
 
 import errno
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -140,18 +140,19 @@ class ScriptExport(Export):
     def cache(self, count: int, offset: int) -> None:
         self._script.call("cache", self._handle, count, offset)
 
-    def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
+    def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
         words = _words(flags, _EXTENTS_FLAGS)
-        found = self._parsed("extents", output.extents, count, offset, words)
-        if found is None:
+        text = self._script.ask("extents", self._handle, count, offset, words)
+        if text is None:
             raise self._script.error("extents", "the script does not have it, but says it can")
+        return self._extents_in(text, offset)
+
+    def _extents_in(self, text: str, offset: int) -> Iterator[Extent]:
         try:
-            output.check_extents(found, offset)
+            yield from output.extents(text, offset)
         except ValueError as error:
-            raise self._script.error(
-                "extents", f"the script printed {error}", errno.EINVAL
-            ) from None
-        return found
+            code = errno.EINVAL if isinstance(error, output.OutOfOrderError) else errno.EIO
+            raise self._script.error("extents", f"the script printed {error}", code) from None
 
     def close(self) -> None:
         try:

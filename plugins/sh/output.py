@@ -4,7 +4,7 @@ The formats are those of nbdkit-sh-plugin(3).  What cannot be parsed is a ValueE
 that completes "the script printed ...".
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import starmap, zip_longest
 
 from nbdfork.plugin import HOLE, ZERO, BlockSize, ExportInfo, Extent, Support, parse
@@ -58,24 +58,29 @@ def _pairs(names: Sequence[str], descriptions: Sequence[str]) -> list[ExportInfo
     return list(starmap(ExportInfo, zip_longest(names, descriptions, fillvalue="")))
 
 
-def extents(text: str) -> list[Extent]:
-    """Parse extents, one a line: offset, length, and a type if it is not data."""
-    return [_extent(line) for line in text.splitlines() if line.strip()]
+class OutOfOrderError(ValueError):
+    """The extents do not follow each other, or do not tell of the byte they must tell of."""
 
 
-def check_extents(found: Sequence[Extent], offset: int) -> None:
-    """Check that the extents follow each other and tell of the byte at *offset*."""
-    end = found[0].offset if found else offset
-    if end > offset:
-        raise ValueError(f"extents that begin at {end}, after {offset}")
-    for extent in found:
-        if extent.offset != end:
-            raise ValueError(
-                f"an extent that begins at {extent.offset}, but the last ends at {end}"
-            )
-        end += extent.length
-    if end <= offset:
-        raise ValueError(f"extents that end at {end}; at least that of byte {offset} is needed")
+def extents(text: str, offset: int) -> Iterator[Extent]:
+    """Parse extents, one a line: offset, length, and a type if it is not data.
+
+    They must follow each other, and one must hold the byte at *offset*.
+    """
+    end: int | None = None
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        extent = _extent(line)
+        start = extent.offset
+        if end is None and start > offset:
+            raise OutOfOrderError(f"extents that begin at {start}, after {offset}")
+        if end is not None and start != end:
+            raise OutOfOrderError(f"an extent that begins at {start}, but the last ends at {end}")
+        end = start + extent.length
+        yield extent
+    if end is None or end <= offset:
+        raise OutOfOrderError(f"no extent that holds byte {offset}")
 
 
 def _extent(line: str) -> Extent:

@@ -5,12 +5,13 @@ whole process.
 """
 
 import ctypes
+import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbdfork.plugin import HOLE, ZERO, BlockSize, Export, Extent
+from nbdfork.plugin import HOLE, REQ_ONE, ZERO, BlockSize, Export, Extent
 
 from .library import Library
 from .structs import (
@@ -206,6 +207,10 @@ class DiskExport(Export):
         self._check("Flush", self._handle)
 
     def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
+        found = self._chunks(count, offset)
+        return itertools.islice(found, 1) if flags & REQ_ONE else found
+
+    def _chunks(self, count: int, offset: int) -> Iterator[Extent]:
         """Tell what is allocated, by chunks; of the end of a disk that is no whole chunk the
         library cannot be asked, so it counts as data.
         """

@@ -84,7 +84,7 @@ def test_all_that_a_source_can_tell() -> None:
     assert export.get_size() == 65536
     assert export.description() == "export b"
     assert tuple(export.block_size()) == (1, 4096, 0xFFFFFFFF)
-    assert export.extents(1024, 512, 0) == [Extent(512, 512, 0), Extent(1024, 512, 3)]
+    assert list(export.extents(1024, 512, 0)) == [Extent(512, 512, 0), Extent(1024, 512, 3)]
     export.close()
     plugin.cleanup()
     plugin.unload()

@@ -330,7 +330,7 @@ def test_further_callbacks_and_functions(language: Language, text: str, tmp_path
     assert export.can_cache()
     assert export.can_multi_conn()
     export.cache(512, 0)
-    assert export.extents(1024, 2048, 0) == [Extent(2048, 512, 0), Extent(2560, 1024, 3)]
+    assert list(export.extents(1024, 2048, 0)) == [Extent(2048, 512, 0), Extent(2560, 1024, 3)]
     export.close()
     plugin.cleanup()
     plugin.unload()
