@@ -33,7 +33,7 @@ def supervisor(options: Options, backend: Backend, listeners: Listeners) -> Supe
     size = PoolSize(options.max_clients, options.spare_workers, options.clients_per_worker)
     clients_at_once = 1
     one_at_a_time = backend.thread_model() is ThreadModel.SERIALIZE_CONNECTIONS
-    if one_at_a_time or backend.one_process():
+    if backend.one_process():
         size = PoolSize.one()
         clients_at_once = 1 if one_at_a_time else options.max_clients
     spoken = settings(options, backend)

@@ -185,7 +185,7 @@ def _become_supervisor(
         supervisor = assembly.supervisor(options, backend, listeners)
         supervisor.end_with(leash)
         supervisor.run(lambda: _tell(ready, _READY))
-        backend.unload()
+        backend.finish()
         status = 0
     except Exception as error:
         log.debug("the server failed", exc_info=True)

@@ -118,7 +118,7 @@ def _run(
     if options.exit_with_parent and not linux.die_with_parent(STOP_SIGNALS[0], start.parent):
         return 0
     supervisor.run(launch.tell_ready, captive)
-    backend.unload()
+    backend.finish()
     return captive.status() if captive is not None else 0
 
 
@@ -147,7 +147,7 @@ def _serve_single(options: Options, start: _Start) -> int:
     stopper.serve(Connection(client, backend, spoken, lambda name: None, count))
     stopper.announce_end()
     backend.cleanup()
-    backend.unload()
+    backend.finish()
     return 0
 
 

@@ -6,6 +6,7 @@ are served, and gives each client a `Gate`.
 
 import errno
 import logging
+import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
@@ -74,6 +75,7 @@ class Backend:
         self._read_only = read_only
         self._export_name = export_name
         self._lock: AbstractContextManager[object] | None = None
+        self._has_served = mmap.mmap(-1, 1)  # is 1 for all processes when one can have clients
 
     # -- life, in the supervisor --------------------------------------------------------
 
@@ -150,21 +152,27 @@ class Backend:
         return any(layer.plugin.waits() for layer in self._layers)
 
     def one_process(self) -> bool:
-        """Return whether one process must serve all clients."""
-        return any(layer.plugin.one_process() for layer in self._layers)
+        """Return whether one process must serve all clients, at once or one after another."""
+        return self.thread_model() is ThreadModel.SERIALIZE_CONNECTIONS or any(
+            layer.plugin.one_process() for layer in self._layers
+        )
 
     def get_ready(self) -> None:
         """Let the layers make what all clients share.  Raises `ConfigError`."""
         log.debug("%s: get_ready", self.name)
+        if self.one_process():
+            self._server.serve_in_one_process()
         for layer in reversed(self._layers):
             with _starting(layer, "get_ready"):
                 layer.plugin.get_ready()
         if self.thread_model() is ThreadModel.SERIALIZE_ALL_REQUESTS:
             self._lock = Lock() if self.one_process() else SharedLock()
 
-    def unload(self) -> None:
-        """The server ends."""
-        self._each("unload", lambda plugin: plugin.unload(), self._layers)
+    def finish(self) -> None:
+        """The server ends.  Where one process has served all clients, its layers were unloaded."""
+        if not (self.one_process() and self._has_served[0]):
+            self._each("unload", lambda plugin: plugin.unload())
+        self._each("finish", lambda plugin: plugin.finish())
 
     # -- life, in each worker -----------------------------------------------------------
 
@@ -173,15 +181,18 @@ class Backend:
         self._server.attach(stop, ending)
         for layer in reversed(self._layers):
             layer.plugin.after_fork()
+        self._has_served[0] = 1
         self._server.stop_if_wanted()
 
     def cleanup(self) -> None:
-        """A worker ends."""
-        self._each("cleanup", lambda plugin: plugin.cleanup(), self._layers)
+        """A worker ends; with it, perhaps, all that is known of clients."""
+        self._each("cleanup", lambda plugin: plugin.cleanup())
+        if self.one_process():
+            self._each("unload", lambda plugin: plugin.unload())
 
-    def _each(self, what: str, call: Callable[[Plugin], None], layers: list[Layer]) -> None:
+    def _each(self, what: str, call: Callable[[Plugin], None]) -> None:
         """Call all layers, whatever one of them raises."""
-        for layer in layers:
+        for layer in self._layers:
             try:
                 call(layer.plugin)
             except Exception:

@@ -16,6 +16,7 @@ class Handle(Server):
 
     def __init__(self, *, single: bool = False) -> None:
         self._single = single
+        self._one_process = False
         self._ending = -1
         self._stop: Callable[[], None] | None = None
         self._is_stop_wanted = False
@@ -34,10 +35,11 @@ class Handle(Server):
 
     @property
     def stdio(self) -> Stdio:
-        usable = [_is_usable(fd) for fd in (0, 1, 2)]
-        if self._single:
-            usable[:2] = [False, False]
-        return Stdio(*usable)
+        return Stdio(*map(_is_of_use, (0, 1, 2)))
+
+    @property
+    def one_process(self) -> bool:
+        return self._one_process
 
     @property
     def ending(self) -> int:
@@ -56,10 +58,14 @@ class Handle(Server):
         if client is not None:
             client.end(force)
 
-    # -- in a process that serves -------------------------------------------------------
+    # -- what the server tells -------------------------------------------------------
+
+    def serve_in_one_process(self) -> None:
+        """All clients are going to be served by one process."""
+        self._one_process = True
 
     def attach(self, stop: Callable[[], None], ending: int) -> None:
-        """From now on, *stop* stops the server, and *ending* is readable once this process ends."""
+        """In a process that is to serve: *stop* stops the server, *ending* tells the end."""
         self._stop = stop
         self._ending = ending
 
@@ -69,7 +75,7 @@ class Handle(Server):
             self.stop()
 
 
-def _is_usable(fd: int) -> bool:
+def _is_of_use(fd: int) -> bool:
     """Return whether *fd* leads anywhere: it is open, and not the null device."""
     try:
         return not os.path.samestat(os.fstat(fd), os.stat(os.devnull))

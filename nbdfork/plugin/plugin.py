@@ -128,7 +128,16 @@ class Plugin(Export):
         """Called in each worker after its last client: the counterpart of `after_fork`."""
 
     def unload(self) -> None:
-        """Called once when the server ends: the counterpart of `get_ready`."""
+        """Called once after the last client, where the state is that clients have left: in the
+        process that has served all of them, if there was one (`Server.one_process`), otherwise in
+        the supervisor.
+        """
+
+    def finish(self) -> None:
+        """Called once in the supervisor, last of all: the counterpart of `get_ready`.
+
+        Here, programs that were started and files that were made there are put away.
+        """
 
 
 def takes_any_key(plugin: Plugin) -> bool:

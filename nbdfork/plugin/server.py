@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 
 class Stdio(NamedTuple):
-    """Which of the standard streams a plugin may use.
+    """Which of the standard streams are of use to a plugin.
 
-    *input*: standard input is the user's and can be read.  *output*: the user sees what is
-    printed.  *error*: somebody sees what is written to standard error.
+    *input*: there may be something to be read from standard input.  *output* and *error*: somebody
+    may see what is written there.
     """
 
     input: bool
@@ -31,10 +31,19 @@ class Server:
         return False
 
     @property
-    def stdio(self) -> Stdio:
-        """Which of the standard streams may be used now.
+    def one_process(self) -> bool:
+        """Whether one process serves all clients, and runs `Plugin.unload`; known in `get_ready`.
 
-        With `-s` the first two belong to the client; a server in the background has none.
+        Any layer can be the reason, by its `thread_model` or its `one_process`.
+        """
+        return False
+
+    @property
+    def stdio(self) -> Stdio:
+        """Which of the standard streams are of use now.
+
+        With `-s` the client's connection is out of the way: there is no input, and output goes
+        where errors go.  A server in the background has none of them.
         """
         return Stdio(input=False, output=False, error=False)
 

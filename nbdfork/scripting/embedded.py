@@ -1,26 +1,27 @@
 """A script in an interpreter of this process, as those that have a library allow it.
 
 After a fork both processes have the interpreter, each its own: what the script has in its variables
-is inherited.  What it does in the end, when the interpreter is closed, is done once: in the process
-that has served all clients, or, if each client has one, in the one that has loaded the script.
+is inherited.  What it does in the end, when the interpreter is closed, is done once, by `unload`.
 """
 
 import os
 from abc import abstractmethod
 from typing import Unpack
 
-from nbdfork.plugin import Buffer
+from nbdfork.plugin import Buffer, Server
 from nbdfork.scripting.plugin import Engine, ScriptPlugin
-from nbdfork.scripting.script import Numbers, Script, Shutdown
+from nbdfork.scripting.script import Numbers, Script
 
 
 class Interpreter:
-    """An interpreter that loads a script; `call` makes all requests, from the first to the last."""
+    """An interpreter that loads a script; `call` makes all requests, from the first to the last.
 
-    def __init__(self) -> None:
-        self._shutdown = Shutdown()
+    The script may stop *server*.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
         self._process = os.getpid()
-        self._ends_here = True
 
     @abstractmethod
     def call(
@@ -33,25 +34,12 @@ class Interpreter:
         """Read *count* bytes of the disk from *offset*.  Raises `Failed`."""
 
     @abstractmethod
-    def _close(self) -> None:
-        """Let the script do what it does in the end."""
+    def close(self) -> None:
+        """Let the script do what it does in the end.  There are no more calls."""
 
-    def serve(self, *, one_process: bool) -> None:
-        """Here, maybe in a fork, clients are served; *one_process* says whether they all are."""
-        self._shutdown.serve()
-        if os.getpid() != self._process:
-            self._process = os.getpid()
-            self._ends_here = one_process
-
-    def leave_the_end_to_workers(self) -> None:
-        """The script is closed in the process that serves."""
-        self._ends_here = False
-
-    def end(self) -> None:
-        """There are no more calls in this process."""
-        if self._ends_here:
-            self._ends_here = False
-            self._close()
+    def serve(self) -> None:
+        """Here, maybe in a fork, clients are served."""
+        self._process = os.getpid()
 
 
 class EmbeddedPlugin(ScriptPlugin):
@@ -67,20 +55,10 @@ class EmbeddedPlugin(ScriptPlugin):
         self._interpreter = self.interpreter(path)
         return self._interpreter
 
-    def get_ready(self) -> None:
-        super().get_ready()
-        if self.one_process():
-            self._interpreter.leave_the_end_to_workers()
-
     def serve(self, path: str, callbacks: frozenset[str]) -> Script:
-        self._interpreter.serve(one_process=self.one_process())
-        return _Embedded(self._interpreter, path, callbacks)
+        self._interpreter.serve()
+        return Script(self._interpreter, path, callbacks)
 
-
-class _Embedded(Script):
-    def __init__(self, interpreter: Interpreter, path: str, callbacks: frozenset[str]) -> None:
-        super().__init__(interpreter, path, callbacks)
-        self._interpreter = interpreter
-
-    def end(self) -> None:
-        self._interpreter.end()
+    def unload(self) -> None:
+        super().unload()
+        self._interpreter.close()

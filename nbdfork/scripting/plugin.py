@@ -43,10 +43,6 @@ class Engine(Protocol):
         """
         ...
 
-    def end(self) -> None:
-        """There are no more calls."""
-        ...
-
 
 class ScriptPlugin(Plugin):
     """What the plugins have in common that run a script.
@@ -170,14 +166,16 @@ class ScriptPlugin(Plugin):
         self._ask_if_there("get_ready")
 
     def unload(self) -> None:
-        if self._engine is None:
-            return
+        assert self._engine is not None
         try:
-            self._engine.call("unload")
+            if self._served is not None and self.server.one_process:
+                self._served.call("unload")
+            else:
+                self._engine.call("unload")
+        except OSError as error:
+            log.error("%s", error)
         except Failed as error:
             log.error("%s: unload: %s", self._path, error)
-        finally:
-            self._engine.end()
 
     # -- serving, in a worker -----------------------------------------------------------
 
@@ -223,8 +221,6 @@ class ScriptPlugin(Plugin):
                 self._serving.call("cleanup")
         except OSError as error:
             log.error("%s", error)
-        finally:
-            self._serving.end()
 
     @property
     def _serving(self) -> Script:
@@ -236,6 +232,7 @@ class HelperPlugin(ScriptPlugin):
     """The same for a script that a helper runs; a subclass says which."""
 
     _template: Template
+    _helper: Helper
 
     def command(self, path: str) -> Sequence[str]:
         """Return the command that is the helper for the script at *path*.
@@ -245,11 +242,25 @@ class HelperPlugin(ScriptPlugin):
         raise NotImplementedError
 
     def start(self, path: str) -> Engine:
-        self._template = Template(self.command(path))
+        self._template = Template(self.command(path), self.server)
         return self._template
 
     def serve(self, path: str, callbacks: frozenset[str]) -> Script:
-        return Helper(self._template, path, callbacks)
+        self._helper = Helper(self._template, path, callbacks)
+        return self._helper
+
+    def cleanup(self) -> None:
+        super().cleanup()
+        if not self.server.one_process:
+            self._helper.end()
+
+    def unload(self) -> None:
+        super().unload()
+        if self._served is not None and self.server.one_process:
+            self._helper.end()
+
+    def finish(self) -> None:
+        self._template.end()
 
 
 def _path_of(plugin: str, name: str) -> str:

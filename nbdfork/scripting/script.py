@@ -5,9 +5,7 @@ have in common is `Caller`.
 """
 
 import errno
-import os
 import re
-import signal
 from typing import Protocol, TypedDict, Unpack
 
 from nbdfork.plugin import Buffer
@@ -92,27 +90,3 @@ class Script:
     def error(self, callback: str, text: str) -> ScriptError:
         """Return the error for a callback that has answered nonsense."""
         return ScriptError(self._path, callback, errno.EIO, text)
-
-    def end(self) -> None:
-        """There are no more calls."""
-
-
-class Shutdown:
-    """The script's wish that the server may end; while it starts, there is nobody to be told."""
-
-    def __init__(self) -> None:
-        self._owner = os.getpid()
-        self._server: int | None = None
-        self._is_wanted = False
-
-    def serve(self) -> None:
-        """Here is a process that serves clients; with -s it is the one that has started."""
-        self._server = os.getpid() if os.getpid() == self._owner else os.getppid()
-        if self._is_wanted:
-            self.want()
-
-    def want(self) -> None:
-        """Let the server end."""
-        self._is_wanted = True
-        if self._server is not None:
-            os.kill(self._server, signal.SIGTERM)

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from threading import Thread
 
-from nbdfork.plugin import ConfigError
+from nbdfork.plugin import ConfigError, Server
 from nbdfork.scripting.connection import Connection, HelperGone
 from nbdfork.scripting.frames import LOG_STDERR, NO_STDIO
-from nbdfork.scripting.script import Failed, Shutdown
+from nbdfork.scripting.script import Failed
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +32,14 @@ _SECONDS_TO_END = 10.0
 
 
 class Template:
-    """The process that is forked; *command* is run for it.
+    """The process that is forked; *command* is run for it.  The script may stop *server*.
 
     Raises `ConfigError` if it cannot be run.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], server: Server) -> None:
         self._owner = os.getpid()
-        self._shutdown = Shutdown()
+        self._server = server
         listener, self._door = _nameless_socket()
         self._log_end, log_fd = os.pipe()
         with listener:
@@ -67,7 +67,7 @@ class Template:
         except OSError as error:
             stream.close()
             raise HelperGone(f"it does not listen any more: {error.strerror}") from error
-        return Connection(stream, self._shutdown.want)
+        return Connection(stream, self._server.stop)
 
     # -- in the supervisor --------------------------------------------------------------
 
@@ -116,15 +116,15 @@ class Template:
         """
         if os.getpid() != self._owner:
             self._connection.close()  # so that the template can see the supervisor's end
-        flags = NO_STDIO if _is_null(1) else 0
-        if _is_null(2):
+        stdio = self._server.stdio
+        flags = 0 if stdio.output else NO_STDIO
+        if not stdio.error:
             flags |= LOG_STDERR
             Thread(target=self._copy_to_log, daemon=True).start()
         groups = " ".join(map(str, os.getgroups()))
         identity = (os.getcwd(), str(os.geteuid()), str(os.getegid()), groups)
         connection = self._connect()
         pid, _ = connection.call("start", os.fsencode("\0".join(identity)), flags=flags)
-        self._shutdown.serve()
         return connection, pid
 
     def fate_of(self, pid: int) -> str:
@@ -153,10 +153,6 @@ def _nameless_socket() -> tuple[socket.socket, int]:
         os.chmod(path, 0o777)  # the directory lets nobody in
         listener.listen(_BACKLOG)
         return listener, os.open(path, os.O_PATH | os.O_CLOEXEC)
-
-
-def _is_null(fd: int) -> bool:
-    return os.path.samestat(os.fstat(fd), os.stat(os.devnull))
 
 
 def _describe(status: int) -> str:

@@ -11,7 +11,7 @@ import sysconfig
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from nbdfork.plugin import ConfigError
+from nbdfork.plugin import ConfigError, Server
 from nbdfork.scripting import Failed, Interpreter
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ _DEFAULT_VERSION = "5.4"
 class LuaInterpreter(Interpreter):
     """A Lua that is about to load the script at *path*.  Raises `ConfigError`."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__()
+    def __init__(self, path: str, server: Server) -> None:
+        super().__init__(server)
         self._lua = _runtime_class()(
             encoding=None,
             unpack_returned_tuples=True,
@@ -49,7 +49,7 @@ class LuaInterpreter(Interpreter):
             (sysconfig.get_config_var("MULTIARCH") or "").encode(),
             log.isEnabledFor(logging.DEBUG),
             self._debug,
-            self._shutdown.want,
+            self._server.stop,
         )
 
     def _run(self, name: str, *arguments: object) -> Any:
@@ -92,7 +92,7 @@ class LuaInterpreter(Interpreter):
     def _debug(self, text: bytes) -> None:
         log.debug("%s", text.decode(errors="backslashreplace"))
 
-    def _close(self) -> None:
+    def close(self) -> None:
         del self._perform, self._exit, self._lua  # nobody else has it: Lua closes
 
 

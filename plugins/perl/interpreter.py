@@ -11,7 +11,7 @@ import os
 import struct
 import threading
 
-from nbdfork.plugin import ConfigError
+from nbdfork.plugin import ConfigError, Server
 from nbdfork.scripting import Failed, Interpreter
 from nbdfork.scripting.frames import OPERATIONS
 
@@ -41,8 +41,8 @@ _STAGE = 64 * 1024
 class PerlInterpreter(Interpreter):
     """A Perl that is about to load the script at *path*.  Raises `ConfigError`."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__()
+    def __init__(self, path: str, server: Server) -> None:
+        super().__init__(server)
         verbose = "1" if log.isEnabledFor(logging.DEBUG) else ""
         self._perl = Libperl(["-e", "0", "--", _HOST, path, verbose])
         self._lock = threading.Lock()
@@ -111,17 +111,17 @@ class PerlInterpreter(Interpreter):
         for notice in notices.decode(errors="backslashreplace").split("\0")[:-1]:
             kind, _, text = notice.partition(" ")
             if kind == "shutdown":
-                self._shutdown.want()
+                self._server.stop()
             else:
                 log.log(_LEVELS[kind], "%s", text.rstrip("\n"))
 
     # -- life ---------------------------------------------------------------------------
 
-    def serve(self, *, one_process: bool) -> None:
-        super().serve(one_process=one_process)
+    def serve(self) -> None:
+        super().serve()
         self.call("start")
 
-    def _close(self) -> None:
+    def close(self) -> None:
         with self._lock:
             self._perl.run_end_blocks()
             self._perl.destroy()

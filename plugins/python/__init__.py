@@ -7,7 +7,6 @@ which error they get, is what nbdkit makes of the same script.
 
 import contextlib
 import logging
-import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping
@@ -26,7 +25,7 @@ from nbdfork.plugin import (
 
 from . import nbdkit
 from .export import ExportOfVersion1, ScriptExport
-from .script import API_VERSIONS, Script, request, server_of
+from .script import API_VERSIONS, Script, request
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +53,7 @@ class Python(Plugin):
     def _load(self) -> Script:
         """Return the script; it is run when it is needed first."""
         if self._loaded is None:
+            nbdkit._Loaded.server = self.server
             self._loaded = Script(self.script)
         return self._loaded
 
@@ -90,7 +90,6 @@ class Python(Plugin):
         return self._loaded is None or self._loaded.constant("NBDFORK_PROCESSES") is not True
 
     def get_ready(self) -> None:
-        self._process_at_start = os.getpid()
         self._load().call_at_startup("get_ready")
         _flush_output()
 
@@ -99,8 +98,8 @@ class Python(Plugin):
     def after_fork(self) -> None:
         script = self._load()
         script.serve_as_main()
+        nbdkit._Loaded.server = self.server  # a program may have loaded several scripts
         script.call_at_startup("after_fork")
-        nbdkit._serve_under(server_of(self._process_at_start))
 
     def preconnect(self, read_only: bool) -> None:
         script = self._load()

@@ -7,11 +7,10 @@ request of one client is kept for each thread, because clients may be served in 
 
 import logging as _logging
 import operator as _operator
-import os as _os
 import re as _re
-import signal as _signal
 import threading as _threading
 
+from nbdfork.plugin import Server as _ServerHandle
 from nbdfork.plugin import parse as _parse
 
 THREAD_MODEL_SERIALIZE_CONNECTIONS = 0
@@ -46,11 +45,10 @@ class _Request(_threading.local):
     export_name: str | None = None
 
 
-class _Server:
-    """The process that `shutdown` ends: known once clients can come."""
+class _Loaded:
+    """What the script that has been loaded last is part of."""
 
-    pid: int | None = None
-    ends_at_once = False
+    server = _ServerHandle()
 
 
 _request = _Request()
@@ -89,14 +87,4 @@ def parse_size(text: str, /) -> int:
 
 def shutdown() -> None:
     """Request asynchronous shutdown"""
-    if _Server.pid is None:
-        _Server.ends_at_once = True  # nobody could be told yet
-    else:
-        _os.kill(_Server.pid, _signal.SIGTERM)
-
-
-def _serve_under(pid: int) -> None:
-    """Clients can come from now on; *pid* is the process that a stop signal ends them with."""
-    _Server.pid = pid
-    if _Server.ends_at_once:
-        shutdown()
+    _Loaded.server.stop()

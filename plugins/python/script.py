@@ -7,7 +7,6 @@ the errno for the client and, for the log, the traceback.
 
 import inspect
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -272,11 +271,3 @@ class Script:
     def serve_as_main(self) -> None:
         """Let the script be __main__ for good: all that this process does is to serve it."""
         sys.modules["__main__"] = self.module
-
-
-def server_of(process_at_start: int) -> int:
-    """Return which process to end to end the server, asked in one that serves clients.
-
-    It is the parent, the supervisor, unless the process has served since the start (`-s`).
-    """
-    return os.getpid() if os.getpid() == process_at_start else os.getppid()

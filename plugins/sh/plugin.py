@@ -128,8 +128,9 @@ class ScriptPlugin(Plugin):
             self._script.call("unload")
         except OSError as error:
             log.error("%s", error)
-        finally:
-            shutil.rmtree(self._script.directory, ignore_errors=True)
+
+    def finish(self) -> None:
+        shutil.rmtree(self._script.directory, ignore_errors=True)
 
 
 def _word(value: bool) -> str:

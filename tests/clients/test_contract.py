@@ -1,11 +1,12 @@
 """The contract as clients see it: what processes share, what is serialised, and a plugin's life."""
 
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
-from tests.support.harness import Server, eventually
+from tests.support.harness import NBDFORK, SECONDS, Server, eventually
 from tests.support.paths import SAMPLES
 from tests.support.raw import Client, clients
 
@@ -113,11 +114,50 @@ def test_the_life_of_a_plugin(tmp_path: Path) -> None:
         client.read()
         client.close()
         assert eventually(lambda: "cleanup" in log.read_text())
-    calls = [(line.split()[0], int(line.split()[1])) for line in log.read_text().splitlines()]
+    calls = noted(log)
     assert calls[:2] == [("config_complete", supervisor), ("get_ready", supervisor)]
-    assert calls[-1] == ("unload", supervisor)
+    assert calls[-2:] == [("unload", supervisor), ("finish", supervisor)]
     worker = next(pid for call, pid in calls if call == "preconnect")
     assert worker != supervisor
     of_worker = [call for call, pid in calls if pid == worker]
     assert of_worker == ["after_fork", "preconnect", "close", "cleanup"]
     assert sum(call == "after_fork" for call, _ in calls) == sum(c == "cleanup" for c, _ in calls)
+
+
+def noted(log: Path) -> list[tuple[str, int]]:
+    """Return the calls that a plugin has noted, and in which processes they were."""
+    return [(line.split()[0], int(line.split()[1])) for line in log.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("words", [("one=yes",), ("model=serialize_connections",)], ids=str)
+def test_a_plugin_is_unloaded_where_all_clients_were_served(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    log = tmp_path / "log"
+    with Server(LOCAL, *words, f"log={log}") as server:
+        for _ in range(2):
+            client = Client(server).greet()
+            client.read()
+            client.close()
+        assert eventually(lambda: log.read_text().count("close") == 2)
+    calls = noted(log)
+    start, end = calls[:2], calls[-1]
+    assert (*start, end) == tuple(
+        (call, server.pid) for call in ("config_complete", "get_ready", "finish")
+    )
+    assert {pid for _, pid in calls[2:-1]} == {calls[2][1]} != {server.pid}
+    assert [call for call, _ in calls[-3:-1]] == ["cleanup", "unload"]
+
+
+@pytest.mark.parametrize("one", ["yes", "no"])
+def test_a_single_server_unloads_once(tmp_path: Path, one: str) -> None:
+    log = tmp_path / "log"
+    done = subprocess.run(
+        [*NBDFORK, "-s", str(LOCAL), f"one={one}", f"log={log}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        check=False,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0
+    assert [call for call, _ in noted(log)][-4:] == ["close", "cleanup", "unload", "finish"]

@@ -189,8 +189,8 @@ def test_a_server_in_the_foreground_tells_how_it_runs(tmp_path: Path) -> None:
 def test_a_single_server_tells_how_it_runs(tmp_path: Path) -> None:
     log = tmp_path / "log"
     done = single(read(b"what is?"), HANDLE, f"log={log}")
-    assert done.stdout[GREETING + 16 :].rstrip(b"\0") == b"single=True stdio=--+ ending=True"
-    assert log.read_text().splitlines()[0] == "at start: single=True stdio=--+ ending=False"
+    assert done.stdout[GREETING + 16 :].rstrip(b"\0") == b"single=True stdio=-++ ending=True"
+    assert log.read_text().splitlines()[0] == "at start: single=True stdio=-++ ending=False"
 
 
 def test_a_server_in_the_background_has_no_stdio(tmp_path: Path) -> None:

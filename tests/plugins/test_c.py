@@ -201,7 +201,7 @@ def test_the_callbacks_come_in_their_order(build: Build, tmp_path: Path) -> None
     assert {"pwrite fua", "flush"} <= set(names)
     assert names[-3:] == ["close", "cleanup", "unload"]
     inside = [name for process, name in lines if process == supervisor]
-    assert inside == [*before, "unload"]
+    assert inside == before  # the plugin keeps its disk in memory: one worker serves it to the end
 
 
 def test_exports_are_listed_and_described(build: Build, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_all_that_a_source_can_tell() -> None:
     export.close()
     plugin.cleanup()
     plugin.unload()
+    plugin.finish()
 
 
 def test_each_client_can_have_a_process() -> None:

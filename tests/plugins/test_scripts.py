@@ -118,6 +118,30 @@ def test_all_clients_share_the_disk(language: Language) -> None:
         assert shares_its_disk(server)
 
 
+@written(
+    lua="""closed = 0
+function close(h) closed = closed + 1 end
+function unload() io.open('SEEN', 'w'):write(closed):close() end""",
+    perl="""our $closed = 0;
+sub close { $closed++ }
+sub unload { open(my $seen, '>', 'SEEN'); print $seen $closed; CORE::close($seen) }""",
+    ruby="""$closed = 0
+def close(h) = $closed += 1
+def unload = File.write('SEEN', $closed.to_s)""",
+    tcl="""set closed 0
+proc plugin_close {h} { global closed; incr closed }
+proc unload {} { global closed; set f [open SEEN w]; puts -nonewline $f $closed; close $f }""",
+)
+def test_the_state_that_clients_have_left_is_unloaded(
+    language: Language, text: str, tmp_path: Path
+) -> None:
+    seen = tmp_path / "seen"
+    with language.server(tmp_path, text.replace("SEEN", str(seen))) as server:
+        for _ in range(3):
+            assert connect(server.uri).pread(1, 0)
+    assert seen.read_text() == "3"
+
+
 @written(**PROCESS)
 def test_a_script_can_ask_for_a_process_for_each_client(
     language: Language, text: str, tmp_path: Path
@@ -334,6 +358,7 @@ def test_further_callbacks_and_functions(language: Language, text: str, tmp_path
     export.close()
     plugin.cleanup()
     plugin.unload()
+    plugin.finish()
 
 
 SIZES = {"0": 0, "512": 512, "010": 10, "1B": 1, "8s": 4096, "100M": 100 << 20, "7E": 7 << 60}

@@ -50,6 +50,9 @@ class Local(Plugin):
     def unload(self) -> None:
         self.note("unload")
 
+    def finish(self) -> None:
+        self.note("finish")
+
     def close(self) -> None:
         self.note("close")
 

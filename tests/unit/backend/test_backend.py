@@ -68,3 +68,23 @@ def test_what_may_be_a_secret_of_a_script_is_not_shown() -> None:
     shown = ["api_token=***", "proxy-password=***", *words[2:]]
     assert Backend(Layer("any", AnyKey())).without_secrets(words) == shown
     assert Backend(Layer("none", Plugin())).without_secrets(words) == words
+
+
+def test_what_never_had_a_process_for_clients_is_unloaded_where_it_was_loaded() -> None:
+    calls: list[str] = []
+
+    class Noted(Plugin):
+        def one_process(self) -> bool:
+            return True
+
+        def unload(self) -> None:
+            calls.append("unload")
+
+        def finish(self) -> None:
+            calls.append("finish")
+
+    backend = Backend(Layer("noted", Noted()))
+    backend.configure([])
+    backend.get_ready()
+    backend.finish()
+    assert calls == ["unload", "finish"]
