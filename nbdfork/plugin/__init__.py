@@ -20,6 +20,7 @@ from nbdfork.plugin.export import (
     Support,
 )
 from nbdfork.plugin.filter import Filter, FilterExport
+from nbdfork.plugin.loaded import LoadedFile
 from nbdfork.plugin.parameters import Parameter, Secret, shown
 from nbdfork.plugin.plugin import Plugin, ThreadModel
 from nbdfork.plugin.server import Server, Stdio
@@ -41,6 +42,7 @@ __all__ = [
     "Extent",
     "Filter",
     "FilterExport",
+    "LoadedFile",
     "Parameter",
     "PartialError",
     "Plugin",

@@ -8,15 +8,15 @@ process and speaks the helper protocol, or in an interpreter inside this one.
 
 from nbdfork.scripting import frames
 from nbdfork.scripting.callbacks import CallbackExport
-from nbdfork.scripting.embedded import EmbeddedPlugin, Interpreter
+from nbdfork.scripting.embedded import EmbeddedInterpreter, EmbeddedPlugin
 from nbdfork.scripting.plugin import HelperPlugin
-from nbdfork.scripting.script import Failed
+from nbdfork.scripting.script import CallbackFailed
 
 __all__ = [
     "CallbackExport",
+    "CallbackFailed",
+    "EmbeddedInterpreter",
     "EmbeddedPlugin",
-    "Failed",
     "HelperPlugin",
-    "Interpreter",
     "frames",
 ]

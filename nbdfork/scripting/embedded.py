@@ -1,62 +1,65 @@
-"""A script in an interpreter of this process, as those that have a library allow it.
+"""Scripts that run inside this process, in an interpreter that is a library.
 
-After a fork both processes have the interpreter, each its own: what the script has in its variables
-is inherited.  What it does in the end, when the interpreter is closed, is done once, by `unload`.
+A fork copies the interpreter, with all that the script has in its variables.  What a script does
+at its end, such as flushing its files, happens where it is unloaded, and only there.
 """
 
-import os
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Unpack
 
-from nbdfork.plugin import Buffer, Server
+from nbdfork.plugin import Buffer
 from nbdfork.scripting.plugin import Engine, ScriptPlugin
-from nbdfork.scripting.script import Numbers, Script
+from nbdfork.scripting.script import RequestFields, Script
 
 
-class Interpreter:
-    """An interpreter that loads a script; `call` makes all requests, from the first to the last.
+class EmbeddedInterpreter(ABC):
+    """An interpreter that runs one script; a subclass knows the language.
 
-    The script may stop *server*.
+    Its first call is the operation `load`.  Several threads may call it at the same time.
     """
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._process = os.getpid()
 
     @abstractmethod
     def call(
-        self, operation: str, payload: bytes | memoryview = b"", **numbers: Unpack[Numbers]
+        self, operation: str, payload: bytes | memoryview = b"", **fields: Unpack[RequestFields]
     ) -> tuple[int, bytes]:
-        """Carry out one of `frames.OPERATIONS`; return value and payload.  Raises `Failed`."""
+        """Carry out one of `frames.OPERATIONS`, and return the value and the payload of its reply.
+
+        Raises `CallbackFailed` if the script fails.
+        """
 
     @abstractmethod
     def pread(self, handle: int, count: int, offset: int) -> Buffer:
-        """Read *count* bytes of the disk from *offset*.  Raises `Failed`."""
+        """Return *count* bytes of the disk from *offset*.  Raises `CallbackFailed`."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let the script do what it does in the end.  There are no more calls."""
+        """Let the script do what it does at its end.  There are no calls after this one."""
 
-    def serve(self) -> None:
-        """Here, maybe in a fork, clients are served."""
-        self._process = os.getpid()
+    def after_fork(self) -> None:  # noqa: B027 - most need not do anything
+        """Called in each process that serves clients, before any call for a client."""
 
 
 class EmbeddedPlugin(ScriptPlugin):
-    """What the plugins have in common whose scripts run in this process."""
+    """The base class of a plugin for a language whose interpreter runs inside this process.
 
-    _interpreter: Interpreter
+    A subclass has a `name`, and makes the `interpreter`.
+    """
 
-    def interpreter(self, path: str) -> Interpreter:
-        """Return an interpreter that is to load the script at *path*.  Raises `ConfigError`."""
-        raise NotImplementedError
+    _interpreter: EmbeddedInterpreter
 
-    def start(self, path: str) -> Engine:
+    def interpreter(self, path: str) -> EmbeddedInterpreter:
+        """Return an interpreter for the script at *path*, which it has not loaded yet.
+
+        Raises `ConfigError` if there is none, with what the user has to install.
+        """
+        raise self._missing("interpreter")
+
+    def _start(self, path: str) -> Engine:
         self._interpreter = self.interpreter(path)
         return self._interpreter
 
-    def serve(self, path: str, callbacks: frozenset[str]) -> Script:
-        self._interpreter.serve()
+    def _serve(self, path: str, callbacks: frozenset[str]) -> Script:
+        self._interpreter.after_fork()
         return Script(self._interpreter, path, callbacks)
 
     def unload(self) -> None:

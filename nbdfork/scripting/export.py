@@ -17,18 +17,18 @@ class ScriptExport(CallbackExport):
     def __init__(self, script: Script, handle: int, model: ThreadModel) -> None:
         self._script = script
         self._handle = handle
-        self._model = model
+        self.model = model
 
     # -- facts --------------------------------------------------------------------------
 
     def get_size(self) -> int:
-        size = self._ask("get_size")
+        size = self.ask("get_size")
         if not 0 <= size <= parse.MAX_SIZE:
             raise self._script.error("get_size", f"returned {size}; return 0 to 2^63-1 bytes")
         return size
 
     def block_size(self) -> BlockSize:
-        if not self._has("block_size"):
+        if not self.has("block_size"):
             return BlockSize()
         _, payload = self._script.call("block_size", handle=self._handle)
         if len(payload) != BLOCK_SIZE.size:
@@ -37,7 +37,7 @@ class ScriptExport(CallbackExport):
         return sizes if any(sizes) else BlockSize()
 
     def description(self) -> str:
-        if not self._has("export_description"):
+        if not self.has("export_description"):
             return ""
         try:
             _, payload = self._script.call("export_description", handle=self._handle)
@@ -46,13 +46,13 @@ class ScriptExport(CallbackExport):
             return ""
         return payload.decode(errors="replace")
 
-    def _has(self, callback: str) -> bool:
+    def has(self, callback: str) -> bool:
         return callback in self._script.callbacks
 
-    def _ask(self, callback: str) -> int:
+    def ask(self, callback: str) -> int:
         return self._script.call(callback, handle=self._handle)[0]
 
-    def _nonsense(self, callback: str, answer: object) -> OSError:
+    def bad_answer(self, callback: str, answer: object) -> OSError:
         text = f"returned {answer}; return 0 (none), 1 (emulate) or 2 (native)"
         return self._script.error(callback, text)
 

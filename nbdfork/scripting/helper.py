@@ -12,8 +12,8 @@ from contextlib import suppress
 from typing import Unpack
 
 from nbdfork.plugin import Buffer
-from nbdfork.scripting.connection import Connection, HelperGone
-from nbdfork.scripting.script import Failed, Numbers, Script, ScriptError
+from nbdfork.scripting.channel import HelperChannel, HelperGone
+from nbdfork.scripting.script import CallbackFailed, RequestFields, Script, ScriptError
 from nbdfork.scripting.template import Template
 
 log = logging.getLogger(__name__)
@@ -29,18 +29,18 @@ class Helper(Script):
 
     def __init__(self, template: Template, path: str, callbacks: frozenset[str]) -> None:
         self._template = template
-        self._connection: Connection
+        self._channel: HelperChannel
         try:
-            self._connection, self._pid = template.fork()
-        except Failed as error:
+            self._channel, self._pid = template.fork()
+        except CallbackFailed as error:
             raise ScriptError(path, "starting", error.code, error.text) from error
         except HelperGone as error:
             raise OSError(errno.EIO, f"the helper that is to be forked is gone: {error}") from error
         self._process = os.pidfd_open(self._pid)  # a number may be that of another one day
-        super().__init__(self._connection, path, callbacks)
+        super().__init__(self._channel, path, callbacks)
 
     def call(
-        self, callback: str, payload: bytes | memoryview = b"", **numbers: Unpack[Numbers]
+        self, callback: str, payload: bytes | memoryview = b"", **numbers: Unpack[RequestFields]
     ) -> tuple[int, bytes]:
         try:
             return super().call(callback, payload, **numbers)
@@ -61,7 +61,7 @@ class Helper(Script):
         text = "the helper died"
         if not self.is_gone:
             self.is_gone = True
-            self._connection.close()
+            self._channel.close()
             self._kill_unless_it_ends()
             text = f"the helper died: {self._template.fate_of(self._pid)}"
             log.error("%s: %s (%s)", self._path, text, reason)
@@ -78,5 +78,5 @@ class Helper(Script):
     def end(self) -> None:
         """Let the helper end, and wait until it has."""
         if not self.is_gone:
-            self._connection.close()
+            self._channel.close()
             self._template.fate_of(self._pid)

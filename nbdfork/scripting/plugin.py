@@ -1,21 +1,22 @@
-"""The contract's methods of a plugin that runs a script for others: each calls a callback of it.
+"""The contract's methods for a disk that is a script's callbacks: each method calls one of them.
 
-A plugin for a language is a subclass that says how the script is run: by a helper, as most
-(`HelperPlugin`), or in this process.  Up to `get_ready` a failure is a `ConfigError`; in a worker
-it is an `OSError`.  It has been told which callbacks the script has; others are not called.
+How the script is run is up to subclasses: by a helper (`HelperPlugin`), or inside this process
+(`embedded`).  A failure up to `get_ready` is a `ConfigError`, and in a worker an `OSError`.  The
+script says at first which callbacks it has; others are never called.
 """
 
 import itertools
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, Protocol
 
 from nbdfork.plugin import (
     ConfigError,
     Export,
     ExportInfo,
+    LoadedFile,
     Parameter,
     Plugin,
     ThreadModel,
@@ -25,7 +26,7 @@ from nbdfork.plugin import (
 from nbdfork.scripting.export import ScriptExport
 from nbdfork.scripting.frames import IS_TLS, READ_ONLY
 from nbdfork.scripting.helper import Helper
-from nbdfork.scripting.script import Failed, Script
+from nbdfork.scripting.script import CallbackFailed, Script
 from nbdfork.scripting.template import Template
 
 log = logging.getLogger(__name__)
@@ -37,18 +38,32 @@ class Engine(Protocol):
     """What has loaded the script, in the supervisor."""
 
     def call(self, operation: str, payload: bytes = b"") -> tuple[int, bytes]:
-        """Carry out an operation, and return value and payload of the answer.
+        """Carry out an operation, and return the value and the payload of its reply.
 
-        Raises `Failed`.
+        Raises `CallbackFailed`.
         """
         ...
 
 
-class ScriptPlugin(Plugin):
-    """What the plugins have in common that run a script.
+class _ScriptItself(Parameter[tuple[str, ...]]):
+    """The parameter `script` of a class that is made for one script: that is its first value."""
 
-    The first value of the parameter `script` is the script, others are for it if it has a
-    magic_config_key.
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            str,
+            repeatable=True,
+            magic=True,
+            metavar="VALUE",
+            help="what an argument without a key is, if the script knows",
+        )
+        self.default = (path,)
+
+
+class ScriptPlugin(Plugin):
+    """What plugins for languages have in common.
+
+    The first value of the parameter `script` is the path of the script.  More of them are arguments
+    without a key, which the script is given under the key that it declares (magic_config_key).
     """
 
     name: ClassVar[str]
@@ -67,15 +82,29 @@ class ScriptPlugin(Plugin):
     _served: Script | None = None
     _model = ThreadModel.SERIALIZE_ALL_REQUESTS
     _path = ""
-    _passed_on = 1  # how many of the arguments without a key the script knows
+    _callbacks: frozenset[str] = frozenset()
+    _one_process = True
+    _passed_on = 1  # how many values of the parameter `script` have been dealt with
 
-    def start(self, path: str) -> Engine:
+    @classmethod
+    def load(cls, path: str) -> LoadedFile:
+        """Return a plugin that is the one script at *path*.
+
+        It is the loader for files in this language: see `nbdfork.loaders` in nbdfork-plugin(3).
+        """
+        name, _ = os.path.splitext(os.path.basename(path))
+        members = {"__doc__": cls.__doc__, "script": _ScriptItself(path)}
+        return LoadedFile(name, type(cls.__name__, (cls,), members))
+
+    # -- what subclasses know -----------------------------------------------------------
+
+    def _start(self, path: str) -> Engine:
         """Return what can load the script at *path*.  Raises `ConfigError`."""
-        raise NotImplementedError
+        raise self._missing("_start")
 
-    def serve(self, path: str, callbacks: frozenset[str]) -> Script:
+    def _serve(self, path: str, callbacks: frozenset[str]) -> Script:
         """Return the script for the clients of this process.  Raises OSError."""
-        raise NotImplementedError
+        raise self._missing("_serve")
 
     # -- starting, in the supervisor ----------------------------------------------------
 
@@ -84,7 +113,7 @@ class ScriptPlugin(Plugin):
         if self._engine is None:
             self._path = _path_of(self.name, self.script[0])
             sys.stdout.flush()  # what the script prints comes after what we have printed
-            self._engine = self.start(self._path)
+            self._engine = self._start(self._path)
             told = os.fsdecode(self._ask("load")[1])
             self._facts = dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
             self._callbacks = frozenset(self._facts.pop("callbacks", "").split())
@@ -113,7 +142,7 @@ class ScriptPlugin(Plugin):
         assert self._engine is not None
         try:
             return self._engine.call(callback, payload)
-        except Failed as error:
+        except CallbackFailed as error:
             where = "" if self._path in error.text else f"{self._path}: "
             raise ConfigError(f"{self.name}: {where}{callback}: {error.text}") from error
 
@@ -160,28 +189,16 @@ class ScriptPlugin(Plugin):
         return self._model
 
     def one_process(self) -> bool:
-        return self._engine is None or self._one_process
+        return self._one_process
 
     def get_ready(self) -> None:
         self._ask_if_there("get_ready")
-
-    def unload(self) -> None:
-        assert self._engine is not None
-        try:
-            if self._served is not None and self.server.one_process:
-                self._served.call("unload")
-            else:
-                self._engine.call("unload")
-        except OSError as error:
-            log.error("%s", error)
-        except Failed as error:
-            log.error("%s: unload: %s", self._path, error)
 
     # -- serving, in a worker -----------------------------------------------------------
 
     def after_fork(self) -> None:
         self._load()
-        self._served = self.serve(self._path, self._callbacks)
+        self._served = self._serve(self._path, self._callbacks)
         self._handles = itertools.count(1)
         if "after_fork" in self._callbacks:
             self._served.call("after_fork")
@@ -216,11 +233,24 @@ class ScriptPlugin(Plugin):
         return ScriptExport(self._serving, handle, self._model)
 
     def cleanup(self) -> None:
+        self._call_at_the_end("cleanup", self._serving.call)
+
+    def unload(self) -> None:
+        if self._engine is None:
+            return
+        is_here = self._served is not None and self.server.one_process
+        self._call_at_the_end("unload", self._serving.call if is_here else self._engine.call)
+
+    def _call_at_the_end(self, callback: str, call: Callable[[str], object]) -> None:
+        """Call a callback if the script has it.  A failure is logged: nobody is left to be told."""
+        if callback not in self._callbacks or (self._served is not None and self._served.is_gone):
+            return
         try:
-            if "cleanup" in self._callbacks:
-                self._serving.call("cleanup")
+            call(callback)
         except OSError as error:
             log.error("%s", error)
+        except CallbackFailed as error:
+            log.error("%s: %s: %s", self._path, callback, error)
 
     @property
     def _serving(self) -> Script:
@@ -229,23 +259,28 @@ class ScriptPlugin(Plugin):
 
 
 class HelperPlugin(ScriptPlugin):
-    """The same for a script that a helper runs; a subclass says which."""
+    """The base class of a plugin for a language whose scripts are run by a helper.
+
+    A helper is a program that speaks the helper protocol, nbdfork-host-plugin(3).  A subclass has a
+    `name`, and says which `command` is the helper.
+    """
 
     _template: Template
     _helper: Helper
 
     def command(self, path: str) -> Sequence[str]:
-        """Return the command that is the helper for the script at *path*.
+        """Return the command, a program and its arguments, that is the helper for a script.
 
-        Raises `ConfigError`.
+        *path* is the script's absolute path.  Raises `ConfigError` if there is no such program,
+        with what the user has to install.
         """
-        raise NotImplementedError
+        raise self._missing("command")
 
-    def start(self, path: str) -> Engine:
+    def _start(self, path: str) -> Engine:
         self._template = Template(self.command(path), self.server)
         return self._template
 
-    def serve(self, path: str, callbacks: frozenset[str]) -> Script:
+    def _serve(self, path: str, callbacks: frozenset[str]) -> Script:
         self._helper = Helper(self._template, path, callbacks)
         return self._helper
 

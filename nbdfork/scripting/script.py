@@ -11,7 +11,7 @@ from typing import Protocol, TypedDict, Unpack
 from nbdfork.plugin import Buffer
 
 
-class Failed(Exception):
+class CallbackFailed(Exception):
     """A callback ended with an error: `code` is an errno, `text` what the script said."""
 
     def __init__(self, code: int, text: str) -> None:
@@ -20,7 +20,7 @@ class Failed(Exception):
         self.text = text
 
 
-class Numbers(TypedDict, total=False):
+class RequestFields(TypedDict, total=False):
     """What a request may have besides its payload; what is not given is 0."""
 
     handle: int
@@ -30,10 +30,10 @@ class Numbers(TypedDict, total=False):
 
 
 class Caller(Protocol):
-    """What calls the callbacks of a script.  The methods raise `Failed`."""
+    """What calls the callbacks of a script.  The methods raise `CallbackFailed`."""
 
     def call(
-        self, operation: str, payload: bytes | memoryview = b"", **numbers: Unpack[Numbers]
+        self, operation: str, payload: bytes | memoryview = b"", **numbers: Unpack[RequestFields]
     ) -> tuple[int, bytes]:
         """Carry out one of `frames.OPERATIONS`, and return value and payload of the answer."""
         ...
@@ -72,19 +72,19 @@ class Script:
         self._path = path
 
     def call(
-        self, callback: str, payload: bytes | memoryview = b"", **numbers: Unpack[Numbers]
+        self, callback: str, payload: bytes | memoryview = b"", **numbers: Unpack[RequestFields]
     ) -> tuple[int, bytes]:
         """Call a callback; return value and payload of the answer."""
         try:
             return self._caller.call(callback, payload, **numbers)
-        except Failed as error:
+        except CallbackFailed as error:
             raise ScriptError(self._path, callback, error.code, error.text) from None
 
     def pread(self, handle: int, count: int, offset: int) -> Buffer:
         """Read from the disk of *handle*."""
         try:
             return self._caller.pread(handle, count, offset)
-        except Failed as error:
+        except CallbackFailed as error:
             raise ScriptError(self._path, "pread", error.code, error.text) from None
 
     def error(self, callback: str, text: str) -> ScriptError:

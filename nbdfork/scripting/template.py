@@ -19,9 +19,9 @@ from contextlib import suppress
 from threading import Thread
 
 from nbdfork.plugin import ConfigError, Server
-from nbdfork.scripting.connection import Connection, HelperGone
+from nbdfork.scripting.channel import HelperChannel, HelperGone
 from nbdfork.scripting.frames import LOG_STDERR, NO_STDIO
-from nbdfork.scripting.script import Failed
+from nbdfork.scripting.script import CallbackFailed
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Template:
         listener, self._door = _nameless_socket()
         self._log_end, log_fd = os.pipe()
         with listener:
-            self._connection = self._connect()
+            self._channel = self._connect()
             for fd in (listener.fileno(), log_fd):
                 os.set_inheritable(fd, True)
             environment = {
@@ -60,25 +60,25 @@ class Template:
             finally:
                 os.close(log_fd)
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> HelperChannel:
         stream = socket.socket(socket.AF_UNIX)
         try:
             stream.connect(f"/proc/self/fd/{self._door}")
         except OSError as error:
             stream.close()
             raise HelperGone(f"it does not listen any more: {error.strerror}") from error
-        return Connection(stream, self._server.stop)
+        return HelperChannel(stream, self._server.stop)
 
     # -- in the supervisor --------------------------------------------------------------
 
     def call(self, operation: str, payload: bytes = b"") -> tuple[int, bytes]:
-        """Carry out an operation of the startup, or of the end.  Raises `Failed`."""
+        """Carry out an operation of the startup, or of the end.  Raises `CallbackFailed`."""
         if operation == "unload":
-            self._connection.set_timeout(_SECONDS_TO_END)
+            self._channel.set_timeout(_SECONDS_TO_END)
         try:
-            return self._connection.call(operation, payload)
+            return self._channel.call(operation, payload)
         except HelperGone as error:
-            raise Failed(errno.EIO, f"the helper died: {self._fate()}") from error
+            raise CallbackFailed(errno.EIO, f"the helper died: {self._fate()}") from error
 
     def _fate(self) -> str:
         """Return how the template has ended."""
@@ -95,7 +95,7 @@ class Template:
             forks = psutil.Process(self._process.pid).children()
         except psutil.NoSuchProcess:
             forks = []
-        self._connection.close()
+        self._channel.close()
         try:
             # In the background the server is not the parent any more: there is nothing to reap.
             self._process.wait(_SECONDS_TO_END)
@@ -109,13 +109,13 @@ class Template:
 
     # -- in a process that serves clients -----------------------------------------------
 
-    def fork(self) -> tuple[Connection, int]:
+    def fork(self) -> tuple[HelperChannel, int]:
         """Return a connection to a new fork, and its process number.
 
         It is of the same user as this process, and in the same directory.  Raises `HelperGone`.
         """
         if os.getpid() != self._owner:
-            self._connection.close()  # so that the template can see the supervisor's end
+            self._channel.close()  # so that the template can see the supervisor's end
         stdio = self._server.stdio
         flags = 0 if stdio.output else NO_STDIO
         if not stdio.error:
@@ -123,16 +123,16 @@ class Template:
             Thread(target=self._copy_to_log, daemon=True).start()
         groups = " ".join(map(str, os.getgroups()))
         identity = (os.getcwd(), str(os.geteuid()), str(os.getegid()), groups)
-        connection = self._connect()
-        pid, _ = connection.call("start", os.fsencode("\0".join(identity)), flags=flags)
-        return connection, pid
+        channel = self._connect()
+        pid, _ = channel.call("start", os.fsencode("\0".join(identity)), flags=flags)
+        return channel, pid
 
     def fate_of(self, pid: int) -> str:
         """Return how a fork has ended: wait until it has."""
         try:
-            connection = self._connect()
-            status, _ = connection.call("wait", offset=pid)
-            connection.close()
+            channel = self._connect()
+            status, _ = channel.call("wait", offset=pid)
+            channel.close()
         except HelperGone:
             return "the server's other helper is gone, too"
         return _describe(os.waitstatus_to_exitcode(status))

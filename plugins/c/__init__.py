@@ -1,6 +1,6 @@
 """C plugins: shared objects made for nbdkit's C API, as they are.
 
-`load` makes a plugin class of one; `nbdfork.backend.load` calls it for a path that ends in ".so".
+`load` makes a plugin class of one; it is the loader for files whose names end in ".so".
 What a plugin returns, and what follows from a callback that it does not have, is interpreted
 here and in `export` as nbdkit does; how its callbacks are called is the business of the
 extension module `_native`, which is written in C.
@@ -15,12 +15,13 @@ import signal
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from nbdfork.plugin import (
     ConfigError,
     Export,
     ExportInfo,
+    LoadedFile,
     Parameter,
     Plugin,
     ThreadModel,
@@ -242,17 +243,7 @@ class _MagicKey(Parameter[tuple[str, ...]]):
         instance.config(self.key, value[-1])
 
 
-class Loaded(NamedTuple):
-    """What has been made of a file: the fields are those of `nbdfork.backend.load.Found`."""
-
-    name: str
-    version: str
-    plugin_class: type[Plugin]
-    help_lines: tuple[str, ...]
-    callbacks: tuple[str, ...]
-
-
-def load(path: str) -> Loaded:
+def load(path: str) -> LoadedFile:
     """Load the C plugin at *path*, and make a class for it.  Raises `ConfigError`."""
     library = Library(path)
     members: dict[str, object] = {"__doc__": library.title, "library": library}
@@ -265,4 +256,4 @@ def load(path: str) -> Loaded:
             library.native.run("load")
     version = library.native.version or "unknown"
     callbacks = tuple(sorted(library.callbacks))
-    return Loaded(library.name, version, plugin_class, library.help_lines, callbacks)
+    return LoadedFile(library.name, plugin_class, version, library.help_lines, callbacks)

@@ -25,10 +25,10 @@ class CExport(CallbackExport):
     def __init__(self, library: Library, client: "Client", model: ThreadModel) -> None:
         self._library = library
         self._client = client
-        self._model = model
+        self.model = model
         # These two take and return what Export's methods do, and cost nothing in between.
         for operation in ("pread", "pwrite"):
-            if self._has(operation):
+            if self.has(operation):
                 setattr(self, operation, getattr(client, operation))
 
     # -- facts --------------------------------------------------------------------------
@@ -36,13 +36,13 @@ class CExport(CallbackExport):
     def get_size(self) -> int:
         size = self._client.get_size()
         if size < 0:
-            raise self._nonsense("get_size", size)
+            raise self.bad_answer("get_size", size)
         return size
 
     def can_fast_zero(self) -> bool:
         # nbdkit-plugin(3) promises it for a .can_zero that returns 0, too; nbdkit 1.32 does not.
-        without = self._library.native.api_version == 1 or not self._has("zero")
-        return self._is("can_fast_zero", without)
+        without = self._library.native.api_version == 1 or not self.has("zero")
+        return self.says_yes("can_fast_zero", without)
 
     def can_fua(self) -> Support:
         answer = super().can_fua()
@@ -51,13 +51,13 @@ class CExport(CallbackExport):
         return answer
 
     def block_size(self) -> BlockSize:
-        if not self._has("block_size"):
+        if not self.has("block_size"):
             return BlockSize()
         sizes = BlockSize(*self._client.block_size())
         return BlockSize() if sizes == (0, 0, 0) else sizes
 
     def description(self) -> str:
-        if not self._has("export_description"):
+        if not self.has("export_description"):
             return ""
         try:
             return self._client.export_description()
@@ -65,13 +65,13 @@ class CExport(CallbackExport):
             log.debug("%s", error)
             return ""
 
-    def _has(self, callback: str) -> bool:
+    def has(self, callback: str) -> bool:
         return callback in self._library.callbacks
 
-    def _ask(self, callback: str) -> int:
+    def ask(self, callback: str) -> int:
         return self._client.ask(callback)
 
-    def _nonsense(self, callback: str, answer: object) -> CallbackError:
+    def bad_answer(self, callback: str, answer: object) -> CallbackError:
         return CallbackError(self._library.name, callback, errno.EINVAL, f"it returned {answer}")
 
     # -- operations ---------------------------------------------------------------------
@@ -89,7 +89,7 @@ class CExport(CallbackExport):
             self._client.trim(length, start, flags)
 
     def zero(self, count: int, offset: int, flags: int) -> None:
-        if not self._has("zero"):
+        if not self.has("zero"):
             raise OSError(errno.EOPNOTSUPP, "the plugin has no zero")
         if flags & FAST_ZERO and self._library.native.api_version == 1:
             raise OSError(errno.EOPNOTSUPP, "version 1 of the API knows no fast zero")
@@ -97,7 +97,7 @@ class CExport(CallbackExport):
             self._client.zero(length, start, flags)
 
     def cache(self, count: int, offset: int) -> None:
-        if not self._has("cache"):
+        if not self.has("cache"):
             return  # it says that it can: then there is nothing to do
         for length, start in _pieces(count, offset):
             self._client.cache(length, start)
@@ -108,7 +108,7 @@ class CExport(CallbackExport):
 
     def _demand(self, callback: str) -> None:
         """Fail for a plugin that says it can, and has no such callback."""
-        if not self._has(callback):
+        if not self.has(callback):
             cause = f"it has no .{callback}, but says that it can"
             raise CallbackError(self._library.name, callback, errno.EINVAL, cause)
 

@@ -16,4 +16,4 @@ class Lua(EmbeddedPlugin):
     name = "lua"
 
     def interpreter(self, path: str) -> LuaInterpreter:
-        return LuaInterpreter(path, self.server)
+        return LuaInterpreter(path, self.server.stop)

@@ -11,8 +11,8 @@ import sysconfig
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from nbdfork.plugin import ConfigError, Server
-from nbdfork.scripting import Failed, Interpreter
+from nbdfork.plugin import ConfigError
+from nbdfork.scripting import CallbackFailed, EmbeddedInterpreter
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +26,10 @@ _VERSIONS = ("5.3", "5.4", "5.5")
 _DEFAULT_VERSION = "5.4"
 
 
-class LuaInterpreter(Interpreter):
+class LuaInterpreter(EmbeddedInterpreter):
     """A Lua that is about to load the script at *path*.  Raises `ConfigError`."""
 
-    def __init__(self, path: str, server: Server) -> None:
-        super().__init__(server)
+    def __init__(self, path: str, on_shutdown: Callable[[], None]) -> None:
         self._lua = _runtime_class()(
             encoding=None,
             unpack_returned_tuples=True,
@@ -49,7 +48,7 @@ class LuaInterpreter(Interpreter):
             (sysconfig.get_config_var("MULTIARCH") or "").encode(),
             log.isEnabledFor(logging.DEBUG),
             self._debug,
-            self._server.stop,
+            on_shutdown,
         )
 
     def _run(self, name: str, *arguments: object) -> Any:
@@ -69,13 +68,14 @@ class LuaInterpreter(Interpreter):
         count: int = 0,
         offset: int = 0,
     ) -> tuple[int, bytes]:
+        process = os.getpid()
         error, value, answer = self._perform(
             operation.encode(), handle, bytes(payload), flags, count, offset
         )
-        if os.getpid() != self._process:
+        if os.getpid() != process:
             self._end_child(error, value, answer)
         if error:
-            raise Failed(error, answer.decode(errors="backslashreplace"))
+            raise CallbackFailed(error, answer.decode(errors="backslashreplace"))
         return value, answer
 
     def pread(self, handle: int, count: int, offset: int) -> bytes:

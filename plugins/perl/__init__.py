@@ -16,4 +16,4 @@ class Perl(EmbeddedPlugin):
     name = "perl"
 
     def interpreter(self, path: str) -> PerlInterpreter:
-        return PerlInterpreter(path, self.server)
+        return PerlInterpreter(path, self.server.stop)

@@ -10,9 +10,10 @@ import logging
 import os
 import struct
 import threading
+from collections.abc import Callable
 
-from nbdfork.plugin import ConfigError, Server
-from nbdfork.scripting import Failed, Interpreter
+from nbdfork.plugin import ConfigError
+from nbdfork.scripting import CallbackFailed, EmbeddedInterpreter
 from nbdfork.scripting.frames import OPERATIONS
 
 from .libperl import Libperl
@@ -38,11 +39,11 @@ _STAGE = 64 * 1024
 """How much room there is for payloads at first, in bytes."""
 
 
-class PerlInterpreter(Interpreter):
+class PerlInterpreter(EmbeddedInterpreter):
     """A Perl that is about to load the script at *path*.  Raises `ConfigError`."""
 
-    def __init__(self, path: str, server: Server) -> None:
-        super().__init__(server)
+    def __init__(self, path: str, on_shutdown: Callable[[], None]) -> None:
+        self._on_shutdown = on_shutdown
         verbose = "1" if log.isEnabledFor(logging.DEBUG) else ""
         self._perl = Libperl(["-e", "0", "--", _HOST, path, verbose])
         self._lock = threading.Lock()
@@ -102,7 +103,7 @@ class PerlInterpreter(Interpreter):
         if has_notices:
             self._take_notices()
         if error:
-            raise Failed(error, payload.decode(errors="backslashreplace").rstrip("\n"))
+            raise CallbackFailed(error, payload.decode(errors="backslashreplace").rstrip("\n"))
         return value, payload
 
     def _take_notices(self) -> None:
@@ -111,14 +112,13 @@ class PerlInterpreter(Interpreter):
         for notice in notices.decode(errors="backslashreplace").split("\0")[:-1]:
             kind, _, text = notice.partition(" ")
             if kind == "shutdown":
-                self._server.stop()
+                self._on_shutdown()
             else:
                 log.log(_LEVELS[kind], "%s", text.rstrip("\n"))
 
     # -- life ---------------------------------------------------------------------------
 
-    def serve(self) -> None:
-        super().serve()
+    def after_fork(self) -> None:
         self.call("start")
 
     def close(self) -> None:

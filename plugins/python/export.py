@@ -30,7 +30,7 @@ class ScriptExport(CallbackExport):
     def __init__(self, script: Script, handle: object, model: ThreadModel) -> None:
         self._script = script
         self._handle = handle
-        self._model = model
+        self.model = model
         # Called with every request, so looked up once.
         self._script_pread: Any = script.get("pread")
         self._script_pwrite: Any = script.get("pwrite")
@@ -38,7 +38,7 @@ class ScriptExport(CallbackExport):
     # -- facts --------------------------------------------------------------------------
 
     def get_size(self) -> int:
-        size = self._ask("get_size")
+        size = self.ask("get_size")
         try:
             size = operator.index(size)
         except TypeError:
@@ -48,9 +48,9 @@ class ScriptExport(CallbackExport):
         return int(size)
 
     def block_size(self) -> BlockSize:
-        if not self._has("block_size"):
+        if not self.has("block_size"):
             return BlockSize()
-        sizes = self._ask("block_size")
+        sizes = self.ask("block_size")
         match sizes:
             case (0, 0, 0):
                 return BlockSize()
@@ -61,10 +61,10 @@ class ScriptExport(CallbackExport):
         )
 
     def description(self) -> str:
-        if not self._has("export_description"):
+        if not self.has("export_description"):
             return ""
         try:
-            text = self._ask("export_description")
+            text = self.ask("export_description")
         except OSError as error:  # no reason not to serve the disk
             log.error("%s", error)
             return ""
@@ -73,16 +73,16 @@ class ScriptExport(CallbackExport):
         log.error("%s: export_description returned %r; return a string", self._script.path, text)
         return ""
 
-    def _has(self, callback: str) -> bool:
+    def has(self, callback: str) -> bool:
         return self._script.get(callback) is not None
 
-    def _ask(self, callback: str) -> Any:
+    def ask(self, callback: str) -> Any:
         return self._script.call(callback, self._handle)
 
-    def _is(self, callback: str, default: bool) -> bool:
-        if not self._has(callback):
+    def says_yes(self, callback: str, default: bool) -> bool:
+        if not self.has(callback):
             return default
-        answer = self._ask(callback)
+        answer = self.ask(callback)
         if not isinstance(answer, bool):
             log.warning(
                 "%s: %s returned %r, which nbdkit takes for False, and so does nbdfork; return"
@@ -90,7 +90,7 @@ class ScriptExport(CallbackExport):
             )  # fmt: skip
         return answer is True
 
-    def _nonsense(self, callback: str, answer: object) -> OSError:
+    def bad_answer(self, callback: str, answer: object) -> OSError:
         prefix = f"nbdkit.{callback.removeprefix('can_').upper()}"
         return self._script.error(
             callback, f"returned {answer!r}; return {prefix}_NONE, _EMULATE or _NATIVE"
@@ -126,7 +126,7 @@ class ScriptExport(CallbackExport):
         self._zero(count, offset, flags)
 
     def _zero(self, count: int, offset: int, last: int | bool) -> None:
-        if not self._has("zero"):
+        if not self.has("zero"):
             raise OSError(errno.EOPNOTSUPP, "the script has no zero")
         self._script.call("zero", self._handle, count, offset, last)
         if request.error in _NOT_SUPPORTED:  # it counts even if nothing is raised
@@ -140,8 +140,8 @@ class ScriptExport(CallbackExport):
 
     def close(self) -> None:
         try:
-            if self._has("close"):
-                self._ask("close")
+            if self.has("close"):
+                self.ask("close")
         finally:
             self._handle = None
             request.export_name = None
@@ -161,7 +161,7 @@ class ExportOfVersion1(ScriptExport):
     def can_fua(self) -> Support:
         # The script cannot be told, so it is asked to flush.
         answer = super().can_fua()
-        return Support.EMULATE if answer is Support.NATIVE and self._has("flush") else answer
+        return Support.EMULATE if answer is Support.NATIVE and self.has("flush") else answer
 
     def pread(self, count: int, offset: int) -> Buffer:
         request.error = 0

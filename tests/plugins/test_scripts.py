@@ -17,6 +17,7 @@ import pytest
 
 from nbdfork.plugin import Extent
 from tests.support.harness import (
+    NBDFORK,
     SECONDS,
     Server,
     eventually,
@@ -29,6 +30,8 @@ from tests.support.libnbd import attempt, connect, libnbd
 from tests.support.manual import source, unescaped
 from tests.support.raw import reason
 from tests.support.scripting import (
+    EACH_A_PROCESS,
+    ENDS,
     FLAGS,
     FURTHER,
     LANGUAGES,
@@ -163,6 +166,67 @@ def test_what_was_made_before_the_fork_is_inherited(
 ) -> None:
     with language.server(tmp_path, PROCESS[language.name] + text) as server:
         assert connect(server.uri).pread(16, 0) == connect(server.uri).pread(16, 0)
+
+
+def ends_in(log: Path) -> dict[str, set[str]]:
+    """Return in which processes each callback of a script of `ENDS` has been called, and check
+    that none has been called in one of them twice.
+    """
+    lines = log.read_text().splitlines()
+    assert len(set(lines)) == len(lines)
+    return {
+        what: {line.split()[1] for line in lines if line.startswith(f"{what} ")}
+        for what in ("cleanup", "unload", "end")
+    }
+
+
+@written(**ENDS)
+def test_a_script_that_serves_all_clients_is_unloaded_in_its_process(
+    language: Language, text: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    path = language.script(tmp_path, text)
+    with Server("-n", language.name, path, f"log={log}") as server:
+        connect(server.uri).shutdown()
+        supervisor = str(server.pid)
+    ends = ends_in(log)
+    assert len(ends["cleanup"]) == 1
+    assert ends["unload"] == ends["cleanup"] != {supervisor}
+    assert ends["end"] in (set(), ends["unload"])
+    assert bool(ends["end"]) is (language in (LUA, PERL))
+
+
+@written(**ENDS)
+def test_a_script_with_a_process_for_each_client_is_unloaded_where_it_was_loaded(
+    language: Language, text: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    path = language.script(tmp_path, text + EACH_A_PROCESS[language.name])
+    with Server("-n", language.name, path, f"log={log}") as server:
+        for _ in range(3):
+            connect(server.uri).shutdown()
+    ends = ends_in(log)
+    assert len(ends["cleanup"]) >= 3
+    assert len(ends["unload"]) == 1
+    assert not ends["unload"] & ends["cleanup"]
+    assert ends["end"] in (set(), ends["unload"])
+
+
+@written(**ENDS)
+@pytest.mark.parametrize("each", [False, True], ids=["one", "each"])
+def test_the_script_of_a_single_client_ends_once(
+    language: Language, text: str, each: bool, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    path = language.script(tmp_path, text + (EACH_A_PROCESS[language.name] if each else ""))
+    client = libnbd().NBD()
+    client.connect_command([*NBDFORK, "-n", "-s", language.name, str(path), f"log={log}"])
+    assert client.pread(512, 0) == bytes(512)
+    client.shutdown()
+    del client  # which waits for the server
+    ends = ends_in(log)
+    assert len(ends["cleanup"]) == len(ends["unload"]) == 1
+    assert ends["end"] in (set(), ends["unload"])
 
 
 @written(

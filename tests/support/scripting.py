@@ -304,6 +304,53 @@ set NBDFORK_PROCESSES 1
 }
 """Scripts with a process for each client, whose disk tells which; or what was made before."""
 
+ENDS = {
+    "lua": """\
+local log
+local function note(what)
+    local stat, file = io.open("/proc/self/stat"), io.open(log, "a")
+    file:write(what, " ", stat:read("n"), "\\n")
+    stat:close()
+    file:close()
+end
+function config(key, value) log = value end
+function cleanup() note("cleanup") end
+function unload() note("unload") end
+THE_END = setmetatable({}, {__gc = function() note("end") end})
+""",
+    "perl": """\
+my $log;
+sub note { CORE::open(my $file, '>>', $log); print $file "$_[0] $$\\n" }
+sub config { my ($key, $value) = @_; $log = $value }
+sub cleanup { note('cleanup') }
+sub unload { note('unload') }
+END { note('end') }
+""",
+    "ruby": """\
+def note(what) = File.write($log, "#{what} #{Process.pid}\\n", mode: 'a')
+def config(key, value)
+  $log = value
+end
+def cleanup = note('cleanup')
+def unload = note('unload')
+""",
+    "tcl": """\
+proc note {what} { set file [open $::log a]; puts $file "$what [pid]"; close $file }
+proc config {key value} { set ::log $value }
+proc cleanup {} { note cleanup }
+proc unload {} { note unload }
+""",
+}
+"""Scripts that write into the file log=FILENAME what is called when they end, and where."""
+
+EACH_A_PROCESS = {
+    "lua": "NBDFORK_PROCESSES = true\n",
+    "perl": "our $NBDFORK_PROCESSES = 1;\n",
+    "ruby": "NBDFORK_PROCESSES = true\n",
+    "tcl": "set NBDFORK_PROCESSES 1\n",
+}
+"""What asks for a process for each client."""
+
 FLAGS = {
     "lua": """\
 local seen = {}

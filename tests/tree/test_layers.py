@@ -51,19 +51,19 @@ ORDER = {
         ["_serving", "errors", "mapping", "parse", "server"],
         ["client", "parameters", "export", "shared"],
         ["descriptor", "password", "plugin"],
-        ["filter"],
+        ["filter", "loaded"],
     ],
     "scripting": [
         ["callbacks", "frames", "script"],
-        ["connection", "export"],
+        ["channel", "export"],
         ["template"],
         ["helper"],
         ["plugin"],
         ["embedded"],
     ],
     "backend": [
-        ["client", "extents", "load"],
-        ["gate", "handle"],
+        ["client", "extents", "loaders"],
+        ["gate", "handle", "load"],
         ["backend"],
     ],
 }

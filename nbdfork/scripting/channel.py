@@ -19,7 +19,7 @@ from nbdfork.scripting.frames import (
     REPLY,
     REQUEST,
 )
-from nbdfork.scripting.script import Failed
+from nbdfork.scripting.script import CallbackFailed
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class HelperGone(Exception):
     """The helper has closed the connection, or speaks something else."""
 
 
-class Connection:
+class HelperChannel:
     """The server's end of a connection; *on_shutdown* is called if the script asks for it."""
 
     def __init__(self, stream: socket.socket, on_shutdown: Callable[[], None]) -> None:
@@ -68,7 +68,7 @@ class Connection:
     ) -> tuple[int, bytes]:
         """Make a request and return value and payload of the reply.
 
-        Raises `Failed` for an error, `HelperGone` if there is no reply.
+        Raises `CallbackFailed` for an error, `HelperGone` if there is no reply.
         """
         request = (OPERATIONS[operation], handle, flags, count, offset)
         return self._exchange(request, payload, self._receive)
@@ -149,7 +149,7 @@ class Connection:
         """Raise the error of a reply, or do what a notice says."""
         text = payload.decode(errors="backslashreplace").rstrip("\n")
         if code != NOTICE:
-            raise Failed(code, text)
+            raise CallbackFailed(code, text)
         if value == NOTICE_DEBUG:
             log.debug("%s", text)
         elif value == NOTICE_SHUTDOWN:
