@@ -2,8 +2,8 @@
 
 A name is looked up among those that come with nbdfork (packages `nbdfork.plugins` and
 `nbdfork.filters`), then among the entry points of these groups that installed packages
-declare.  A path (it has a "/", or ends in ".py" or ".so") is a Python file with one class, or one
-that is the body of a class, or a file that one of the plugins makes a class of.
+declare.  A path (it has a "/", or ends in ".py" or as the files of a loader do) is a Python file
+with one class, or one that is the body of a class, or a file that `loaders` know how to load.
 """
 
 import importlib
@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import nbdfork
+from nbdfork.backend import loaders
 from nbdfork.plugin import Filter
 from nbdfork.plugin.errors import ConfigError
 from nbdfork.plugin.parameters import ParameterSet
@@ -41,9 +42,6 @@ class Kind(NamedTuple):
 
 PLUGIN = Kind("plugin", "nbdfork.plugins", Plugin)
 FILTER = Kind("filter", "nbdfork.filters", Filter)
-
-LOADERS = {".so": "c"}
-"""Files that are not Python, by the ends of their names, and the plugin that loads each."""
 
 
 class Found(NamedTuple):
@@ -88,7 +86,7 @@ def find(name: str, kind: Kind = PLUGIN) -> Found:
     Raises `ConfigError` if there is none or it cannot be loaded.
     """
     try:
-        if os.sep in name or name.endswith((".py", *LOADERS)):
+        if os.sep in name or loaders.suffix_of(name) in (".py", *loaders.SHIPPED):
             return _from_path(name, kind)
         return _from_name(name, kind)
     except ConfigError:
@@ -109,6 +107,8 @@ def _from_name(name: str, kind: Kind) -> Found:
             path = str(sys.modules[plugin_class.__module__].__file__)
             version = point.dist.version if point.dist else "unknown"
             return Found(kind, name, path, version, plugin_class)
+    if kind is PLUGIN and loaders.is_declared(loaders.suffix_of(name)):
+        return _from_path(name, kind)
     known = available(kind)
     import difflib  # only for those who mistype
 
@@ -122,17 +122,15 @@ def _from_name(name: str, kind: Kind) -> Found:
 def _from_path(path: str, kind: Kind) -> Found:
     if not os.path.isfile(path):
         raise ConfigError(f"the {kind.word} {path!r} is not a file")
-    loader = LOADERS.get(os.path.splitext(path)[1])
-    if loader is not None and kind is PLUGIN:
-        path = os.path.abspath(path)
-        loaded = importlib.import_module(f"{kind.group}.{loader}").load(path)
-        return Found(kind, path=path, **loaded._asdict())
+    if not path.endswith(".py"):
+        if kind is PLUGIN:
+            loaded = loaders.load_file(path)
+            return Found(kind, path=os.path.abspath(path), **loaded._asdict())
+        raise ConfigError(f"the filter {path!r} is not a Python file: its name must end in .py")
     name = os.path.basename(path).removesuffix(".py")
     spec = importlib.util.spec_from_file_location(f"nbdfork_{kind.word}_{name}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(
-            f"the {kind.word} {path!r} is not a Python file: its name must end in .py"
-        )
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses and others look for it
     spec.loader.exec_module(module)

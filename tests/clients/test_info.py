@@ -85,7 +85,7 @@ def test_a_path_that_is_no_plugin(tmp_path: Path) -> None:
         "nosuch.py": "is not a file",
         "empty.py": "must define one Plugin class; it defines: none",
         "broken.py": "ZeroDivisionError",
-        "plain": "its name must end in .py",
+        "plain": "its name must end in one of .lua, .ml, .pl, .py",
     }
     for name, message in expected.items():
         done = nbdfork(f"{tmp_path}/{name}")
