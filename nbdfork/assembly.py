@@ -39,7 +39,7 @@ def supervisor(options: Options, backend: Backend, listeners: Listeners) -> Supe
     spoken = settings(options, backend)
     service = Service(
         backend.after_fork,
-        lambda client, on_export, count: Connection(client, backend, spoken, on_export, count),
+        lambda client, on_export, meter: Connection(client, backend, spoken, on_export, meter),
         backend.cleanup,
         options.keepalive,
         size.clients_per_worker,

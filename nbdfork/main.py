@@ -23,7 +23,7 @@ from nbdfork.protocol.connection import Connection
 from nbdfork.server import daemon, linux, privileges, processes, sockets, stdio
 from nbdfork.server.errors import StartupError
 from nbdfork.server.inheritance import show_in_ps
-from nbdfork.server.scoreboard import Scoreboard
+from nbdfork.server.scoreboard import Scoreboard, Slot
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.stopper import Stopper
 from nbdfork.server.supervisor import STOP_SIGNALS
@@ -143,8 +143,9 @@ def _serve_single(options: Options, start: _Start) -> int:
         sockets.prepare_client(client, options.keepalive)
     process = os.getpid()
     backend.after_fork(lambda: os.kill(process, signal.SIGTERM), stopper.ending)
-    count = Scoreboard(1).slot(0).count
-    stopper.serve(Connection(client, backend, spoken, lambda name: None, count))
+    board = Scoreboard(1)
+    meter = Slot(board.share(range(1)), 0)
+    stopper.serve(Connection(client, backend, spoken, lambda name: None, meter))
     stopper.announce_end()
     backend.cleanup()
     backend.finish()

@@ -16,7 +16,7 @@ from nbdfork.protocol import handshake
 from nbdfork.protocol.channel import Channel, SharedChannel
 from nbdfork.protocol.errors import Disconnected, ProtocolError
 from nbdfork.protocol.stream import Stream
-from nbdfork.protocol.transmission import Count, Session, Transmission
+from nbdfork.protocol.transmission import Meter, Session, Transmission
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Settings(NamedTuple):
 class Connection:
     """A client being served.
 
-    *on_export* is told the export's name when the client has chosen it, *count* what each batch
+    *on_export* is told the export's name when the client has chosen it, *meter* what each batch
     of requests did.
     """
 
@@ -49,7 +49,7 @@ class Connection:
         backend: Backend,
         settings: Settings,
         on_export: Callable[[str], None],
-        count: Count,
+        meter: Meter,
     ) -> None:
         self._channel = (
             SharedChannel(stream) if settings.threads > 1 else Channel(stream, settings.spins)
@@ -58,7 +58,7 @@ class Connection:
         self._backend = backend
         self._settings = settings
         self._on_export = on_export
-        self._count = count
+        self._meter = meter
         self._stopped = False
 
     def serve(self) -> None:
@@ -121,7 +121,7 @@ class Connection:
         """Serve requests; if it is the server that ends, flush, which the client cannot, and
         turn down what has come in the meantime.
         """
-        transmission = _transmission(self._channel, session, self._count, self._settings.threads)
+        transmission = _transmission(self._channel, session, self._meter, self._settings.threads)
         try:
             transmission.serve()
         finally:
@@ -132,12 +132,12 @@ class Connection:
             transmission.refuse()
 
 
-def _transmission(channel: Channel, session: Session, count: Count, threads: int) -> Transmission:
+def _transmission(channel: Channel, session: Session, meter: Meter, threads: int) -> Transmission:
     if not isinstance(channel, SharedChannel):
-        return Transmission(channel, session, count)
+        return Transmission(channel, session, meter)
     from nbdfork.protocol.parallel import ParallelTransmission  # most servers have no use for it
 
-    return ParallelTransmission(channel, session, count, threads)
+    return ParallelTransmission(channel, session, meter, threads)
 
 
 def _flush(gate: Gate) -> None:

@@ -11,7 +11,7 @@ import time
 
 from nbdfork.backend import client
 from nbdfork.protocol.channel import SharedChannel
-from nbdfork.protocol.transmission import Count, Payload, Session, Transmission
+from nbdfork.protocol.transmission import Meter, Payload, Session, Transmission
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +32,15 @@ class ParallelTransmission(Transmission):
     """
 
     def __init__(
-        self, channel: SharedChannel, session: Session, count: Count, threads: int
+        self, channel: SharedChannel, session: Session, meter: Meter, threads: int
     ) -> None:
-        super().__init__(channel, session, count)
+        super().__init__(channel, session, meter)
         self._limit = threads
         self._receiving = threading.Lock()  # held by the thread that receives
         self._threads: list[threading.Thread] = []
         self._idle: list[None] = []  # one for each thread that waits to receive
+        self._counting = threading.Lock()
+        self._under_way: list[int] = []  # when they began, the oldest first
         self._ended = False
         self._error: BaseException | None = None
 
@@ -91,9 +93,9 @@ class ParallelTransmission(Transmission):
             self._add_thread()
         self._receiving.release()
         try:
-            began = time.monotonic_ns()
+            began = self._begin()
             super()._answer(flags, command, cookie, offset, length, payload)
-            super()._count_batch(1, began)
+            self._finish(began)
         except BaseException as error:  # the client has gone; or a script ends the interpreter
             self._error = error
             self._channel.stop()  # wakes the thread that receives
@@ -101,8 +103,26 @@ class ParallelTransmission(Transmission):
         finally:
             self._wait_to_receive()
 
+    # Here each request is a batch of its own.
+
+    def _begin(self) -> int:
+        began = time.monotonic_ns()
+        with self._counting:
+            self._under_way.append(began)
+            self._meter.set_busy(self._under_way[0])
+        return began
+
+    def _finish(self, began: int) -> None:
+        with self._counting:
+            super()._count_batch(1, began)
+            self._under_way.remove(began)
+            self._meter.set_busy(self._under_way[0] if self._under_way else 0)
+
+    def _begin_batch(self, began: int) -> None:
+        pass
+
     def _count_batch(self, requests: int, began: int) -> None:
-        """Here each request is a batch of its own, and has been counted."""
+        pass
 
     def _add_thread(self) -> None:
         thread = threading.Thread(target=self._serve_with_others, args=(client.serving(),))

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from nbdfork.backend.gate import Gate
 from nbdfork.plugin.errors import NOT_SUPPORTED, PartialError, Refused, cause
@@ -50,10 +50,16 @@ Command: TypeAlias = Callable[[int, int, int, Payload], Buffer | list[Chunk] | N
 reply, or None if there is nothing to return."""
 
 
-Count: TypeAlias = Callable[[int, int, int, int, int], None]
-"""Is told of each batch of requests, those that were received together: how many they were, the
-bytes read and written, how many of them failed, and the nanoseconds until all had been carried out.
-"""
+class Meter(Protocol):
+    """Is told of each batch of requests, those that were received together."""
+
+    def set_busy(self, since: int) -> None:
+        """A batch came at *since*, in nanoseconds of the monotonic clock."""
+
+    def count(
+        self, requests: int, bytes_read: int, bytes_written: int, errors: int, nanoseconds: int
+    ) -> None:
+        """It has been carried out, in so much time, and some *errors* of its requests failed."""
 
 
 class Session(NamedTuple):
@@ -87,9 +93,9 @@ class Session(NamedTuple):
 class Transmission:
     """The transmission phase of one client."""
 
-    def __init__(self, channel: Channel, session: Session, count: Count) -> None:
+    def __init__(self, channel: Channel, session: Session, meter: Meter) -> None:
         self._channel = channel
-        self._count = count
+        self._meter = meter
         self._bytes_read = self._bytes_written = self._errors = 0  # of the batch being answered
         self._gate = gate = session.gate
         self._unknown: tuple[int, Command] = (_ANY_FLAG, _unknown)
@@ -145,6 +151,7 @@ class Transmission:
                     if not channel.receive(size):
                         return
                     began = time.monotonic_ns()
+                    self._begin_batch(began)
                 magic, flags, command, cookie, offset, length = unpack(
                     channel.buffer, channel.start
                 )
@@ -162,13 +169,18 @@ class Transmission:
             if requests:
                 self._count_batch(requests, began)
 
+    def _begin_batch(self, began: int) -> None:
+        """A batch was received at *began*."""
+        self._meter.set_busy(began)
+
     def _count_batch(self, requests: int, began: int) -> None:
         """A batch that was received at *began* has been carried out."""
         # Threads may be at work on others: they are counted by operations that cannot be torn.
         bytes_read, self._bytes_read = self._bytes_read, 0
         bytes_written, self._bytes_written = self._bytes_written, 0
         errors, self._errors = self._errors, 0
-        self._count(requests, bytes_read, bytes_written, errors, time.monotonic_ns() - began)
+        spent = time.monotonic_ns() - began
+        self._meter.count(requests, bytes_read, bytes_written, errors, spent)
 
     def refuse(self) -> None:
         """Tell the client, whatever else it has asked for, that the server is going down."""

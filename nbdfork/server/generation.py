@@ -14,23 +14,26 @@ from collections.abc import Callable, Iterable
 
 from nbdfork.server import processes, worker
 from nbdfork.server.errors import StartupError
-from nbdfork.server.inheritance import Inheritance
+from nbdfork.server.inheritance import STACK_SIGNAL, Inheritance
 from nbdfork.server.pool import PoolSize, Throttle
 from nbdfork.server.scoreboard import Scoreboard, State
 from nbdfork.server.service import Service
 from nbdfork.server.sockets import Listeners
+from nbdfork.server.watchdog import HangLimits, Watchdog
 
 log = logging.getLogger(__name__)
 
 _WAITING = frozenset({State.STARTING, State.IDLE})
 _BOOTING = frozenset({State.STARTING, State.FAILED})
+_ORDERLY = frozenset({State.ENDED, State.FAILED})
 
 
 class Generation:
     """A pool of workers.
 
     *news* is the pipe by which workers tell the supervisor that the scoreboard has changed;
-    *private* returns the descriptors of the supervisor that a worker must not have.
+    *stacks* is the one for what `STACK_SIGNAL` makes them say.  *private* returns the descriptors
+    of the supervisor that a worker must not have.
     """
 
     def __init__(
@@ -40,7 +43,9 @@ class Generation:
         listeners: Listeners,
         size: PoolSize,
         service: Service,
+        hang_limits: HangLimits,
         news: int,
+        stacks: int,
         private: Callable[[], Iterable[int]],
     ) -> None:
         self._number = number
@@ -49,6 +54,7 @@ class Generation:
         self._size = size
         self._service = service
         self._news = news
+        self._stacks = stacks
         self._private = private
         self._leash, self._leash_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -58,6 +64,7 @@ class Generation:
         self._ending = False
         self._at_limit = False
         self._throttle = Throttle()
+        self._watchdog = Watchdog(board, hang_limits)
 
     @staticmethod
     def slots_needed(size: PoolSize, service: Service) -> int:
@@ -73,7 +80,7 @@ class Generation:
 
     def adjust(self) -> None:
         """Fork or retire workers, so that there are as many as there should be."""
-        if self.pause():
+        if self._throttle.remaining(time.monotonic()):
             return
         spares = self._spares()
         for _ in range(self._size.to_fork(len(spares), len(self._workers))):
@@ -81,17 +88,17 @@ class Generation:
         self._retire(spares[: self._size.to_retire(len(spares))])
         self._watch_limit()
 
-    def pause(self) -> float:
-        """Return for how many seconds nothing can be adjusted."""
-        return self._throttle.remaining(time.monotonic())
+    def pause(self) -> float | None:
+        """Return after how many seconds there is something to do even if nothing happens."""
+        throttle = self._throttle.remaining(time.monotonic()) or None
+        return min(filter(None, (throttle, self._watchdog.pause())), default=None)
 
     def _spares(self) -> list[int]:
         """Return the workers that wait for clients and have not been told to end."""
-        states = self._board.states()
         return [
             pid
             for pid, slots in self._workers.items()
-            if states[slots[0]] in _WAITING and pid not in self._retired
+            if self._board.state(slots[0]) in _WAITING and pid not in self._retired
         ]
 
     def _retire(self, pids: list[int]) -> None:
@@ -105,7 +112,8 @@ class Generation:
     def _watch_limit(self) -> None:
         if self._size == PoolSize.one():
             return  # that it is busy is nothing to warn of
-        at_limit = self._board.states().count(State.SERVING) == self._size.max_clients
+        states = [self._board.state(slots[0]) for slots in self._workers.values()]
+        at_limit = states.count(State.SERVING) == self._size.max_clients
         if at_limit and not self._at_limit:
             log.warning("all %d clients are taken: others have to wait", self._size.max_clients)
         self._at_limit = at_limit
@@ -116,13 +124,16 @@ class Generation:
         slots = self._board.claim(self._number, _slots_per_worker(self._service))
         if slots is None:
             return
+        memory = self._board.share(slots)
         inherited = Inheritance(
             slots,
             self._board,
+            memory,
             self._listeners.sockets,
             self._leash,
             self._bell,
             self._news,
+            self._stacks,
             os.getpid(),
         )
         # A signal that reached the child before it has handlers of its own would be recorded
@@ -140,13 +151,14 @@ class Generation:
             return
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            memory.close()  # this process has the whole board
         self._workers[pid] = slots
 
     def _become_worker(self, inherited: Inheritance) -> None:
         """In the child: never return to the supervisor's code."""
         status = worker.EXIT_FAILED
         try:
-            for fd in (self._leash_end, *self._private()):
+            for fd in (self._leash_end, self._board.fd, *self._private()):
                 os.close(fd)
             status = worker.run(inherited, self._service)
             sys.stdout.flush()
@@ -165,32 +177,37 @@ class Generation:
         """Free the slots of a reaped worker, and say so if its end was not in order."""
         slots = self._workers.pop(pid)
         self._retired.discard(pid)
-        clients = self._clients(slots)
-        reason = self._board.entry(slots[0]).reason
+        entry = self._board.entry(slots[0])
+        who = f"worker {pid}, {self._occupation(slots)}"
         has_served = any(self._board.entry(slot).counters.clients for slot in slots)
         self._board.free(slots)
-        # A worker that fails has said why; any other end was not its own doing.
-        if status not in (None, 0, worker.EXIT_FAILED) and not self._ending:
-            what = f"serving {clients}" if clients else "without a client"
-            how = (
-                f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
-            )
-            log.warning("worker %d, %s, %s", pid, what, how)
+        was_killed_by_us = self._ending and status == -signal.SIGKILL
+        if entry.state not in _ORDERLY and not was_killed_by_us:
+            log.warning("%s, %s", who, _how_it_ended(status))
         if has_served:
             self._throttle.served()
-        elif status:
+        elif status or entry.state not in _ORDERLY:
             pause = self._throttle.died_unused(time.monotonic())
             log.warning("a worker died unused; next fork in %.1f s", pause)
-            self._failure = (
-                f"a worker cannot start: {reason}"
-                if reason
-                else "a worker died while it was starting"
-            )
+            reason = f"a worker cannot start: {entry.reason}" if entry.reason else ""
+            self._failure = reason or "a worker died while it was starting"
+            if not self._ending:
+                self._listeners.renew()
 
-    def _clients(self, slots: range) -> str:
-        """Return who is served by the owner of *slots*, for people."""
-        entries = (self._board.entry(slot) for slot in slots)
-        return "; ".join(entry.client for entry in entries if entry.peer)
+    def _occupation(self, slots: range) -> str:
+        """Return what the worker of *slots* is doing, for people."""
+        clients = self._board.clients(slots)
+        return f"serving {clients}" if clients else "without a client"
+
+    # -- hangs --------------------------------------------------------------------------
+
+    def watch_for_hangs(self) -> None:
+        """Warn of the workers whose plugins hang, and kill them if so configured."""
+        for pid, seconds, is_fatal in self._watchdog.look(self._workers):
+            who = f"worker {pid}, {self._occupation(self._workers[pid])}"
+            what = "killed" if is_fatal else "where it is follows"
+            log.error("%s, has been busy for %.0f seconds: %s", who, seconds, what)
+            processes.send(pid, signal.SIGKILL if is_fatal else STACK_SIGNAL)
 
     # -- the start and the end ----------------------------------------------------------
 
@@ -202,8 +219,8 @@ class Generation:
         self.reap()
         if self._failure:
             raise StartupError(self._failure)
-        states = self._board.states()
-        return not any(states[slots[0]] in _BOOTING for slots in self._workers.values())
+        states = [self._board.state(slots[0]) for slots in self._workers.values()]
+        return not _BOOTING.intersection(states)
 
     def stop(self) -> None:
         """Tell all workers to finish with their clients and end."""
@@ -215,7 +232,7 @@ class Generation:
     def kill(self, seconds: float) -> None:
         """Kill the workers that are left, and wait for them to be gone, up to *seconds*."""
         for pid, slots in self._workers.items():
-            log.warning("killing worker %d, serving %s", pid, self._clients(slots))
+            log.warning("killing worker %d, %s", pid, self._occupation(slots))
             processes.send(pid, signal.SIGKILL)
         processes.wait(self._workers.keys(), seconds)
 
@@ -228,3 +245,11 @@ class Generation:
 def _slots_per_worker(service: Service) -> int:
     """Return how many slots a worker has: its own, and one for each client of several at once."""
     return 1 + service.clients_at_once if service.clients_at_once > 1 else 1
+
+
+def _how_it_ended(status: int | None) -> str:
+    if status is None:
+        return "is gone, and how it ended is not known"
+    if status < 0:
+        return f"was killed by signal {-status}"
+    return f"exited with status {status} in the middle of its work"

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from setproctitle import setproctitle, setthreadtitle
 
+from nbdfork.server.linux import SharedMemory
 from nbdfork.server.scoreboard import Scoreboard, Slot
 
 
@@ -16,34 +17,39 @@ def show_in_ps(name: str, title: str) -> None:
     setthreadtitle(name)
 
 
+STACK_SIGNAL = int(signal.SIGRTMIN) + 7
+"""Makes a worker write its stack to a pipe, whatever it is doing.  Nothing else uses this one."""
+
+
 class Inheritance(NamedTuple):
     """A worker's place among the others.
 
-    *slots* are its own: the first is for itself, the others are for clients that it serves at the
-    same time.  *leash* is a pipe that reaches its end when the workers of its generation are to
-    end, or the supervisor is dead.  *bell* is an eventfd that rings when the supervisor has given
-    orders; it is never read.  A byte on the pipe *news* tells the supervisor to look at the
-    scoreboard.
+    *slots* of the *board* are its own, and *memory* lets it write to them: the first is for itself,
+    the others are for clients that it serves at the same time.  *leash* is a pipe that reaches its
+    end when the workers of its generation are to end, or the supervisor is dead.  *bell* is an
+    eventfd that rings when the supervisor has given orders; it is never read.  A byte on the pipe
+    *news* tells the supervisor to look at the scoreboard.  *stacks* is a pipe for what
+    `STACK_SIGNAL` makes it say.
     """
 
     slots: range
     board: Scoreboard
+    memory: SharedMemory
     listeners: list[socket.socket]
     leash: int
     bell: int
     news: int
+    stacks: int
     supervisor: int
 
-    def slot(self) -> Slot:
-        """Return the worker's own slot."""
-        return self.board.slot(self.slots[0])
+    def slot(self, place: int) -> Slot:
+        """Return one of the worker's slots; the first, 0, is for itself."""
+        return Slot(self.memory, place)
 
     def announce(self) -> None:
         """Tell the supervisor that the scoreboard has changed, and show in ps what it says."""
-        entries = [self.board.entry(index) for index in self.slots]
-        clients = "; ".join(entry.client for entry in entries if entry.peer)
-        title = f"worker {entries[0].state.name.lower()} {clients}"
-        show_in_ps("nbdfork-worker", title.rstrip())
+        state = self.board.state(self.slots[0]).name.lower()
+        show_in_ps("nbdfork-worker", f"worker {state} {self.board.clients(self.slots)}".rstrip())
         try:
             os.write(self.news, b"n")
         except (BlockingIOError, BrokenPipeError):

@@ -4,7 +4,6 @@ By then the server is ready, and its first workers do not carry around what they
 """
 
 import os
-import signal
 from collections.abc import Collection, Iterator
 
 
@@ -13,7 +12,7 @@ def load() -> None:
     import psutil  # noqa: F401
 
 
-def send(pid: int, signum: signal.Signals) -> None:
+def send(pid: int, signum: int) -> None:
     """Send *signum* to the child *pid*, if it has not ended."""
     import psutil
 

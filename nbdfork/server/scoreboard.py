@@ -1,12 +1,13 @@
 """The scoreboard: what each worker is doing, in memory that all processes of a server share.
 
-One mapping, in this order: a header with a version; a byte of state a slot; a byte of orders a
-slot; the slots, all of one fixed size, and after the last one the totals of those that are gone.
-It is a memfd, so that a process which does not inherit the mapping can be given it.
+A page for the header, and a page for each slot, in a memfd that another process can be given.
+A slot is written by its worker alone, except that the supervisor resets it before the fork and
+gives orders in it.  A worker can read all slots and write its own: whatever it does, the slots of
+others stay as they are, and which slots are taken is nothing that can be read from here, for the
+supervisor keeps that to itself.
 
-A slot is written by its worker alone, except that the supervisor claims it before the fork, gives
-orders, and frees it when the worker has been reaped.  It is read without a lock: states, orders and
-counters are single stores, and texts are only ever shown to people.
+It is read without a lock: states, orders and counters are single stores, and texts are only ever
+shown to people.  What is read may be nonsense, if a worker has gone mad.
 """
 
 import enum
@@ -16,28 +17,33 @@ import time
 from struct import Struct
 from typing import NamedTuple
 
+from nbdfork.server.linux import SharedMemory
+
 VERSION = 1
 """Of the layout; whoever maps a scoreboard that it did not make compares it first."""
 
 _MAGIC = b"NBDFSLOT"
-_HEADER = Struct("=8sIII")  # magic, version, number of slots, size of a slot
-_HEADER_SIZE = 64
+_HEADER = Struct("=8sIIII")  # magic, version, slots, size of a slot, slots that were ever taken
+_SLOT_SIZE = mmap.PAGESIZE
 
+_STATE_AT = 0
+_ORDER_AT = 1
+_IDENTITY_AT = 8
 _IDENTITY = Struct("=IId")  # pid, generation, since
+_NUMBERS_AT = 64  # as unsigned 64-bit numbers, from here to the texts
 _COUNTERS = Struct("=5Q")
 _LATENCIES = 12
 _LATENCY = Struct(f"={_LATENCIES}Q")
-_PEER_SIZE, _EXPORT_SIZE, _REASON_SIZE = 64, 256, 296
-
-_COUNTERS_AT = _IDENTITY.size
-_LATENCY_AT = _COUNTERS_AT + _COUNTERS.size
-_PEER_AT = _LATENCY_AT + _LATENCY.size
+_LATENCY_AT = _NUMBERS_AT + _COUNTERS.size
+_BUSY_AT = _LATENCY_AT + _LATENCY.size
+_BUSY = 5 + _LATENCIES  # its place among the numbers
+_TEXTS_AT = 256
+_PEER_SIZE, _EXPORT_SIZE, _REASON_SIZE = 64, 256, 1024
+_PEER_AT = _TEXTS_AT
 _EXPORT_AT = _PEER_AT + _PEER_SIZE
 _REASON_AT = _EXPORT_AT + _EXPORT_SIZE
-_SLOT_SIZE = _REASON_AT + _REASON_SIZE
-_CACHE_LINE = 64
-assert _SLOT_SIZE % _CACHE_LINE == 0, "workers would write to each other's cache lines"
 
+_MOST = (1 << 64) - 1
 _FIRST_BUCKET_BITS = 14
 LATENCY_BOUNDS = tuple(1 << (_FIRST_BUCKET_BITS + 2 * n) for n in range(_LATENCIES - 1))
 """The upper bounds of the latency histogram's buckets, in nanoseconds: from 16 us on, each four
@@ -52,8 +58,13 @@ class State(enum.IntEnum):
     IDLE = 2
     SERVING = 3
     FAILED = 4
-    RESERVED = 5
-    """Belongs to a worker that serves several clients at once, and is between two of them."""
+    """Could not start."""
+
+    ENDED = 5
+    """Has nothing more to do, and ends of its own accord."""
+
+
+_STATES: dict[int, State] = {state.value: state for state in State}
 
 
 class Counters(NamedTuple):
@@ -70,8 +81,9 @@ class Entry(NamedTuple):
     """What a slot says.
 
     *since*: when its state, peer or export last changed, in seconds since the epoch.  *peer* and
-    *export*: who is served what.  *reason*: why the worker failed to start.  *latency*: how many
-    requests took up to each of `LATENCY_BOUNDS`.
+    *export*: who is served what.  *reason*: why the worker failed.  *latency*: how many requests
+    took up to each of `LATENCY_BOUNDS`.  *busy_since*: when the oldest request, or other call to
+    the plugin, that is being carried out began, in nanoseconds of the monotonic clock; 0 if none.
     """
 
     state: State
@@ -83,6 +95,7 @@ class Entry(NamedTuple):
     reason: str
     counters: Counters
     latency: tuple[int, ...]
+    busy_since: int
 
     @property
     def client(self) -> str:
@@ -94,14 +107,18 @@ class Scoreboard:
     """A fixed number of slots."""
 
     def __init__(self, slots: int) -> None:
-        self._slots = slots
-        self._orders_at = _HEADER_SIZE + slots
-        self._slots_at = -(-(self._orders_at + slots) // _CACHE_LINE) * _CACHE_LINE
-        size = self._slots_at + (slots + 1) * _SLOT_SIZE
+        self._taken = bytearray(slots)  # what is claimed, where no worker can write
+        size = (1 + slots + 1) * _SLOT_SIZE  # the header, the slots, and those that are gone
         self.fd = os.memfd_create("nbdfork-scoreboard", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, size)
-        self._map = mmap.mmap(self.fd, size)
-        _HEADER.pack_into(self._map, 0, _MAGIC, VERSION, slots, _SLOT_SIZE)
+        self._memory = SharedMemory(self.fd, 0, size, writable=True)
+        self._memory.keep_from_children()
+        _HEADER.pack_into(self._memory.bytes, 0, _MAGIC, VERSION, slots, _SLOT_SIZE, 0)
+        reading = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.bytes = SharedMemory(reading, 0, size, writable=False).bytes
+        finally:
+            os.close(reading)
 
     # -- in the supervisor --------------------------------------------------------------
 
@@ -109,113 +126,97 @@ class Scoreboard:
         """Claim *count* slots in a row for a worker about to be forked; None if there are not
         that many.  The first is the worker's own, the others are for clients at the same time.
         """
-        at = self._map.find(bytes([State.FREE]) * count, _HEADER_SIZE, self._orders_at)
-        if at < 0:
+        first = self._taken.find(bytes(count))
+        if first < 0:
             return None
-        claimed = range(at - _HEADER_SIZE, at - _HEADER_SIZE + count)
+        claimed = range(first, first + count)
+        self._taken[first : claimed.stop] = b"\1" * count
         for index in claimed:
-            offset = self._offset(index)
-            self._map[offset : offset + _SLOT_SIZE] = bytes(_SLOT_SIZE)
-            _IDENTITY.pack_into(self._map, offset, 0, generation, time.time())
-            self._map[self._orders_at + index] = False
-            self._map[_HEADER_SIZE + index] = State.RESERVED
-        self._map[at] = State.STARTING
+            slot = self._writable(index)
+            slot[:] = bytes(_SLOT_SIZE)
+            _IDENTITY.pack_into(slot, _IDENTITY_AT, 0, generation, time.time())
+        self._writable(first)[_STATE_AT] = State.STARTING
+        used = max(self.used, claimed.stop)
+        _HEADER.pack_into(
+            self._memory.bytes, 0, _MAGIC, VERSION, len(self._taken), _SLOT_SIZE, used
+        )
         return claimed
 
     def free(self, claimed: range) -> None:
         """The worker of these slots has been reaped; what it has done goes to the totals."""
+        gone = self._writable(len(self._taken))[_NUMBERS_AT:_TEXTS_AT].cast("Q")
         for index in claimed:
-            self._add_counts(index, self._slots)
-            self._map[_HEADER_SIZE + index] = State.FREE
+            numbers = self._writable(index)[_NUMBERS_AT:_TEXTS_AT].cast("Q")
+            for place in range(_BUSY):
+                gone[place] = (gone[place] + numbers[place]) & _MOST
+            self._writable(index)[_STATE_AT] = State.FREE
+            self._taken[index] = False
 
     def retire(self, index: int) -> None:
         """Order the worker of a slot to end when it has no client."""
-        self._map[self._orders_at + index] = True
+        self._writable(index)[_ORDER_AT] = True
+
+    def share(self, slots: range) -> SharedMemory:
+        """Return the memory of *slots* alone, for the worker that is to write to them."""
+        size = len(slots) * _SLOT_SIZE
+        return SharedMemory(self.fd, self._offset(slots[0]), size, writable=True)
 
     # -- in any process -----------------------------------------------------------------
 
     def state(self, index: int) -> State:
-        """Return the state of a slot."""
-        return State(self._map[_HEADER_SIZE + index])
-
-    def states(self) -> bytes:
-        """Return the states of all slots, a byte each."""
-        return self._map[_HEADER_SIZE : self._orders_at]
+        """Return the state of a slot; what is no state is taken for that of one that serves."""
+        return _STATES.get(self.bytes[self._offset(index)], State.SERVING)
 
     def entry(self, index: int) -> Entry:
         """Return all that a slot says."""
-        offset = self._offset(index)
-        pid, generation, since = _IDENTITY.unpack_from(self._map, offset)
-        return Entry(
-            self.state(index),
-            pid,
-            generation,
-            since,
-            self._text(offset + _PEER_AT, _PEER_SIZE),
-            self._text(offset + _EXPORT_AT, _EXPORT_SIZE),
-            self._text(offset + _REASON_AT, _REASON_SIZE),
-            Counters(*_COUNTERS.unpack_from(self._map, offset + _COUNTERS_AT)),
-            _LATENCY.unpack_from(self._map, offset + _LATENCY_AT),
-        )
+        return _entry(self.bytes[self._offset(index) :][:_SLOT_SIZE])
+
+    def clients(self, slots: range) -> str:
+        """Return who is served by the owner of *slots*, for people; empty if nobody is."""
+        serving = [index for index in slots if self.state(index) is State.SERVING]
+        return "; ".join(filter(None, (self.entry(index).client for index in serving)))
+
+    @property
+    def used(self) -> int:
+        """The number of slots that were ever taken: those after them need not be looked at."""
+        return int(_HEADER.unpack_from(self.bytes)[-1])
 
     def totals(self) -> tuple[Counters, tuple[int, ...]]:
-        """Return the counters and latencies of all workers together, with those that are gone."""
+        """Return what all workers have done together, those that are gone included: the counters,
+        and the latency.
+        """
         counters, latency = Counters(), (0,) * _LATENCIES
-        for index in range(self._slots + 1):
-            if index < self._slots and self._map[_HEADER_SIZE + index] == State.FREE:
-                continue
-            offset = self._offset(index)
-            more = _COUNTERS.unpack_from(self._map, offset + _COUNTERS_AT)
-            counters = Counters(*map(sum, zip(counters, more, strict=True)))
-            more = _LATENCY.unpack_from(self._map, offset + _LATENCY_AT)
-            latency = tuple(map(sum, zip(latency, more, strict=True)))
+        slots = _HEADER.unpack_from(self.bytes)[2]
+        entries = [self.entry(index) for index in range(self.used)]
+        present = [entry for entry in entries if entry.state is not State.FREE]
+        for entry in (*present, self.entry(slots)):
+            counters = Counters(*map(sum, zip(counters, entry.counters, strict=True)))
+            latency = tuple(map(sum, zip(latency, entry.latency, strict=True)))
         return counters, latency
 
-    # -- in the worker ------------------------------------------------------------------
-
-    def slot(self, index: int) -> "Slot":
-        """Return the means to write to a slot."""
-        return Slot(self, index)
-
-    # -- the layout ---------------------------------------------------------------------
+    def _writable(self, index: int) -> memoryview:
+        return self._memory.bytes[self._offset(index) :][:_SLOT_SIZE]
 
     def _offset(self, index: int) -> int:
-        return self._slots_at + index * _SLOT_SIZE
-
-    def _text(self, offset: int, size: int) -> str:
-        return self._map[offset : offset + size].rstrip(b"\0").decode(errors="ignore")
-
-    def _numbers(self, index: int) -> memoryview:
-        """Return the counters of a slot, and its latencies after them, as numbers."""
-        offset = self._offset(index)
-        return memoryview(self._map)[offset + _COUNTERS_AT : offset + _PEER_AT].cast("Q")
-
-    def _add_counts(self, index: int, into: int) -> None:
-        """Move what a slot has counted into another one."""
-        source, target = self._numbers(index), self._numbers(into)
-        for place, number in enumerate(source):
-            target[place] += number
-            source[place] = 0
+        return (1 + index) * _SLOT_SIZE
 
 
 class Slot:
     """A worker's slot, or that of one of its clients, as its owner writes it."""
 
-    def __init__(self, board: Scoreboard, index: int) -> None:
-        self._board = board
-        self._index = index
-        self._map = board._map
-        self._offset = board._offset(index)
-        self._numbers = board._numbers(index)
+    def __init__(self, memory: SharedMemory, place: int) -> None:
+        """Take the slot at *place* in what `Scoreboard.share` has returned."""
+        self._bytes = memory.bytes[place * _SLOT_SIZE :][:_SLOT_SIZE]
+        self._numbers = self._bytes[_NUMBERS_AT:_TEXTS_AT].cast("Q")
 
     def set(self, state: State, peer: str = "", reason: str = "") -> None:
         """The owner is now in *state*, serving *peer* or having failed for *reason*."""
-        offset, generation = self._offset, self.entry().generation
-        _IDENTITY.pack_into(self._map, offset, os.getpid(), generation, time.time())
+        _, generation, _ = _IDENTITY.unpack_from(self._bytes, _IDENTITY_AT)
+        _IDENTITY.pack_into(self._bytes, _IDENTITY_AT, os.getpid(), generation, time.time())
         self._set_text(_PEER_AT, _PEER_SIZE, peer)
         self._set_text(_EXPORT_AT, _EXPORT_SIZE, "")
         self._set_text(_REASON_AT, _REASON_SIZE, reason)
-        self._map[_HEADER_SIZE + self._index] = state
+        self._bytes[_STATE_AT] = state
 
     def begin(self, peer: str) -> None:
         """A client has come."""
@@ -226,11 +227,18 @@ class Slot:
         """The client has chosen the export *name*."""
         self._set_text(_EXPORT_AT, _EXPORT_SIZE, name)
 
+    def set_busy(self, since: int) -> None:
+        """The plugin has been at work since then (`Entry.busy_since`), or is not (0)."""
+        self._numbers[_BUSY] = since
+
     def count(
         self, requests: int, bytes_read: int, bytes_written: int, errors: int, nanoseconds: int
     ) -> None:
-        """Add a batch of requests that were received together and took *nanoseconds*."""
+        """Add a batch of requests that were received together and took *nanoseconds*.  The plugin
+        is not busy any more.
+        """
         numbers = self._numbers
+        numbers[_BUSY] = 0
         numbers[1] += requests
         if bytes_read:
             numbers[2] += bytes_read
@@ -243,18 +251,40 @@ class Slot:
 
     def merge_into(self, other: "Slot") -> None:
         """Move what was counted here to *other*."""
-        self._board._add_counts(self._index, other._index)
+        for place in range(_BUSY):
+            other._numbers[place] += self._numbers[place]
+            self._numbers[place] = 0
 
     def is_retired(self) -> bool:
         """Return whether the supervisor has ordered the worker to end."""
-        return bool(self._map[self._board._orders_at + self._index])
+        return bool(self._bytes[_ORDER_AT])
 
     def entry(self) -> Entry:
         """Return what the slot says."""
-        return self._board.entry(self._index)
+        return _entry(self._bytes)
 
     def _set_text(self, at: int, size: int, text: str) -> None:
         """Write *text*, cut off if it is long; what is not Unicode in it is shown by escapes."""
         data = text.encode(errors="backslashreplace")[:size]
-        start = self._offset + at
-        self._map[start : start + size] = data.ljust(size, b"\0")
+        self._bytes[at : at + size] = data.ljust(size, b"\0")
+
+
+def _entry(slot: memoryview) -> Entry:
+    pid, generation, since = _IDENTITY.unpack_from(slot, _IDENTITY_AT)
+    (busy_since,) = Struct("=Q").unpack_from(slot, _BUSY_AT)
+    return Entry(
+        _STATES.get(slot[_STATE_AT], State.SERVING),
+        pid,
+        generation,
+        since,
+        _text(slot, _PEER_AT, _PEER_SIZE),
+        _text(slot, _EXPORT_AT, _EXPORT_SIZE),
+        _text(slot, _REASON_AT, _REASON_SIZE),
+        Counters(*_COUNTERS.unpack_from(slot, _NUMBERS_AT)),
+        _LATENCY.unpack_from(slot, _LATENCY_AT),
+        busy_since,
+    )
+
+
+def _text(slot: memoryview, at: int, size: int) -> str:
+    return bytes(slot[at : at + size]).rstrip(b"\0").decode(errors="ignore")

@@ -14,21 +14,19 @@ log = logging.getLogger(__name__)
 OnExport: TypeAlias = Callable[[str], None]
 """Is told the name of the export that a client has chosen."""
 
-Count: TypeAlias = Callable[[int, int, int, int, int], None]
-"""Is told what a batch of requests did; see `Slot.count`."""
-
 
 class Service(NamedTuple):
     """How clients are served; given to the server wing by its caller.
 
     *after_fork* is called in each worker before its first client, *cleanup* after its last.  The
     former is given a function that stops the whole server, and a descriptor that is readable once
-    this process has been told to end.  *connect* makes a client of a stream.  A worker serves
+    this process has been told to end.  *connect* makes a client of a stream, and has what
+    it does counted in its slot.  A worker serves
     *clients_per_worker* clients (0: any number), *clients_at_once* of them at the same time.
     """
 
     after_fork: Callable[[Callable[[], None], int], None]
-    connect: Callable[[socket.socket, OnExport, Count], Servable]
+    connect: Callable[[socket.socket, OnExport, Slot], Servable]
     cleanup: Callable[[], None]
     keepalive: bool
     clients_per_worker: int
@@ -57,5 +55,9 @@ def serve(
     slot.begin(peer)
     announce()
     log.info("client %s connected", peer)
-    stopper.serve(service.connect(client, on_export, slot.count))
+    try:
+        stopper.serve(service.connect(client, on_export, slot))
+    except BaseException as error:
+        log.error("client %s is lost: %s in its worker", peer, type(error).__name__)
+        raise
     log.info("client %s is gone", peer)

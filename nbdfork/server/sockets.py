@@ -6,13 +6,17 @@ comes second must go on waiting.
 """
 
 import errno
+import logging
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterable, MutableMapping
 from typing import Any, TypeAlias
 
 from nbdfork.server.errors import StartupError
+
+log = logging.getLogger(__name__)
 
 ACTIVATION_FD = 3
 """The first descriptor that a service manager passes (sd_listen_fds(3))."""
@@ -43,6 +47,19 @@ class Listeners:
         self.port = port
         self.unix_path = unix_path
         self.private_directory: str | None = None
+        self._names = [listener.getsockname() for listener in sockets]
+
+    def renew(self) -> None:
+        """Listen again where a socket, which all workers share, was shut down by one of them."""
+        for index, listener in enumerate(self.sockets):
+            if not is_shut_down(listener):
+                continue
+            name = self._names[index]
+            log.error("the socket for %s does not listen any more: making it anew", _address(name))
+            try:
+                self.sockets[index] = _listen_again(listener, name)
+            except OSError as error:
+                log.critical("cannot listen on %s again: %s", _address(name), error)
 
     def close(self) -> None:
         """Stop listening."""
@@ -207,6 +224,29 @@ def _adopt(fd: int) -> socket.socket:
     os.set_inheritable(fd, False)
     listener.setblocking(False)
     return listener
+
+
+def is_shut_down(listener: socket.socket) -> bool:
+    """Return whether somebody has shut down a listening socket; see shutdown(2)."""
+    looking = select.poll()
+    looking.register(listener, select.POLLHUP | select.POLLRDHUP)
+    return bool(looking.poll(0))
+
+
+def _listen_again(old: socket.socket, name: Any) -> socket.socket:
+    """Return a socket that listens in the place of *old*, which was shut down."""
+    family = old.family
+    old.close()  # or its address would be taken
+    if family != socket.AF_UNIX:
+        return _bind_tcp(family, name)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        os.unlink(name)
+        listener.bind(name)
+        return _listen(listener)
+    except BaseException:
+        listener.close()
+        raise
 
 
 def _listen(listener: socket.socket) -> socket.socket:

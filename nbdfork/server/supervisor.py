@@ -7,6 +7,7 @@ knows its workers by the scoreboard.
 """
 
 import gc
+import logging
 import os
 import select
 import signal
@@ -19,9 +20,12 @@ from nbdfork.server.pool import PoolSize
 from nbdfork.server.scoreboard import Scoreboard
 from nbdfork.server.service import Service
 from nbdfork.server.sockets import Listeners
+from nbdfork.server.watchdog import DEFAULT_LIMITS, HangLimits
 
 if TYPE_CHECKING:
     from nbdfork.server.captive import Captive
+
+log = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 KILL_SECONDS = 5.0
@@ -39,6 +43,7 @@ class Supervisor:
         size: PoolSize,
         service: Service,
         shutdown_limit: float,
+        hang_limits: HangLimits = DEFAULT_LIMITS,
     ) -> None:
         self._listeners = listeners
         self._shutdown_limit = shutdown_limit
@@ -49,12 +54,22 @@ class Supervisor:
         self._verbs: dict[int, Callable[[], object]] = dict.fromkeys(STOP_SIGNALS, self.stop)
         self._verbs[signal.SIGCHLD] = self._reap
         self._news, self._news_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._stacks, self._stacks_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._signals, self._signals_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.watch(self._news, lambda: _empty(self._news))  # the loop looks at the scoreboard
+        self.watch(self._stacks, self._log_stack)
         self.watch(self._signals, self._obey_signals)
         board = Scoreboard(Generation.slots_needed(size, service))
         self._generation = Generation(
-            1, board, listeners, size, service, self._news_end, self._private
+            1,
+            board,
+            listeners,
+            size,
+            service,
+            hang_limits,
+            self._news_end,
+            self._stacks_end,
+            self._private,
         )
         self._record_signals()
 
@@ -72,7 +87,8 @@ class Supervisor:
             on_ready()
             while not self._stop_requests:
                 self._generation.adjust()
-                self._wait(self._generation.pause() or None)
+                self._generation.watch_for_hangs()
+                self._wait(self._generation.pause())
         finally:
             self._drain()
 
@@ -124,6 +140,11 @@ class Supervisor:
             if signum in self._verbs:  # a plugin may have a handler for one of its own
                 self._verbs[signum]()
 
+    def _log_stack(self) -> None:
+        """Log what a worker said of itself when it was asked where it is."""
+        for line in _empty(self._stacks).decode(errors="backslashreplace").splitlines():
+            log.error("stack: %s", line)
+
     # -- the verbs ----------------------------------------------------------------------
 
     def stop(self) -> None:
@@ -165,7 +186,11 @@ class Supervisor:
         for signum in STOP_SIGNALS:  # the interpreter, ending, would restore all but ignored ones
             signal.signal(signum, signal.SIG_IGN)
         self._generation.close()
-        for fd in (self._news, self._news_end, self._signals, self._signals_end):
+        for fd in (
+            *(self._news, self._news_end),
+            *(self._stacks, self._stacks_end),
+            *(self._signals, self._signals_end),
+        ):
             os.close(fd)
 
 

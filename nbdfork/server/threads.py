@@ -24,8 +24,8 @@ class Threads:
         self._inherited = inherited
         self._service = service
         self._stopper = stopper
-        self._own_slot = inherited.slot()
-        self._free = list(inherited.slots[1:])
+        self._own_slot = inherited.slot(0)
+        self._free = list(range(1, len(inherited.slots)))
         self._available = threading.Semaphore(len(self._free))
         self._reporting = threading.Lock()
         self._threads: set[threading.Thread] = set()
@@ -33,14 +33,16 @@ class Threads:
     def run(self) -> None:
         """Serve clients until told to end; return when the last of them is gone."""
         self._report()
-        with Entrance(self._inherited, self._stopper) as entrance:
-            self._wait_for_one()
-            while (client := entrance.accept()) is not None:
-                self._begin(client)
+        try:
+            with Entrance(self._inherited, self._stopper, has_clients=True) as entrance:
                 self._wait_for_one()
-        for thread in tuple(self._threads):
-            while thread.is_alive():
-                thread.join(_SIGNAL_CHECK_SECONDS)
+                while (client := entrance.accept()) is not None:
+                    self._begin(client)
+                    self._wait_for_one()
+        finally:
+            for thread in tuple(self._threads):
+                while thread.is_alive():
+                    thread.join(_SIGNAL_CHECK_SECONDS)
 
     def _wait_for_one(self) -> None:
         """Wait until another client could be served."""
@@ -64,15 +66,15 @@ class Threads:
 
     def _serve(self, client: socket.socket) -> None:
         index = self._free.pop()
-        slot = self._inherited.board.slot(index)
+        slot = self._inherited.slot(index)
         try:
             serve(client, self._service, self._stopper, slot, self._report)
-        except Exception:
+        except BaseException:
             log.exception("a client's thread failed")
         finally:
             with self._reporting:
                 slot.merge_into(self._own_slot)
-                slot.set(State.RESERVED)
+                slot.set(State.FREE)
             self._report()
             self._free.append(index)
             self._threads.discard(threading.current_thread())
@@ -82,6 +84,6 @@ class Threads:
         """Say what the clients' slots say, taken together, in the worker's own."""
         with self._reporting:
             board = self._inherited.board
-            states = [board.state(index) for index in self._inherited.slots[1:]]
+            states = {board.state(index) for index in self._inherited.slots[1:]}
             self._own_slot.set(State.SERVING if State.SERVING in states else State.IDLE)
             self._inherited.announce()

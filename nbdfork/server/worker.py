@@ -5,12 +5,14 @@ ends in the generation that forked it, by returning an exit status.  It never re
 that belongs to the supervisor.
 """
 
+import faulthandler
 import logging
 import signal
 
 from nbdfork.server import linux
 from nbdfork.server.entrance import Entrance
-from nbdfork.server.inheritance import Inheritance
+from nbdfork.server.errors import CannotAccept
+from nbdfork.server.inheritance import STACK_SIGNAL, Inheritance
 from nbdfork.server.scoreboard import State
 from nbdfork.server.service import Service, serve
 from nbdfork.server.stopper import Stopper
@@ -26,25 +28,35 @@ def run(inherited: Inheritance, service: Service) -> int:
     stopper = Stopper()
     try:
         if not _prepare(inherited, stopper):
+            inherited.slot(0).set(State.ENDED)
             return 0
         service.after_fork(inherited.stop_server, stopper.ending)
-    except Exception as error:
+    except BaseException as error:  # SystemExit, too: a plugin must not end a worker silently
         log.exception("the worker cannot start")
-        inherited.slot().set(State.FAILED, reason=f"{type(error).__name__}: {error}")
-        inherited.announce()
-        return EXIT_FAILED
+        return _fail(inherited, error)
     try:
         if service.clients_at_once > 1:
             Threads(inherited, service, stopper).run()
         else:
             _serve_in_turn(inherited, service, stopper)
-    except Exception:
+    except CannotAccept as error:
+        log.error("%s", error)
+        return _fail(inherited, error)
+    except BaseException as error:
         log.exception("the worker failed")
-        return EXIT_FAILED
+        return _fail(inherited, error)
     finally:
         stopper.announce_end()
         service.cleanup()
+    inherited.slot(0).set(State.ENDED)
     return 0
+
+
+def _fail(inherited: Inheritance, error: BaseException) -> int:
+    """Say why this worker cannot go on; return the exit status."""
+    inherited.slot(0).set(State.FAILED, reason=f"{type(error).__name__}: {error}")
+    inherited.announce()
+    return EXIT_FAILED
 
 
 def _prepare(inherited: Inheritance, stopper: Stopper) -> bool:
@@ -53,18 +65,19 @@ def _prepare(inherited: Inheritance, stopper: Stopper) -> bool:
         # A terminal sends them to all processes; the supervisor decides.
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    faulthandler.register(STACK_SIGNAL, inherited.stacks)
     stopper.install([signal.SIGTERM])
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     return linux.die_with_parent(signal.SIGTERM, inherited.supervisor)
 
 
 def _serve_in_turn(inherited: Inheritance, service: Service, stopper: Stopper) -> None:
-    slot = inherited.slot()
+    slot = inherited.slot(0)
     served = 0
     while not stopper.stopped:
         slot.set(State.IDLE)
         inherited.announce()
-        with Entrance(inherited, stopper) as entrance:
+        with Entrance(inherited, stopper, has_clients=False) as entrance:
             client = entrance.accept()
         if client is None:
             return

@@ -9,15 +9,21 @@ def request(command: int, offset: int = 0, length: int = 0, payload: bytes = b""
 
 
 class Counted:
-    """What `Count` was told, batch by batch."""
+    """A meter that remembers what it was told, batch by batch."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[int, int, int, int]] = []
         self.nanoseconds: list[int] = []
+        self.busy_since = 0
 
-    def __call__(self, requests: int, read: int, written: int, errors: int, spent: int) -> None:
-        self.batches.append((requests, read, written, errors))
-        self.nanoseconds.append(spent)
+    def set_busy(self, since: int) -> None:
+        self.busy_since = since
+
+    def count(
+        self, requests: int, bytes_read: int, bytes_written: int, errors: int, nanoseconds: int
+    ) -> None:
+        self.batches.append((requests, bytes_read, bytes_written, errors))
+        self.nanoseconds.append(nanoseconds)
 
     def total(self) -> tuple[int, ...]:
         return tuple(map(sum, zip(*self.batches, strict=True)))

@@ -30,9 +30,10 @@ ALLOWED = {
 
 ORDER = {
     "server": [
-        ["errors", "linux", "pool", "processes", "scoreboard", "stopper"],
+        ["errors", "linux", "pool", "processes", "stopper"],
+        ["scoreboard"],
         ["privileges", "sockets", "daemon", "captive", "inheritance"],
-        ["stdio", "entrance", "service"],
+        ["stdio", "entrance", "service", "watchdog"],
         ["threads"],
         ["worker"],
         ["generation"],

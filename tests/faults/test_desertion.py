@@ -1,0 +1,76 @@
+"""A worker that goes, or that can serve nobody any more, costs its client and is never silent."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.support.harness import Server, eventually, nbdfork
+from tests.support.libnbd import connected
+from tests.support.paths import SAMPLES
+
+DESERTING = SAMPLES / "deserting.py"
+EXCEPTIONS = ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "Desertion"]
+
+
+@pytest.mark.parametrize("way", ["exit", "failure", *EXCEPTIONS])
+def test_a_worker_that_ends_in_the_middle_is_told_of(way: str) -> None:
+    with Server("-n", DESERTING, f"way={way}") as server, connected(server.uri) as other:
+        with pytest.raises(Exception, match="CLOSED"), connected(server.uri) as client:
+            with pytest.raises(Exception, match="pread"):
+                client.pread(512, 0)
+        assert other.pread(512, 512) == bytes(512)
+        if way in EXCEPTIONS:
+            eventually(lambda: f"is lost: {way} in its worker" in server.log)
+            eventually(lambda: "in pread" in server.log)  # the traceback tells in which call
+        else:
+            status = {"exit": 0, "failure": 1}[way]
+            said = f"exited with status {status} in the middle of its work"
+            eventually(lambda: said in server.log)
+            line = next(line for line in server.log.splitlines() if said in line)
+            assert "serving unix pid" in line
+
+
+@pytest.mark.parametrize("way", ["exit", "failure", *EXCEPTIONS])
+def test_a_worker_that_ends_before_its_first_client_is_told_of(way: str, tmp_path: Path) -> None:
+    done = nbdfork("-f", "-U", tmp_path / "socket", DESERTING, f"fork-way={way}")
+    assert done.returncode == 1
+    assert f"{way}" in done.stderr or "in the middle of its work" in done.stderr
+    assert "nbdfork: error: a worker" in done.stderr
+
+
+def serves_again(server: Server) -> bool:
+    """Return whether clients can connect; they cannot until the sockets have been made anew."""
+    try:
+        with connected(server.uri) as client:
+            return bool(client.pread(512, 512) == bytes(512))
+    except Exception:
+        return False
+
+
+@pytest.mark.parametrize("way", ["close", "shutdown"])
+@pytest.mark.parametrize("clients_per_worker", ["0", "1", "3"])
+@pytest.mark.parametrize("where", ["unix", "tcp", "any port"])
+def test_sockets_that_a_plugin_spoils_are_made_anew(
+    way: str, clients_per_worker: str, where: str, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    options = ("-n", "--clients-per-worker", clients_per_worker, "--spare-workers", "1")
+    plugin = (DESERTING, f"listeners={way}", f"mark={mark}")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    listen = {
+        "unix": None,
+        "tcp": ("-i", "127.0.0.1", "-p", port),
+        "any port": ("-i", "127.0.0.1", "-p", "0"),
+    }[where]
+    with Server(*options, *plugin, listen=listen) as server:
+        with connected(server.uri) as client:
+            assert client.pread(512, 512) == bytes(512)
+        mark.touch()  # the next worker, which is there once this client has gone, finds it
+        for worker in server.workers():
+            worker.kill()
+        eventually(lambda: not mark.exists())
+        eventually(lambda: serves_again(server))
+        said = "cannot accept clients: " if way == "close" else "does not listen any more"
+        assert said in server.log
