@@ -36,7 +36,7 @@ def board_of(*busy_since: int) -> Scoreboard:
 
 def test_it_warns_once_of_a_call_and_then_kills(clock: Clock) -> None:
     watchdog = Watchdog(board_of(NOW, 0, 0), HangLimits(warning=8, kill=40))
-    seen = []
+    seen: list[Hang] = []
     while clock.now < NOW + 60 * SECOND and not (seen and seen[-1].is_fatal):
         pause = watchdog.pause()
         assert pause is not None
@@ -48,7 +48,7 @@ def test_it_warns_once_of_a_call_and_then_kills(clock: Clock) -> None:
 def test_each_call_that_hangs_is_worth_a_warning(clock: Clock) -> None:
     board = board_of(NOW)
     watchdog = Watchdog(board, HangLimits(warning=8, kill=0))
-    found = []
+    found: list[Hang] = []
     for _ in range(3):
         clock.now += 8 * SECOND
         found += watchdog.look(WORKERS)
