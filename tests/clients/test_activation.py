@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.support.harness import NBDFORK, SECONDS, Server, eventually, need, output, run
+from tests.support.libnbd import libnbd
 
 # Becomes nbdfork with the sockets that it was given as descriptors 3 and up.
 EXEC = (
@@ -84,7 +85,7 @@ def test_variables_meant_for_another_process_are_ignored(tmp_path: Path) -> None
 
 
 def test_libnbd_activates_it() -> None:
-    need("nbdsh")
+    libnbd()  # or the test is skipped
     script = (
         "import sys; sys.path.append('/usr/lib/python3/dist-packages')\n"
         "import nbd\n"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.exchange import Player, arguments, connections, files
-from tests.support.harness import NBDFORK, SECONDS, eventually, nbdfork, need, output, receive, run
+from tests.support.harness import NBDFORK, SECONDS, eventually, nbdfork, output, receive, run
+from tests.support.libnbd import libnbd
 from tests.support.raw import GREETING
 
 READ = bytes.fromhex("25609513 0000 0000 0000000000000007 0000000000000000 00000200")
@@ -105,7 +106,7 @@ def test_signals_end_it(pipes: bool, signum: signal.Signals) -> None:
 
 
 def test_libnbd_starts_it_as_a_subprocess() -> None:
-    need("nbdsh")
+    libnbd()  # or the test is skipped
     script = (
         "import sys; sys.path.append('/usr/lib/python3/dist-packages')\n"
         "import nbd\n"
