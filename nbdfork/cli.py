@@ -1,95 +1,80 @@
 """argv -> Options: parse, check, and say in one line what is wrong.
 
-Options are taken anywhere on the line, as getopt_long(3) does, because the plugin and its
-parameters come between them in real use.  The standard library's getopt does not do for it:
-it calls an abbreviation ambiguous that fits two names of the same option (`--read`).
+Which options there are, and what holds for each, is declared in `options`; here is what holds for
+all of them.  Options are taken anywhere on the line, as getopt_long(3) does, because the plugin
+and its parameters come between them in real use.  The standard library's getopt does not do for
+it: it calls an abbreviation ambiguous that fits two names of the same option (`--read`).
 """
 
-import math
-import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
-from nbdfork.options import TABLE, Option, Options
-from nbdfork.plugin import parse
+from nbdfork.declaration import Field, Option
+from nbdfork.options import TABLE, Options
 
 _BY_NAME = {name: option for option in TABLE for name in option.names}
-_MOST = 1_000_000
 
 
 class UsageError(Exception):
     """The command line is wrong; the message says how."""
 
 
+class _Given(NamedTuple):
+    """An option of the command line: its name as it was written there, and its value."""
+
+    option: Option[Any]
+    name: str
+    value: Any
+
+
 def parse_arguments(argv: Sequence[str], activated: bool = False) -> Options:
     """Parse *argv* (without the program's name).  Raises `UsageError`.
 
-    *activated*: the listening sockets come from a service manager.
+    *activated*: the listening sockets come from a service manager, so this stays in the foreground.
     """
-    given: dict[str, Any] = {}
-    names: dict[str, str] = {}  # as the user wrote them, for messages
     words: list[str] = []
-    repeated: dict[str, list[Any]] = {key: [] for key in _REPEATABLE}
-    for option, value, name in _split(argv):
+    given: list[_Given] = []
+    for option, name, text in _split(argv):
         if option is None:
-            words.append(value)
-            continue
-        names.pop(option.key, None)
-        names[option.key] = name  # in the order of their last use
-        converted = _convert(option, name, value)
-        if option.key in repeated:
-            repeated[option.key].append(converted)
+            words.append(text)
         else:
-            given[option.key.replace("-", "_")] = converted
-    _check_conflicts(names, activated)
-    for option_key, implied in _IMPLIED.items():
-        if option_key in names:
-            given[implied] = True
-    _settle_tls(given, names)
+            given.append(_Given(option, name, _value(option, name, text)))
+    _check_conflicts({one.option: one.name for one in given}, activated)
+    values: dict[str, Any] = {"plugin": words[0] if words else None, "arguments": tuple(words[1:])}
+    for one in given:
+        _set(values, one.option.field, one.value)
     if activated:
-        given["foreground"] = True
-    if names.keys() & {"ipv4-only", "ipv6-only"}:  # the last of the two counts
-        last = [key for key in names if key in ("ipv4-only", "ipv6-only")][-1]
-        given |= {"ipv4_only": last == "ipv4-only", "ipv6_only": last == "ipv6-only"}
-    given.pop("oldstyle", None)  # the default
-    plugin = words[0] if words else None
-    given |= {_REPEATABLE[key]: tuple(values) for key, values in repeated.items()}
-    return Options(plugin=plugin, arguments=tuple(words[1:]), **given)
+        _set(values, Options.foreground, True)
+    _imply(values, given)
+    return Options(**values)
 
 
-_REPEATABLE = {"debug": "debug", "filter": "filters"}
-"""The options that may be given several times, and the fields that gather them."""
-
-_IMPLIED = {
-    "exportname": "newstyle",
-    "run": "foreground",
-    "single": "foreground",
-    "exit-with-parent": "foreground",
-}
+def _set(values: dict[str, Any], field: Field[Any], value: Any) -> None:
+    values[field.name] = (*values.get(field.name, ()), value) if field.gathers else value
 
 
 # -- splitting --------------------------------------------------------------------------------
 
 
-def _split(argv: Sequence[str]) -> Iterator[tuple[Option | None, str, str]]:
-    """Yield (option, its argument or "", its name as written), or (None, word, "")."""
+def _split(argv: Sequence[str]) -> Iterator[tuple[Option[Any] | None, str, str]]:
+    """Yield (option, its name as written, its argument or ""), or (None, "", word)."""
     rest = iter(argv)
     for word in rest:
         if word == "--":
-            yield from ((None, other, "") for other in rest)
+            yield from ((None, "", other) for other in rest)
         elif word.startswith("--"):
-            name, separator, value = word.partition("=")
+            name, separator, text = word.partition("=")
             option = _long_option(name)
             if separator and option.metavar is None:
-                raise UsageError(f"{name} takes no argument, but is given {value!r}")
-            yield option, value if separator else _argument(option, name, rest), name
+                raise UsageError(f"{name} takes no argument, but is given {text!r}")
+            yield option, name, text if separator else _argument(option, name, rest)
         elif word.startswith("-") and word != "-":
             yield from _short_options(word, rest)
         else:
-            yield None, word, ""
+            yield None, "", word
 
 
-def _short_options(word: str, rest: Iterator[str]) -> Iterator[tuple[Option, str, str]]:
+def _short_options(word: str, rest: Iterator[str]) -> Iterator[tuple[Option[Any], str, str]]:
     """Yield the options of a bundle like -fvp10809."""
     for index, letter in enumerate(word[1:], 2):
         name = f"-{letter}"
@@ -97,12 +82,12 @@ def _short_options(word: str, rest: Iterator[str]) -> Iterator[tuple[Option, str
         if option is None:
             raise UsageError(f"unknown option {name}" + (f" in {word}" if len(word) > 2 else ""))
         if option.metavar is not None:
-            yield option, word[index:] or _argument(option, name, rest), name
+            yield option, name, word[index:] or _argument(option, name, rest)
             return
-        yield option, "", name
+        yield option, name, ""
 
 
-def _argument(option: Option, name: str, rest: Iterator[str]) -> str:
+def _argument(option: Option[Any], name: str, rest: Iterator[str]) -> str:
     if option.metavar is None:
         return ""
     try:
@@ -111,7 +96,7 @@ def _argument(option: Option, name: str, rest: Iterator[str]) -> str:
         raise UsageError(f"{name} needs an argument: {option.metavar}") from None
 
 
-def _long_option(name: str) -> Option:
+def _long_option(name: str) -> Option[Any]:
     """Find a long option by its name or an abbreviation that fits no other option."""
     if name in _BY_NAME:
         return _BY_NAME[name]
@@ -128,129 +113,49 @@ def _long_option(name: str) -> Option:
     raise UsageError(f"unknown option {name}{hint}")
 
 
-# -- values -----------------------------------------------------------------------------------
-
-
-def _convert(option: Option, name: str, value: str) -> Any:
-    if option.metavar is None:
-        return True
+def _value(option: Option[Any], name: str, text: str) -> Any:
     try:
-        return _CONVERTERS.get(option.key, str)(value)
+        return option.parse(text)
     except ValueError as error:
-        raise UsageError(f"{name} {value}: {error}") from None
+        raise UsageError(f"{name} {text}: {error}") from None
 
 
-def _port(text: str) -> str:
-    if text.isdecimal() and int(text) > 65535:
-        raise ValueError("a TCP port is at most 65535")
-    if not text:
-        raise ValueError("a port number or a service name is expected")
-    return text
+# -- what holds between options ---------------------------------------------------------------
 
 
-def _seconds(text: str) -> float:
-    value = float(text) if re.fullmatch(r"[0-9.]+", text, re.ASCII) else math.nan
-    if not math.isfinite(value):
-        raise ValueError("a number of seconds is expected")
-    return value
-
-
-def _log(text: str) -> str:
-    return text if text in ("stderr", "syslog", "null") else parse.path(text)
-
-
-def _unix(text: str) -> str:
-    return text if text == "-" else parse.path(text)
-
-
-def _mask(text: str) -> int:
-    value = int(text, 0) if re.fullmatch(r"0[xX][0-9a-fA-F]+|[0-9]+", text, re.ASCII) else -1
-    if not 0 <= value <= 0xFFFF:
-        raise ValueError("a number up to 0xffff is expected")
-    return value
-
-
-def _tls(text: str) -> str:
-    if text not in ("off", "on", "require"):
-        raise ValueError("off, on or require is expected")
-    return text
-
-
-def _debug_flag(text: str) -> tuple[str, str, int]:
-    match = re.fullmatch(r"([^.=]+)\.([^=]+)=([0-9]+)", text, re.ASCII)
-    if match is None:
-        raise ValueError("expected nbdfork.FLAG=N or PLUGIN.FLAG=N")
-    return match[1], match[2], int(match[3])
-
-
-_CONVERTERS: dict[str, Callable[[str], Any]] = {
-    "clients-per-worker": parse.whole(0, _MOST),
-    "debug": _debug_flag,
-    "handshake-limit": _seconds,
-    "log": _log,
-    "mask-handshake": _mask,
-    "max-clients": parse.whole(1, _MOST),
-    "pidfile": parse.path,
-    "port": _port,
-    "shutdown-limit": _seconds,
-    "spare-workers": parse.whole(1, _MOST),
-    "threads": parse.whole(1, 1024),
-    "tls": _tls,
-    "tls-certificates": parse.path,
-    "tls-psk": parse.path,
-    "unix": _unix,
-}
-
-
-# -- what does not go together ----------------------------------------------------------------
-
-_CONFLICTS = (
-    ("oldstyle", ("exportname",), "the oldstyle protocol has no export names"),
-    ("oldstyle", ("newstyle",), "a server speaks one of them"),
-    ("unix", ("port", "ipaddr", "ipv4-only", "ipv6-only", "keepalive"), "these are for TCP"),
-    (
-        "single",
-        ("port", "ipaddr", "ipv4-only", "ipv6-only", "unix", "run", "print-uri"),
-        "with -s the client is on stdin and stdout",
-    ),
-    ("tls-psk", ("tls-certificates", "tls-verify-peer"), "keys take the place of certificates"),
-    (
-        "single",
-        ("max-clients", "spare-workers", "clients-per-worker"),
-        "with -s there is one client and no pool of workers",
-    ),
-)
-
-_OF_TLS = ("tls-certificates", "tls-psk", "tls-verify-peer")
-
-_NOT_ACTIVATED = ("port", "ipaddr", "ipv4-only", "ipv6-only", "unix", "single", "run")
-
-
-def _check_conflicts(names: dict[str, str], activated: bool) -> None:
-    for one, others, reason in _CONFLICTS:
-        for other in others:
-            if one in names and other in names:
-                raise UsageError(f"{names[one]} and {names[other]} cannot go together: {reason}")
-    for key in _NOT_ACTIVATED:
-        if activated and key in names:
+def _check_conflicts(names: dict[Option[Any], str], activated: bool) -> None:
+    """Raise `UsageError` for options that exclude each other; *names* are those as written."""
+    for option, name in names.items():
+        for excluded, reason in option.excludes.items():
+            other = names.get(_BY_NAME[excluded])
+            if other is not None:
+                raise UsageError(f"{name} and {other} cannot go together: {reason}")
+        if activated and option.not_activated:
             raise UsageError(
-                f"{names[key]} cannot be used when a service manager passes the sockets"
-                " (LISTEN_FDS)"
+                f"{name} cannot be used when a service manager passes the sockets (LISTEN_FDS)"
             )
 
 
-def _settle_tls(given: dict[str, Any], names: dict[str, str]) -> None:
-    """Who says what TLS is done with wants it, and needs the newstyle protocol."""
-    asking = [names[key] for key in _OF_TLS if key in names]
-    tls = given.setdefault("tls", "on" if asking else "off")
-    if tls == "off":
-        if asking:
-            raise UsageError(f"{asking[0]} and --tls=off cannot go together")
-        return
-    if "oldstyle" in names:
-        asking.append(f"--tls={tls}")
-        raise UsageError(
-            f"{names['oldstyle']} and {asking[0]} cannot go together:"
-            " the oldstyle protocol has no TLS"
-        )
-    given["newstyle"] = True
+def _imply(values: dict[str, Any], given: Sequence[_Given]) -> None:
+    """Set what the options *given* imply, and what that implies in turn.
+
+    A value that is the default asks for nothing, and so implies nothing: `--tls=off`.  Raises
+    `UsageError` if it was asked for, and is what another option cannot do with.
+    """
+    asked_for = {one.option.field.name: one for one in given}  # the last of each counts
+    todo = list(asked_for.values())
+    for option, name, value in todo:
+        if option.implies is None or value == option.field.default:
+            continue
+        ((implied, _, text),) = _split([option.implies])
+        assert implied is not None
+        contrary = asked_for.get(implied.field.name)
+        if contrary is None:
+            found = _Given(implied, name, _value(implied, option.implies, text))
+            values[implied.field.name] = found.value
+            todo.append(found)
+        elif contrary.value == implied.field.default:
+            other = contrary.name + (f"={contrary.value}" if contrary.option.metavar else "")
+            raise UsageError(
+                f"{name} and {other} cannot go together: {name} implies {option.implies}"
+            )

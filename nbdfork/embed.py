@@ -9,24 +9,26 @@ with the `with` block, and with the program, however that ends.
 
 import logging
 import os
-import socket
 from types import TracebackType
 
 import psutil
 
-from nbdfork import assembly, uri
+from nbdfork import assembly, launch
+from nbdfork.assembly import Terms
 from nbdfork.backend.backend import Backend, Layer
+from nbdfork.launch import Place, ReadyPipe
 from nbdfork.options import Options
 from nbdfork.plugin import Filter
 from nbdfork.plugin.errors import ConfigError
 from nbdfork.plugin.plugin import Plugin
-from nbdfork.server import sockets
+from nbdfork.protocol.handshake import Offer
 from nbdfork.server.errors import StartupError
+from nbdfork.server.pool import PoolSize
 from nbdfork.server.sockets import Listeners
+from nbdfork.uri import Endpoint
 
 log = logging.getLogger(__name__)
 
-_READY = b"ready"
 _STOP_SECONDS = 30.0
 
 _leashes: set[int] = set()
@@ -50,11 +52,10 @@ class Server:
     supervisor.
     """
 
-    def __init__(self, listeners: Listeners, options: Options, pid: int, leash: int) -> None:
-        self.port = listeners.port
-        self.unix_path = listeners.unix_path
-        name, tls = options.exportname or "", uri.tls_parameters(options)
-        self.uri = uri.nbd_uri(listeners.host, self.port, self.unix_path, name, tls)
+    def __init__(self, endpoint: Endpoint, pid: int, leash: int) -> None:
+        self.port = endpoint.port
+        self.unix_path = endpoint.unix_path
+        self.uri = endpoint.uri()
         self.pid = pid
         self._leash = leash
         self._process = psutil.Process(pid)
@@ -93,7 +94,7 @@ def serve(
     export_name: str | None = None,
     newstyle: bool = True,
     read_only: bool = False,
-    max_clients: int = 256,
+    max_clients: int = Options.max_clients.default,
     tls_certificates: str | None = None,
     tls_psk: str | None = None,
     tls_verify_peer: bool = False,
@@ -112,17 +113,20 @@ def serve(
     if tls_verify_peer and tls_certificates is None:
         raise ValueError("tls_verify_peer= needs tls_certificates=")
     has_tls = tls_certificates is not None or tls_psk is not None
-    options = Options(
-        newstyle=newstyle or export_name is not None or has_tls,
-        exportname=export_name,
-        readonly=read_only,
-        max_clients=max_clients,
-        spare_workers=min(2, max_clients),
-        tls="require" if has_tls else "off",
-        tls_certificates=tls_certificates,
-        tls_psk=tls_psk,
-        tls_verify_peer=tls_verify_peer,
-    )
+    offer = Offer()
+    if has_tls:
+        from nbdfork import credentials  # and all that it imports
+
+        offer = offer._replace(
+            tls=credentials.load(
+                certificates=tls_certificates,
+                psk=tls_psk,
+                verify_peer=tls_verify_peer,
+                required=True,
+            )
+        )
+    is_newstyle = newstyle or export_name is not None or has_tls
+    terms = Terms(is_newstyle, offer, Options.handshake_limit.default)
     backend = Backend(
         _layer(plugin),
         [_layer(one) for one in filters],
@@ -130,12 +134,18 @@ def serve(
         export_name=export_name,
     )
     backend.configure(())
-    listeners = _listen(unix, port, address)
+    place = Place(unix="-" if unix is None else unix)
+    if port is not None:
+        place = Place(address, str(port))
+    listeners = place.listen()
     try:
         backend.get_ready()
-        return Server(listeners, options, *_fork(options, backend, listeners))
+        tls = launch.tls_parameters(tls_certificates, tls_psk) if has_tls else None
+        endpoint = launch.endpoint(listeners, export_name, tls)
+        size = PoolSize(max_clients, min(2, max_clients), Options.clients_per_worker.default)
+        return Server(endpoint, *_fork(backend, listeners, terms, size))
     except BaseException:
-        listeners.remove_private()
+        listeners.remove()
         raise
     finally:
         listeners.close()
@@ -145,59 +155,55 @@ def _layer(plugin: Plugin) -> Layer:
     return Layer(type(plugin).__name__, plugin)
 
 
-def _listen(unix: str | None, port: int | None, address: str) -> Listeners:
-    if port is not None:
-        return sockets.listen_tcp(address, str(port), socket.AF_UNSPEC)
-    return sockets.listen_private() if unix is None else sockets.listen_unix(unix)
-
-
-def _fork(options: Options, backend: Backend, listeners: Listeners) -> tuple[int, int]:
+def _fork(backend: Backend, listeners: Listeners, terms: Terms, size: PoolSize) -> tuple[int, int]:
     """Fork the supervisor and wait until it is ready.
 
     Return its pid, and the end of a pipe that ends the server when it is closed, be it because
-    this program has died.
+    this program has died.  Raises `StartupError`.
     """
-    ready, ready_end = os.pipe()
+    ready = ReadyPipe()
     leash_end, leash = os.pipe()
     _leashes.add(leash)
     pid = os.fork()
     if pid == 0:
-        os.close(ready)
-        _become_supervisor(options, backend, listeners, ready_end, leash_end)
-    os.close(ready_end)
+        ready.begin()
+        _become_supervisor(backend, listeners, terms, size, ready, leash_end)
     os.close(leash_end)
-    message = os.read(ready, 65536)
-    os.close(ready)
-    if message != _READY:
+    try:
+        ready.wait()
+    except StartupError:
         _leashes.discard(leash)
         os.close(leash)
         psutil.Process(pid).wait(_STOP_SECONDS)
-        raise StartupError(message.decode() or "the server died while it was starting")
+        raise
     return pid, leash
 
 
 def _become_supervisor(
-    options: Options, backend: Backend, listeners: Listeners, ready: int, leash: int
+    backend: Backend,
+    listeners: Listeners,
+    terms: Terms,
+    size: PoolSize,
+    ready: ReadyPipe,
+    leash: int,
 ) -> None:
     """In the child: never return to the program's code."""
     status = 1
     try:
-        supervisor = assembly.supervisor(options, backend, listeners)
+        limit = Options.shutdown_limit.default
+        supervisor = assembly.supervisor(backend, listeners, terms, size, limit)
         supervisor.end_with(leash)
-        supervisor.run(lambda: _tell(ready, _READY))
-        backend.finish()
+        try:
+            supervisor.run(ready.tell_ready)
+        finally:
+            backend.finish()
         status = 0
     except Exception as error:
         log.debug("the server failed", exc_info=True)
-        _tell(ready, str(error).encode())
+        ready.tell_failed(str(error))
     finally:
         listeners.remove_private()
         os._exit(status)
-
-
-def _tell(pipe: int, message: bytes) -> None:
-    os.write(pipe, message)
-    os.close(pipe)
 
 
 __all__ = ["ConfigError", "Server", "StartupError", "serve"]

@@ -6,11 +6,10 @@ import sysconfig
 from collections.abc import Iterator
 
 import nbdfork
+from nbdfork import layers
 from nbdfork.backend import load
-from nbdfork.backend.backend import Backend, Layer
 from nbdfork.cli import UsageError
 from nbdfork.options import TABLE, Options
-from nbdfork.plugin.plugin import Plugin
 
 _SYNOPSIS = """\
 usage: nbdfork [OPTION ...] PLUGIN [[KEY=]VALUE ...]
@@ -26,30 +25,22 @@ def is_asked_for(options: Options) -> bool:
 
 def show(options: Options) -> None:
     """Print what *options* ask for.  Raises `UsageError` or `ConfigError`."""
-    found = load.find(options.plugin) if options.plugin is not None else None
-    layers = [load.find(name, load.FILTER) for name in options.filters]
-    if found:
-        layers.append(found)
+    found = layers.find(options)
     if options.help:
-        print("\n".join([usage(), *map(load.help_text, layers)]))
+        print("\n".join([usage(), *map(load.help_text, found)]))
     elif options.version:
         print(f"nbdfork {nbdfork.__version__}")
-        for layer in layers:
+        for layer in found:
             print(f"{layer.name} {layer.version}")
     elif options.dump_config:
         _print_pairs(configuration())
-    elif found is None:
+    elif options.plugin is None:
         raise UsageError("no plugin is given")
     else:
-        _print_pairs(load.dump(found, _configured(found, options)))
-
-
-def _configured(found: load.Found, options: Options) -> Plugin:
-    """Return the plugin; if it is given parameters, configured with them."""
-    plugin = found.plugin_class()
-    if options.arguments:
-        Backend(Layer(found.name, plugin)).configure(options.arguments)
-    return plugin
+        made = layers.make(found)
+        if options.arguments:  # without any, those that it needs are missing
+            layers.configure(made, options)
+        _print_pairs(load.dump(found[-1], made[-1].plugin))
 
 
 def usage() -> str:

@@ -14,29 +14,40 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from nbdfork import assembly, cli, info, logs, uri
-from nbdfork.backend import load
-from nbdfork.backend.backend import Backend, Layer
+from nbdfork import assembly, cli, info, layers, logs
+from nbdfork.assembly import Terms
+from nbdfork.backend.backend import Backend
+from nbdfork.launch import Place, Start, endpoint, tls_parameters
 from nbdfork.options import Options
 from nbdfork.plugin.errors import ConfigError
+from nbdfork.protocol import wire
 from nbdfork.protocol.connection import Connection
-from nbdfork.server import daemon, linux, privileges, processes, sockets, stdio
+from nbdfork.protocol.handshake import Offer
+from nbdfork.server import daemon, parent, privileges, processes, sockets, stdio
 from nbdfork.server.errors import StartupError
 from nbdfork.server.inheritance import show_in_ps
+from nbdfork.server.pool import PoolSize
 from nbdfork.server.scoreboard import Scoreboard, Slot
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.stopper import Stopper
 from nbdfork.server.supervisor import STOP_SIGNALS
+from nbdfork.uri import Endpoint
 
 if TYPE_CHECKING:
+    from nbdfork.protocol.tls import Tls
     from nbdfork.server.captive import Captive
 
 log = logging.getLogger(__name__)
 
 
-class _Start(NamedTuple):
-    """How the process found the world when it began."""
+class _World(NamedTuple):
+    """How the process found the world when it began.
 
+    *closed*: those of the standard descriptors that were.
+    """
+
+    argv: Sequence[str]
+    closed: set[int]
     descriptors: set[int]
     parent: int
     activated: bool
@@ -44,9 +55,16 @@ class _Start(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the `nbdfork` command and return its exit status."""
-    start = _Start(daemon.open_descriptors(), os.getppid(), sockets.is_activated(os.environ))
+    closed = daemon.open_standard_streams()
+    world = _World(
+        sys.argv[1:] if argv is None else argv,
+        closed,
+        daemon.open_descriptors(),
+        os.getppid(),
+        sockets.is_activated(os.environ),
+    )
     try:
-        options = cli.parse_arguments(sys.argv[1:] if argv is None else argv, start.activated)
+        options = cli.parse_arguments(world.argv, world.activated)
         if info.is_asked_for(options):
             info.show(options)
             return 0
@@ -55,15 +73,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         for signum in STOP_SIGNALS:  # until there is more to end than this
             signal.signal(signum, _exit_by_signal)
         serve = _serve_single if options.single else _serve
-        return serve(options, start)
+        return serve(options, world)
     except cli.UsageError as error:
         return _fail(f"{error}\nUse 'nbdfork --help' or read nbdfork(1) for the usage.")
     except (ConfigError, StartupError) as error:
+        return _fail(str(error))
+    except OSError as error:  # the machine is short of something
+        log.debug("the server failed:", exc_info=True)
         return _fail(str(error))
 
 
 def _fail(message: str) -> int:
     print(f"nbdfork: error: {message}", file=sys.stderr)
+    if stdio.is_null(2):
+        log.error("%s", message)  # --log may lead somewhere
     return 1
 
 
@@ -71,92 +94,83 @@ def _exit_by_signal(signum: int, frame: object) -> None:
     raise SystemExit(128 + signum)
 
 
-def _serve(options: Options, start: _Start) -> int:
+def _serve(options: Options, world: _World) -> int:
     """Serve many clients with a pool of workers, in the background if so asked."""
     _set_up_logs(options, options.log or "stderr")
     identity = privileges.look_up(options.user, options.group)
-    backend = _backend(options)
-    _show_in_ps("supervisor", backend)
-    listeners = _listen(options, start.activated)
-    try:
+    backend = layers.configure(layers.make(layers.find(options)), options)
+    _show_in_ps("supervisor", backend, world)
+    terms = _terms(options)
+    place = Place(options.address, options.port, options.family, options.unix, world.activated)
+    listeners = place.listen()
+    with Start(listeners, options.pidfile) as start:
+        where = endpoint(listeners, options.export_name, _tls_parameters(options))
         backend.get_ready()
-        if not options.foreground:  # soon there will be nobody to tell
-            _announce(options, listeners)
-        launch = _detach(options, start)
+        if not options.foreground:
+            _announce(options, where, listeners)  # soon there will be nobody to tell
+            start.go_into_background(world.descriptors, _keeps_stderr(options))
+            _set_up_logs(options, options.log or "syslog")
         try:
-            return _run(options, start, backend, listeners, identity, launch)
-        except StartupError as error:
-            launch.tell_failed(error)
-        except OSError as error:  # the machine is short of something
-            launch.tell_failed(StartupError(str(error)))
-        return 1
-    finally:
-        listeners.close()
-        listeners.remove_private()
+            start.write_pidfile()
+            size = PoolSize(options.max_clients, options.spare_workers, options.clients_per_worker)
+            limit = options.shutdown_limit
+            supervisor = assembly.supervisor(backend, listeners, terms, size, limit)
+            if options.foreground:  # a signal, which the reader may send now, ends it cleanly
+                _announce(options, where, listeners)
+            # The command keeps the privileges of its user; it can connect already, and will be
+            # served.
+            captive = _start_captive(options, where) if options.run is not None else None
+            if identity is not None:
+                processes.load()
+                listeners.give_private_to(identity.uid, identity.gid)
+                privileges.drop_to(identity)
+            if options.exit_with_parent:
+                supervisor.end_with(parent.watch(world.parent))
+            supervisor.run(start.tell_ready, captive)
+            return captive.status() if captive is not None else 0
+        finally:
+            backend.finish()
+    return 1  # the process that waited has said why
 
 
-def _run(
-    options: Options,
-    start: _Start,
-    backend: Backend,
-    listeners: Listeners,
-    identity: privileges.Identity | None,
-    launch: daemon.Foreground | daemon.Background,
-) -> int:
-    """Run the pool; return the exit status, which is the captive command's if there is one."""
-    if options.pidfile is not None:
-        daemon.write_pidfile(options.pidfile)
-    supervisor = assembly.supervisor(options, backend, listeners)
-    if options.foreground:  # now that a signal, which who reads this may send, ends it cleanly
-        _announce(options, listeners)
-    # The command keeps the privileges of its user; it can connect already, and will be served.
-    captive = _start_captive(options, listeners) if options.run else None
-    if identity is not None:
-        processes.load()
-        listeners.give_private_to(identity.uid, identity.gid)
-        privileges.drop_to(identity)
-    if options.exit_with_parent and not linux.die_with_parent(STOP_SIGNALS[0], start.parent):
-        return 0
-    supervisor.run(launch.tell_ready, captive)
-    backend.finish()
-    return captive.status() if captive is not None else 0
-
-
-def _serve_single(options: Options, start: _Start) -> int:
+def _serve_single(options: Options, world: _World) -> int:
     """Serve the one client that is on stdin and stdout."""
-    client = stdio.take_over()
+    client = stdio.take_over(world.closed)
     _set_up_logs(options, options.log or ("syslog" if stdio.is_null(2) else "stderr"))
     identity = privileges.look_up(options.user, options.group)
-    backend = _backend(options)
-    _show_in_ps("single", backend)
-    backend.get_ready()
-    spoken = assembly.settings(options, backend)
-    if options.pidfile is not None:
-        daemon.write_pidfile(options.pidfile)
-    if identity is not None:
-        privileges.drop_to(identity)
-    stopper = Stopper()
-    stopper.install(STOP_SIGNALS)
-    if options.exit_with_parent and not linux.die_with_parent(STOP_SIGNALS[0], start.parent):
-        return 0
-    if isinstance(client, socket.socket):
-        sockets.prepare_client(client, options.keepalive)
-    process = os.getpid()
-    backend.after_fork(lambda: os.kill(process, signal.SIGTERM), stopper.ending)
-    board = Scoreboard(1)
-    meter = Slot(board.share(range(1)), 0)
-    stopper.serve(Connection(client, backend, spoken, lambda name: None, meter))
-    stopper.announce_end()
-    backend.cleanup()
-    backend.finish()
+    backend = layers.configure(layers.make(layers.find(options)), options)
+    _show_in_ps("single", backend, world)
+    terms = _terms(options)
+    with Start(None, options.pidfile) as start:
+        backend.get_ready()
+        try:
+            spoken = assembly.settings(backend, terms)
+            start.write_pidfile()
+            if identity is not None:
+                privileges.drop_to(identity)
+            stopper = Stopper()
+            stopper.install(STOP_SIGNALS)
+            if options.exit_with_parent:
+                parent.stop_with(parent.watch(world.parent), STOP_SIGNALS[0])
+            if isinstance(client, socket.socket):
+                sockets.prepare_client(client, options.keepalive)
+            _after_fork(backend, stopper)
+            start.tell_ready()
+            board = Scoreboard(1)
+            meter = Slot(board.share(range(1)), 0)
+            stopper.serve(Connection(client, backend, spoken, lambda name: None, meter))
+            stopper.announce_end()
+            backend.cleanup()
+        finally:
+            backend.finish()
     return 0
 
 
 # -- the steps ------------------------------------------------------------------------------
 
 
-def _show_in_ps(role: str, backend: Backend) -> None:
-    show_in_ps("nbdfork", f"{role} {shlex.join(backend.without_secrets(sys.argv[1:]))}")
+def _show_in_ps(role: str, backend: Backend, world: _World) -> None:
+    show_in_ps("nbdfork", f"{role} {shlex.join(backend.without_secrets(world.argv))}")
 
 
 def _set_up_logs(options: Options, destination: str) -> None:
@@ -166,99 +180,75 @@ def _set_up_logs(options: Options, destination: str) -> None:
         raise StartupError(f"--log {destination}: {error.strerror}") from error
 
 
-def _backend(options: Options) -> Backend:
-    """Load and configure the plugin."""
-    filters = [_layer(load.find(name, load.FILTER)) for name in options.filters]
-    backend = Backend(
-        _layer(load.find(options.plugin or "")),
-        filters,
-        read_only=options.readonly,
-        export_name=options.exportname,
-        single=options.single,
-    )
-    for owner, flag, value in options.debug:
-        if owner == "nbdfork":
-            _set_server_flag(flag, value)
-        else:
-            backend.set_debug_flag(owner, flag, value)
-    backend.configure(options.arguments)
-    return backend
-
-
-def _layer(found: load.Found) -> Layer:
-    return Layer(found.name, found.plugin_class())
-
-
-def _set_server_flag(flag: str, value: int) -> None:
-    try:
-        logs.set_debug_flag(flag, value)
-    except KeyError:
-        known = ", ".join(logs.DEBUG_FLAGS)
-        raise ConfigError(f"-D nbdfork.{flag}: no such debug flag; there is: {known}") from None
-
-
-def _listen(options: Options, activated: bool) -> Listeners:
-    if activated:
-        return sockets.listen_activated(os.environ)
-    if options.unix == "-":
-        return sockets.listen_private()
-    if options.unix is not None:
-        return sockets.listen_unix(options.unix)
-    family = socket.AF_UNSPEC
-    if options.ipv4_only:
-        family = socket.AF_INET
-    elif options.ipv6_only:
-        family = socket.AF_INET6
-    return sockets.listen_tcp(options.ipaddr, options.port, family)
-
-
-def _detach(options: Options, start: _Start) -> daemon.Foreground | daemon.Background:
-    if options.foreground:
-        return daemon.Foreground()
+def _keeps_stderr(options: Options) -> bool:
+    """Return whether there may be something to say on standard error in the background, too."""
     debugging = options.verbose and options.log in (None, "syslog", "null")
-    keep_stderr = debugging or options.log == "stderr"
-    launch = daemon.detach(start.descriptors, keep_stderr)
-    _set_up_logs(options, options.log or "syslog")
-    return launch
+    return debugging or options.log == "stderr"
 
 
-def _announce(options: Options, listeners: Listeners) -> None:
+def _after_fork(backend: Backend, stopper: Stopper) -> None:
+    process = os.getpid()
+    try:
+        backend.after_fork(lambda: os.kill(process, signal.SIGTERM), stopper.ending)
+    except Exception as error:
+        log.debug("after_fork failed:", exc_info=True)
+        raise StartupError(f"cannot start to serve: {type(error).__name__}: {error}") from error
+
+
+def _terms(options: Options) -> Terms:
+    """Return how clients are to be served.  Raises `StartupError` if TLS cannot be had."""
+    flags = wire.FLAG_FIXED_NEWSTYLE | wire.FLAG_NO_ZEROES
+    offer = Offer(
+        flags=flags & options.mask_handshake,
+        extended_headers=not (options.no_extended_headers or options.no_structured_replies),
+        structured_replies=not options.no_structured_replies,
+        meta_contexts=not options.no_meta_contexts,
+        tls=_tls(options),
+    )
+    limit = options.handshake_limit
+    return Terms(options.newstyle, offer, limit, options.threads, options.keepalive)
+
+
+def _tls(options: Options) -> "Tls | None":
+    if options.tls == "off":
+        return None
+    from nbdfork import credentials  # and all that it imports
+
+    return credentials.load(
+        certificates=options.tls_certificates,
+        psk=options.tls_psk,
+        verify_peer=options.tls_verify_peer,
+        required=options.tls == "require",
+    )
+
+
+def _tls_parameters(options: Options) -> dict[str, str] | None:
+    """Return what a client on this machine needs for TLS; None if it can do without."""
+    if options.tls != "require":
+        return None
+    return tls_parameters(options.tls_certificates, options.tls_psk)
+
+
+def _announce(options: Options, where: Endpoint, listeners: Listeners) -> None:
     if options.print_uri or log.isEnabledFor(logging.INFO):
-        where = _uri(options, listeners)
-        log.info("listening on %s: %s", listeners.describe(), where)
+        uri = where.uri()
+        log.info("listening on %s: %s", listeners.describe(), uri)
         if options.print_uri:
-            print(where, flush=True)
+            print(uri, flush=True)
 
 
-def _start_captive(options: Options, listeners: Listeners) -> "Captive":
+def _start_captive(options: Options, where: Endpoint) -> "Captive":
     from nbdfork.server.captive import Captive  # and all that it imports
 
-    return Captive(options.run or "", _variables(options, listeners))
-
-
-def _uri(options: Options, listeners: Listeners) -> str:
-    return uri.nbd_uri(*_where(options, listeners))
-
-
-def _where(
-    options: Options, listeners: Listeners
-) -> tuple[str, int | None, str | None, str, dict[str, str] | None]:
-    name = options.exportname or ""
-    tls = uri.tls_parameters(options)
-    return listeners.host, listeners.port, listeners.unix_path, name, tls
-
-
-def _variables(options: Options, listeners: Listeners) -> dict[str, str]:
-    """Return the shell variables of the captive command."""
-    where = _where(options, listeners)
-    tls = {"off": "", "on": "1", "require": "2"}[options.tls]
-    return {
-        "nbd": uri.for_command(options.run or "", *where),
-        "uri": uri.nbd_uri(*where),
-        "port": "" if listeners.port is None else str(listeners.port),
-        "unixsocket": listeners.unix_path or "",
-        "exportname": options.exportname or "",
-        "tls": tls,
+    command = options.run or ""
+    variables = {
+        "nbd": where.for_command(command),
+        "uri": where.uri(),
+        "port": "" if where.port is None else str(where.port),
+        "unixsocket": where.unix_path or "",
+        "exportname": where.export_name,
+        "tls": {"off": "", "on": "1", "require": "2"}[options.tls],
         "tls_certificates": options.tls_certificates or "",
         "tls_psk": options.tls_psk or "",
     }
+    return Captive(command, variables)

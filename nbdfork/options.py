@@ -1,137 +1,338 @@
-"""The options: what the command line says, as one frozen value, and the table of their names.
+"""The options: each declared once, and the frozen value that a command line becomes.
 
-The table is what the command line is parsed by; `--help` is printed from it, and the manual
-page and the completion are held against it by tests.
+Parsing (`cli`) and `--help` work from these declarations, the completion for bash works from
+`--help`, and tests hold the manual page against them.
 """
 
-from typing import NamedTuple
+import math
+import re
+import socket
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from nbdfork.declaration import Field, Flag, Gathered, Option
+from nbdfork.plugin import parse
 
 
-class Option(NamedTuple):
-    """One option: all its names, its argument's name (None if it takes none), and its help."""
-
-    names: tuple[str, ...]
-    metavar: str | None
-    help: str
-
-    @property
-    def key(self) -> str:
-        """The name it is known by in the program: its last long name."""
-        return self.names[-1].lstrip("-")
-
-    @property
-    def shown(self) -> str:
-        """The name it is called by in messages: its first."""
-        return self.names[0]
+def _text(text: str) -> str:
+    return text
 
 
-TABLE = (
-    Option(("-4", "--ipv4-only"), None, "use only IPv4 for listening"),
-    Option(("-6", "--ipv6-only"), None, "use only IPv6 for listening"),
-    Option(
-        ("--clients-per-worker",), "N", "clients a worker serves before it is replaced (1; 0: any)"
-    ),
-    Option(("-D", "--debug"), "NAME.FLAG=N", "set a debug flag of nbdfork or of the plugin"),
-    Option(("--dump-config",), None, "print how nbdfork was installed"),
-    Option(("--dump-plugin",), None, "print what is known of the plugin"),
-    Option(
-        ("-e", "--export", "--export-name", "--exportname"),
-        "EXPORTNAME",
-        "serve only this export name (implies -n)",
-    ),
-    Option(("--exit-with-parent",), None, "end when the parent process does (implies -f)"),
-    Option(("--filter",), "FILTER", "put this filter before the plugin (may be repeated)"),
-    Option(("-f", "--no-fork", "--foreground"), None, "do not fork into the background"),
-    Option(("-g", "--group"), "GROUP", "change to this group, by name or number"),
-    Option(("--handshake-limit",), "SECONDS", "time a client has to choose an export (10; 0: any)"),
-    Option(("--help",), None, "print this help, and that of PLUGIN if given"),
-    Option(("-i", "--ip-addr", "--ipaddr"), "IPADDR", "listen on this address (all)"),
-    Option(("--keepalive",), None, "set TCP keepalive on connections"),
-    Option(("--log",), "stderr|syslog|null|FILE", "where messages go"),
-    Option(("--mask-handshake",), "MASK", "offer only these handshake flags, to test clients"),
-    Option(("--max-clients",), "N", "the most clients served at once (256)"),
-    Option(("--no-eh", "--no-extended-headers"), None, "refuse extended headers, to test clients"),
-    Option(("--no-mc", "--no-meta-contexts"), None, "refuse metadata contexts, to test clients"),
-    Option(("--no-sr", "--no-structured-replies"), None, "refuse structured replies and more"),
-    Option(("-n", "--new-style", "--newstyle"), None, "use the newstyle protocol"),
-    Option(("-o", "--old-style", "--oldstyle"), None, "use the oldstyle protocol (default)"),
-    Option(("-P", "--pid-file", "--pidfile"), "PIDFILE", "write the server's process ID there"),
-    Option(("-p", "--port"), "PORT", "listen on this TCP port (10809; 0: any free one)"),
-    Option(("--print-uri",), None, "print the server's NBD URI"),
-    Option(("-r", "--read-only", "--readonly"), None, "let no client write"),
-    Option(("--run",), "CMD", "run CMD, and serve as long as it runs (implies -f)"),
-    Option(
-        ("--shutdown-limit",), "SECONDS", "time workers have to finish when the server ends (10)"
-    ),
-    Option(("-s", "--stdin", "--single"), None, "serve one client on stdin/stdout (implies -f)"),
-    Option(("--spare-workers",), "N", "idle workers to keep ready for clients (4)"),
-    Option(("-t", "--threads"), "N", "requests of one client served at once (16 if they wait)"),
-    Option(("--tls",), "off|on|require", "refuse, offer or demand TLS (implies -n)"),
-    Option(("--tls-certificates",), "DIR", "the folder with the server's certificate and key"),
-    Option(("--tls-psk",), "FILE", "clients and their keys, instead of certificates"),
-    Option(("--tls-verify-peer",), None, "demand a certificate of each client that uses TLS"),
-    Option(("-U", "--unix"), "SOCKET|-", "listen on a Unix domain socket; -: a private one"),
-    Option(("-u", "--user"), "USER", "change to this user, by name or number"),
-    Option(("-v", "--verbose"), None, "print debugging messages"),
-    Option(("-V", "--version"), None, "print the version, and that of PLUGIN if given"),
+def _port(text: str) -> str:
+    if text.isdecimal() and int(text) > 65535:
+        raise ValueError("a TCP port is at most 65535")
+    if not text:
+        raise ValueError("a port number or a service name is expected")
+    return text
+
+
+def _seconds(text: str) -> float:
+    value = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", text, re.ASCII) else math.inf
+    if value == math.inf:
+        raise ValueError("a number of seconds is expected")
+    return value
+
+
+def _mask(text: str) -> int:
+    value = int(text, 0) if re.fullmatch(r"0[xX][0-9a-fA-F]+|0|[1-9][0-9]*", text) else -1
+    if not 0 <= value <= 0xFFFF:
+        raise ValueError("a number up to 0xffff is expected")
+    return value
+
+
+def _debug_flag(text: str) -> tuple[str, str, int]:
+    match = re.fullmatch(r"([^.=]+)\.([^=]+)=([0-9]+)", text, re.ASCII)
+    if match is None:
+        raise ValueError("expected nbdfork.FLAG=N or PLUGIN.FLAG=N")
+    return match[1], match[2], int(match[3])
+
+
+def _path_or(*words: str) -> Callable[[str], str]:
+    return lambda text: text if text in words else parse.path(text)
+
+
+_MOST = 1_000_000
+_FOR_TCP = "-p -i -4 -6"
+
+
+class Options:
+    """What the user asked for.  Paths are absolute.
+
+    The fields stand in the order in which `--help` and the manual page have their options.
+    """
+
+    plugin = Field[str | None](None)
+    arguments = Field[tuple[str, ...]](())
+
+    family = Field(
+        socket.AF_UNSPEC,
+        Flag(
+            "-4, --ipv4-only",
+            "use only IPv4 for listening",
+            socket.AF_INET,
+            not_activated=True,
+        ),
+        Flag(
+            "-6, --ipv6-only",
+            "use only IPv6 for listening",
+            socket.AF_INET6,
+            not_activated=True,
+        ),
+    )
+    clients_per_worker = Field(
+        1,
+        Option(
+            "--clients-per-worker N",
+            "clients a worker serves before it is replaced ({default}; 0: any)",
+            parse.whole(0, _MOST),
+        ),
+    )
+    debug = Gathered(  # (owner, flag, value)
+        Option(
+            "-D, --debug NAME.FLAG=N",
+            "set a debug flag of nbdfork, the plugin or a filter (may be repeated)",
+            _debug_flag,
+        )
+    )
+    dump_config = Field(False, Flag("--dump-config", "print how nbdfork was installed", True))
+    dump_plugin = Field(False, Flag("--dump-plugin", "print what is known of the plugin", True))
+    export_name = Field(
+        None,
+        Option(
+            "-e, --export, --export-name, --exportname EXPORTNAME",
+            "serve only this export name",
+            _text,
+            implies="-n",
+        ),
+    )
+    exit_with_parent = Field(
+        False,
+        Flag("--exit-with-parent", "end when the parent process does", True, implies="-f"),
+    )
+    filters = Gathered(  # the first is nearest to the client
+        Option("--filter FILTER", "put this filter before the plugin (may be repeated)", _text)
+    )
+    foreground = Field(
+        False,
+        Flag("-f, --no-fork, --foreground", "do not fork into the background", True),
+    )
+    group = Field(
+        None, Option("-g, --group GROUP", "change to this group, by name or number", _text)
+    )
+    handshake_limit = Field(
+        10.0,
+        Option(
+            "--handshake-limit SECONDS",
+            "time a client has to choose an export ({default}; 0: any)",
+            _seconds,
+        ),
+    )
+    help = Field(False, Flag("--help", "print this help, and that of PLUGIN if given", True))
+    address = Field(
+        None,
+        Option(
+            "-i, --ip-addr, --ipaddr IPADDR",
+            "listen on this address (all)",
+            _text,
+            not_activated=True,
+        ),
+    )
+    keepalive = Field(False, Flag("--keepalive", "set TCP keepalive on connections", True))
+    log = Field(
+        None,
+        Option(
+            "--log stderr|syslog|null|FILE",
+            "where messages go",
+            _path_or("stderr", "syslog", "null"),
+        ),
+    )
+    mask_handshake = Field(
+        0xFFFF,
+        Option(
+            "--mask-handshake MASK",
+            "offer only these handshake flags, to test clients",
+            _mask,
+        ),
+    )
+    max_clients = Field(
+        256,
+        Option(
+            "--max-clients N",
+            "the most clients served at once ({default})",
+            parse.whole(1, _MOST),
+        ),
+    )
+    no_extended_headers = Field(
+        False,
+        Flag("--no-eh, --no-extended-headers", "refuse extended headers, to test clients", True),
+    )
+    no_meta_contexts = Field(
+        False,
+        Flag("--no-mc, --no-meta-contexts", "refuse metadata contexts, to test clients", True),
+    )
+    no_structured_replies = Field(
+        False,
+        Flag("--no-sr, --no-structured-replies", "refuse structured replies and more", True),
+    )
+    newstyle = Field(
+        False,
+        Flag("-n, --new-style, --newstyle", "use the newstyle protocol", True),
+        Flag(
+            "-o, --old-style, --oldstyle",
+            "use the oldstyle protocol (default)",
+            False,
+            excludes={"-n": "a server speaks one of them"},
+        ),
+    )
+    pidfile = Field(
+        None,
+        Option(
+            "-P, --pid-file, --pidfile PIDFILE",
+            "write the server's process ID there",
+            parse.path,
+        ),
+    )
+    port = Field(
+        "10809",
+        Option(
+            "-p, --port PORT",
+            "listen on this TCP port ({default}; 0: any free one)",
+            _port,
+            not_activated=True,
+        ),
+    )
+    print_uri = Field(False, Flag("--print-uri", "print the server's NBD URI", True))
+    read_only = Field(False, Flag("-r, --read-only, --readonly", "let no client write", True))
+    run = Field(
+        None,
+        Option(
+            "--run CMD",
+            "run CMD, and serve as long as it runs",
+            _text,
+            implies="-f",
+            not_activated=True,
+        ),
+    )
+    shutdown_limit = Field(
+        10.0,
+        Option(
+            "--shutdown-limit SECONDS",
+            "time workers have to finish when the server ends ({default})",
+            _seconds,
+        ),
+    )
+    single = Field(
+        False,
+        Flag(
+            "-s, --stdin, --single",
+            "serve one client on stdin/stdout",
+            True,
+            implies="-f",
+            excludes={
+                f"{_FOR_TCP} -U --run --print-uri": "with -s the client is on stdin and stdout",
+                "--max-clients --spare-workers --clients-per-worker": (
+                    "with -s there is one client and no pool of workers"
+                ),
+            },
+            not_activated=True,
+        ),
+    )
+    spare_workers = Field(
+        4,
+        Option(
+            "--spare-workers N",
+            "idle workers to keep ready for clients ({default})",
+            parse.whole(1, _MOST),
+        ),
+    )
+    threads = Field(
+        None,
+        Option(
+            "-t, --threads N",
+            "requests of one client served at once (16 if they wait)",
+            parse.whole(1, 1024),
+        ),
+    )
+    tls = Field(
+        "off",
+        Option(
+            "--tls off|on|require",
+            "refuse, offer or demand TLS",
+            parse.choice("off", "on", "require"),
+            implies="-n",
+        ),
+    )
+    tls_certificates = Field(
+        None,
+        Option(
+            "--tls-certificates DIR",
+            "the folder with the server's certificate and key",
+            parse.path,
+            implies="--tls=on",
+        ),
+    )
+    tls_psk = Field(
+        None,
+        Option(
+            "--tls-psk FILE",
+            "clients and their keys, instead of certificates",
+            parse.path,
+            implies="--tls=on",
+            excludes={
+                "--tls-certificates --tls-verify-peer": "keys take the place of certificates"
+            },
+        ),
+    )
+    tls_verify_peer = Field(
+        False,
+        Flag(
+            "--tls-verify-peer",
+            "demand a certificate of each client that uses TLS",
+            True,
+            implies="--tls=on",
+        ),
+    )
+    unix = Field(  # "-" is a private socket
+        None,
+        Option(
+            "-U, --unix SOCKET|-",
+            "listen on a Unix domain socket; -: a private one",
+            _path_or("-"),
+            excludes={f"{_FOR_TCP} --keepalive": "these are for TCP"},
+            not_activated=True,
+        ),
+    )
+    user = Field(None, Option("-u, --user USER", "change to this user, by name or number", _text))
+    verbose = Field(False, Flag("-v, --verbose", "print debugging messages", True))
+    version = Field(
+        False, Flag("-V, --version", "print the version, and that of PLUGIN if given", True)
+    )
+
+    def __init__(self, **values: object) -> None:
+        unknown = values.keys() - {field.name for field in FIELDS}
+        if unknown:
+            raise TypeError(f"there is no option field {', '.join(sorted(unknown))}")
+        vars(self).update({field.name: field.default for field in FIELDS} | values)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{name}: options are set by the command line alone")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Options) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).values()))
+
+    def __repr__(self) -> str:
+        given = [
+            f"{f.name}={vars(self)[f.name]!r}" for f in FIELDS if vars(self)[f.name] != f.default
+        ]
+        return f"Options({', '.join(given)})"
+
+
+FIELDS: tuple[Field[Any], ...] = tuple(
+    value for value in vars(Options).values() if isinstance(value, Field)
 )
 
-
-class Options(NamedTuple):
-    """What the user asked for.  Paths are absolute."""
-
-    plugin: str | None = None
-    arguments: tuple[str, ...] = ()
-    filters: tuple[str, ...] = ()  # the first is nearest to the client
-
-    # What to print instead of serving.
-    help: bool = False
-    version: bool = False
-    dump_config: bool = False
-    dump_plugin: bool = False
-
-    # Where to listen.  In single mode, and if sockets are inherited, nowhere.
-    ipaddr: str | None = None
-    port: str = "10809"
-    ipv4_only: bool = False
-    ipv6_only: bool = False
-    unix: str | None = None  # "-" is a private socket
-    single: bool = False
-    keepalive: bool = False
-
-    # What clients get.
-    newstyle: bool = False
-    exportname: str | None = None
-    readonly: bool = False
-    handshake_limit: float = 10.0
-    threads: int | None = None
-    mask_handshake: int = 0xFFFF
-    no_extended_headers: bool = False
-    no_structured_replies: bool = False
-    no_meta_contexts: bool = False
-
-    # How clients are protected.
-    tls: str = "off"  # or "on" or "require"
-    tls_certificates: str | None = None
-    tls_psk: str | None = None
-    tls_verify_peer: bool = False
-
-    # The process.
-    foreground: bool = False
-    exit_with_parent: bool = False
-    run: str | None = None
-    pidfile: str | None = None
-    user: str | None = None
-    group: str | None = None
-    print_uri: bool = False
-    shutdown_limit: float = 10.0
-
-    # The pool.
-    max_clients: int = 256
-    spare_workers: int = 4
-    clients_per_worker: int = 1
-
-    # Messages.
-    verbose: bool = False
-    log: str | None = None
-    debug: tuple[tuple[str, str, int], ...] = ()  # (owner, flag, value)
+TABLE: tuple[Option[Any], ...] = tuple(option for field in FIELDS for option in field.options)
+"""All options, in the order of `--help`."""

@@ -22,7 +22,7 @@ import psutil
 
 from contrib.bench.errors import BenchError
 from contrib.bench.materials import Disk
-from nbdfork.uri import nbd_uri
+from nbdfork.uri import Endpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "tests" / "samples" / "scripts"
@@ -42,7 +42,8 @@ class Address:
     port: int = 0
 
     def uri(self, export: str) -> str:
-        return nbd_uri("127.0.0.1", self.port, str(self.path) if self.path else None, export)
+        path = str(self.path) if self.path else None
+        return Endpoint("127.0.0.1", self.port, path, export_name=export).uri()
 
     def connect(self) -> socket.socket:
         """Return a connection.  Raises OSError if nobody listens."""

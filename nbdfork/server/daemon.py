@@ -1,52 +1,18 @@
-"""Go into the background and tell the waiting foreground how it went; write the pidfile.
+"""What makes a process a daemon: its descriptors, its session, its pidfile.
 
-The foreground process waits for one message on a pipe and exits with 0 only if it is that the
-server is ready.  python-daemon does the detaching; what it would do at the wrong time (change
-the user before the pidfile is written, write the pidfile after it) is done by the caller.
+python-daemon does the detaching; what it would do at the wrong time (change the user before the
+pidfile is written, write the pidfile after it) is done by the caller.
 """
 
 import os
+import stat
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 
 import daemon
 
 from nbdfork.server.errors import StartupError
-
-_READY = b"ready"
-
-
-class Foreground:
-    """A server that stays in the foreground: there is nobody to be told."""
-
-    def tell_ready(self) -> None:
-        """The server is ready."""
-
-    def tell_failed(self, error: StartupError) -> None:
-        """The server cannot start: leave *error* to the caller's caller."""
-        raise error
-
-
-class Background:
-    """The detached server's way to tell the process that started it."""
-
-    def __init__(self, pipe: int) -> None:
-        self._pipe = pipe
-
-    def tell_ready(self) -> None:
-        """The server is ready: the foreground process exits with 0."""
-        self._tell(_READY)
-
-    def tell_failed(self, error: StartupError) -> None:
-        """The server cannot start: the foreground process shows *error* and exits with 1."""
-        self._tell(str(error).encode())
-
-    def _tell(self, message: bytes) -> None:
-        try:
-            os.write(self._pipe, message)
-        except BrokenPipeError:
-            pass  # the foreground process was killed while it waited
-        os.close(self._pipe)
 
 
 def open_descriptors() -> set[int]:
@@ -64,41 +30,41 @@ def is_open(fd: int) -> bool:
     return True
 
 
-def detach(inherited: Iterable[int], keep_stderr: bool) -> Background:
+def open_standard_streams() -> set[int]:
+    """Open those of the descriptors 0, 1 and 2 that are closed on the null device; return them.
+
+    Otherwise the next file or socket that is opened would become one of them, and Python has None
+    for their streams.
+    """
+    closed = set()
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if is_open(fd):
+            continue
+        closed.add(fd)
+        null = os.open(os.devnull, os.O_RDWR)  # the lowest that is free, so it is this one
+        os.set_inheritable(null, True)
+        setattr(sys, name, open(null, mode, closefd=False))  # noqa: SIM115
+    return closed
+
+
+def detach(inherited: Iterable[int], keep: Iterable[int], keep_stderr: bool) -> None:
     """Return in a new session, in the root directory, with the standard streams on /dev/null.
 
-    The calling process never returns from here.  Descriptors that were *inherited* at start
-    are closed; all that were opened since are kept, plugins' own included.
+    The calling process is left by two forks.  Descriptors that were *inherited* at start are
+    closed; all that were opened since, plugins' own included, and those to *keep* stay open.
     """
-    sys.stdout.flush()
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(writer)
-        _wait_in_foreground(reader, child)
-    os.close(reader)
     context = daemon.DaemonContext(
         detach_process=True,  # or it would guess, and stay attached where pid 1 started us
         working_directory="/",
         umask=0o022,
-        files_preserve=sorted(open_descriptors() - set(inherited) | {writer}),
+        files_preserve=sorted(open_descriptors() - set(inherited) | set(keep)),
         stderr=sys.stderr if keep_stderr else None,
         signal_map={},
         prevent_core=False,
     )
     context.open()
-    return Background(writer)
-
-
-def _wait_in_foreground(reader: int, child: int) -> None:
-    """Exit as the detached server says."""
-    message = os.read(reader, 65536)  # one write; workers may hold the other end for longer
-    os.waitpid(child, 0)  # which only forked the server's process
-    if message == _READY:
-        os._exit(0)
-    text = message.decode() or "the server died while it was starting"
-    print(f"nbdfork: error: {text}", file=sys.stderr, flush=True)
-    os._exit(1)
+    for fd in (0, 1, 2):  # new descriptors are not for children, but these are
+        os.set_inheritable(fd, True)
 
 
 def write_pidfile(path: str) -> None:
@@ -107,7 +73,22 @@ def write_pidfile(path: str) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
             os.write(fd, f"{os.getpid()}\n".encode())
+        except OSError:
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                os.unlink(path)  # it is empty now
+            raise
         finally:
             os.close(fd)
     except OSError as error:
         raise StartupError(f"cannot write the pidfile {path}: {error.strerror}") from error
+
+
+def remove_pidfile(path: str, pid: int) -> None:
+    """Remove the file at *path*, if it is the pidfile of the process *pid*.  Raises OSError."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return
+        with open(path, "rb") as file:
+            is_ours = file.read(32) == b"%d\n" % pid
+        if is_ours:
+            os.unlink(path)

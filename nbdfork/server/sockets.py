@@ -21,32 +21,32 @@ log = logging.getLogger(__name__)
 ACTIVATION_FD = 3
 """The first descriptor that a service manager passes (sd_listen_fds(3))."""
 
+LONGEST_UNIX_PATH = 107
+"""In bytes: unix(7), sun_path, without the null byte at its end."""
+
 _Address: TypeAlias = tuple[Any, ...]
 """An address as getaddrinfo(3) gives it; host and port come first in all families."""
 
 _SAME_PORT_ATTEMPTS = 20
-_WILDCARDS = ("0.0.0.0", "::")
 
 
 class Listeners:
     """The sockets that clients connect to.
 
-    *host* with *port*, or *unix_path*, tell clients on this machine where.
-    *private_directory* exists only for the socket in it and goes with the server.
+    *made*: the path of the socket file that was made for them.  *private_directory* exists only
+    for that file, and goes with the server.
     """
 
     def __init__(
         self,
         sockets: list[socket.socket],
-        host: str = "localhost",
-        port: int | None = None,
-        unix_path: str | None = None,
+        made: str | None = None,
+        private_directory: str | None = None,
     ) -> None:
         self.sockets = sockets
-        self.host = host
-        self.port = port
-        self.unix_path = unix_path
-        self.private_directory: str | None = None
+        self._made = made
+        self._identity = None if made is None else _identity(made)
+        self._private_directory = private_directory
         self._names = [listener.getsockname() for listener in sockets]
 
     def renew(self) -> None:
@@ -55,35 +55,52 @@ class Listeners:
             if not is_shut_down(listener):
                 continue
             name = self._names[index]
-            log.error("the socket for %s does not listen any more: making it anew", _address(name))
+            shown = _shown(listener.family, name)
+            log.error("the socket for %s does not listen any more: making it anew", shown)
             try:
                 self.sockets[index] = _listen_again(listener, name)
             except OSError as error:
-                log.critical("cannot listen on %s again: %s", _address(name), error)
+                log.critical("cannot listen on %s again: %s", shown, error)
 
     def close(self) -> None:
         """Stop listening."""
-        for listener in self.sockets:
-            listener.close()
+        _close_all(self.sockets)
+
+    def remove(self) -> None:
+        """Remove the file that was made, private or not: the server could not be started."""
+        if self._made is None:
+            return
+        try:
+            if _identity(self._made) == self._identity:  # it may be another server's by now
+                os.unlink(self._made)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.warning("%s is left behind: %s", self._made, error.strerror)
+        self.remove_private()
 
     def remove_private(self) -> None:
         """Remove a private socket with its directory."""
-        if self.private_directory is not None:
+        if self._private_directory is not None:
             import shutil  # as below: most servers have no need of it
 
-            shutil.rmtree(self.private_directory, ignore_errors=True)
+            shutil.rmtree(self._private_directory, ignore_errors=True)
 
     def give_private_to(self, uid: int, gid: int) -> None:
         """Let the user that the server, now root, is about to become remove a private socket."""
-        if os.geteuid() != 0:
+        if os.geteuid() != 0 or self._private_directory is None or self._made is None:
             return
-        if self.private_directory is not None and self.unix_path is not None:
-            os.chown(self.unix_path, uid, gid)
-            os.chown(self.private_directory, uid, gid)
+        os.chown(self._made, uid, gid)
+        os.chown(self._private_directory, uid, gid)
 
     def describe(self) -> str:
         """Return where the server listens, for people."""
-        return ", ".join(_address(listener.getsockname()) for listener in self.sockets)
+        return ", ".join(_shown(one.family, one.getsockname()) for one in self.sockets)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
 
 
 # -- binding --------------------------------------------------------------------------------
@@ -105,13 +122,9 @@ def listen_tcp(address: str | None, port: str, family: int) -> Listeners:
     addresses = list(dict.fromkeys((info[0], info[4]) for info in found))
     for _ in range(_SAME_PORT_ATTEMPTS):
         try:
-            sockets = _bind_all(addresses)
+            return Listeners(_bind_all(addresses))
         except _PortTaken:
             continue
-        host, listening_port = sockets[0].getsockname()[:2]
-        if address is None or host in _WILDCARDS:
-            host = "localhost"
-        return Listeners(sockets, host, listening_port)
     raise StartupError("found no port that is free for both IPv4 and IPv6")
 
 
@@ -136,7 +149,7 @@ def _bind_all(
                 if any_port and bound and error.errno == errno.EADDRINUSE:
                     raise _PortTaken from error
                 raise StartupError(
-                    f"cannot listen on {_address(address)}: {error.strerror}"
+                    f"cannot listen on {_shown(family, address)}: {error.strerror}"
                 ) from error
             failure = error
     if not bound:
@@ -159,10 +172,19 @@ def _bind_tcp(family: int, address: _Address) -> socket.socket:
 
 def listen_unix(path: str) -> Listeners:
     """Listen on a Unix domain socket at *path*, which must not exist.  Raises `StartupError`."""
+    return Listeners([_bind_unix(path)], path)
+
+
+def _bind_unix(path: str) -> socket.socket:
+    if not _fits(path):
+        raise StartupError(
+            f"cannot listen on {path}: a path of {len(os.fsencode(path))} bytes is too long for a"
+            f" Unix domain socket, which can have {LONGEST_UNIX_PATH}; use a shorter one"
+        )
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(path)
-        return Listeners([_listen(listener)], unix_path=path)
+        return _listen(listener)
     except OSError as error:
         listener.close()
         reason = error.strerror or str(error)
@@ -173,19 +195,46 @@ def listen_unix(path: str) -> Listeners:
 
 def listen_private() -> Listeners:
     """Listen on a Unix domain socket that only this user can find.  Raises `StartupError`."""
-    import tempfile  # and all that it imports
-
+    directory = _make_private_directory()
+    path = os.path.join(directory, "socket")
     try:
-        directory = tempfile.mkdtemp(prefix="nbdfork")
-    except OSError as error:
-        raise StartupError(f"cannot make a private directory: {error}") from error
-    try:
-        listeners = listen_unix(os.path.join(directory, "socket"))
+        return Listeners([_bind_unix(path)], path, directory)
     except StartupError:
         os.rmdir(directory)
         raise
-    listeners.private_directory = directory
-    return listeners
+
+
+def _make_private_directory() -> str:
+    """Make a directory in $TMPDIR, or in another place if the socket's path would be too long."""
+    import tempfile  # and all that it imports
+
+    failure = None
+    for place in dict.fromkeys((tempfile.gettempdir(), f"/run/user/{os.getuid()}", "/tmp")):
+        if not _fits(os.path.join(place, "nbdforkXXXXXXXX", "socket")):
+            continue
+        try:
+            return tempfile.mkdtemp(prefix="nbdfork", dir=place)
+        except OSError as error:
+            failure = failure or error
+    raise StartupError(f"cannot make a private directory: {failure}") from failure
+
+
+def _fits(path: str) -> bool:
+    return len(os.fsencode(path)) <= LONGEST_UNIX_PATH
+
+
+def _listen(listener: socket.socket) -> socket.socket:
+    listener.listen(socket.SOMAXCONN)
+    listener.setblocking(False)
+    return listener
+
+
+def _close_all(sockets: Iterable[socket.socket]) -> None:
+    for one in sockets:
+        one.close()
+
+
+# -- sockets from a service manager -----------------------------------------------------------
 
 
 def is_activated(environment: MutableMapping[str, str]) -> bool:
@@ -203,24 +252,23 @@ def listen_activated(environment: MutableMapping[str, str]) -> Listeners:
     environment.pop("LISTEN_FDNAMES", None)
     if not text.isdecimal() or int(text) < 1:
         raise StartupError(f"LISTEN_FDS={text}: not a number of sockets")
-    sockets = [_adopt(ACTIVATION_FD + index) for index in range(int(text))]
-    listeners = Listeners(sockets)
-    for listener in sockets:
-        name = listener.getsockname()
-        if listener.family == socket.AF_UNIX:
-            listeners.unix_path = listeners.unix_path or os.fsdecode(name)
-        else:
-            listeners.port = listeners.port or name[1]
-    return listeners
+    return Listeners([_adopt(ACTIVATION_FD + index) for index in range(int(text))])
 
 
 def _adopt(fd: int) -> socket.socket:
+    what = f"the descriptor {fd} passed by LISTEN_FDS"
     try:
         listener = socket.socket(fileno=fd)
         if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise StartupError(f"the descriptor {fd} passed by LISTEN_FDS is not listening")
+            raise StartupError(f"{what} is not listening")
     except OSError as error:
-        raise StartupError(f"the descriptor {fd} passed by LISTEN_FDS: {error}") from error
+        raise StartupError(f"{what}: {error}") from error
+    if listener.type != socket.SOCK_STREAM or listener.family not in _FAMILIES:
+        families = ", ".join(_FAMILIES.values())
+        raise StartupError(
+            f"{what} is a socket of family {int(listener.family)} and type {int(listener.type)};"
+            f" clients are served on stream sockets of these families: {families}"
+        )
     os.set_inheritable(fd, False)
     listener.setblocking(False)
     return listener
@@ -241,7 +289,8 @@ def _listen_again(old: socket.socket, name: Any) -> socket.socket:
         return _bind_tcp(family, name)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        os.unlink(name)
+        if isinstance(name, str):  # an abstract one has no file
+            os.unlink(name)
         listener.bind(name)
         return _listen(listener)
     except BaseException:
@@ -249,18 +298,15 @@ def _listen_again(old: socket.socket, name: Any) -> socket.socket:
         raise
 
 
-def _listen(listener: socket.socket) -> socket.socket:
-    listener.listen(socket.SOMAXCONN)
-    listener.setblocking(False)
-    return listener
+# -- addresses and accepted connections -------------------------------------------------------
 
-
-def _close_all(sockets: Iterable[socket.socket]) -> None:
-    for one in sockets:
-        one.close()
-
-
-# -- accepted connections -------------------------------------------------------------------
+_FAMILIES: dict[int, str] = {
+    socket.AF_UNIX: "AF_UNIX",
+    socket.AF_INET: "AF_INET",
+    socket.AF_INET6: "AF_INET6",
+    socket.AF_VSOCK: "AF_VSOCK",
+}
+"""The address families whose clients can be served."""
 
 
 def prepare_client(client: socket.socket, keepalive: bool) -> str:
@@ -269,14 +315,19 @@ def prepare_client(client: socket.socket, keepalive: bool) -> str:
         credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         pid, uid, _ = struct.unpack("3i", credentials)
         return f"unix pid {pid} uid {uid}"
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if keepalive:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return _address(client.getpeername())
+    if client.family in (socket.AF_INET, socket.AF_INET6):
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if keepalive:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return _shown(client.family, client.getpeername())
 
 
-def _address(name: object) -> str:
-    if not isinstance(name, tuple):
-        return os.fsdecode(name) if isinstance(name, bytes) else str(name)
-    host, port = name[0], name[1]
+def _shown(family: int, address: Any) -> str:
+    """Return *address*, as the functions of `socket` give it, for people."""
+    if family == socket.AF_UNIX:
+        path = os.fsdecode(address)
+        return f"@{path[1:]}" if path.startswith("\0") else path  # as in unix(7): abstract
+    host, port = address[:2]
+    if family == socket.AF_VSOCK:
+        return f"vsock {'any' if host == socket.VMADDR_CID_ANY else host}:{port}"
     return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"

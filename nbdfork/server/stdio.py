@@ -9,19 +9,19 @@ import os
 import select
 import socket
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from nbdfork.server.daemon import is_open
 from nbdfork.server.errors import StartupError
 from nbdfork.types import Buffer
 
 
-def take_over() -> "socket.socket | PipeStream":
+def take_over(closed: Collection[int]) -> "socket.socket | PipeStream":
     """Return the client that is on stdin and stdout, and redirect these two.
 
-    Raises `StartupError` if there can be none.
+    *closed*: the standard descriptors that were closed when the process began, and lead to the
+    null device since.  Raises `StartupError` if there can be no client.
     """
-    if not is_open(0) or not is_open(1):
+    if 0 in closed or 1 in closed:
         raise StartupError("-s serves a client on stdin and stdout, but one of them is not open")
     if os.isatty(0):
         raise StartupError("-s serves a client on stdin and stdout, but this is a terminal")
@@ -29,7 +29,7 @@ def take_over() -> "socket.socket | PipeStream":
     source, sink = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
-    if not is_open(2) or _same(sink, 2):
+    if _same(sink, 2):
         os.dup2(null, 2)
     os.dup2(2, 1)
     os.close(null)

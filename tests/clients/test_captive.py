@@ -10,10 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nbdfork.uri import for_command, nbd_uri
 from tests.support.harness import NBDFORK, SECONDS, eventually, is_alive, nbdfork, need
-
-HOST = "localhost"
 
 
 @pytest.mark.parametrize(("command", "status"), [("true", 0), ("exit 3", 3), ("kill -9 $$", 137)])
@@ -55,29 +52,6 @@ def test_the_address_of_i_is_what_the_command_connects_to() -> None:
     done = nbdfork("-i", "::1", "-p", "0", "null", "--run", 'echo "$nbd $uri $port"')
     nbd, uri, port = done.stdout.split()
     assert (nbd, uri) == (f"nbd:[::1]:{port}", f"nbd://[::1]:{port}")
-
-
-@pytest.mark.parametrize(
-    ("command", "unix", "tcp"),
-    [
-        ("qemu -drive file=$nbd", "nbd:unix:/s", "nbd:localhost:1"),
-        ("guestfish -a $nbd", "nbd://?socket=/s", "nbd://localhost:1"),
-        ("virt-inspector -a $nbd", "nbd://?socket=/s", "nbd://localhost:1"),
-        ("nbdinfo $nbd", "nbd+unix:///?socket=/s", "nbd://localhost:1"),
-        ("/usr/bin/nbdcopy $nbd x", "nbd+unix:///?socket=/s", "nbd://localhost:1"),
-    ],
-)
-def test_the_guess_of_nbd(command: str, unix: str, tcp: str) -> None:
-    assert for_command(command, HOST, None, "/s", "") == unix
-    assert for_command(command, HOST, 1, None, "") == tcp
-
-
-def test_the_guess_of_nbd_with_an_export_name() -> None:
-    assert for_command("qemu $nbd", HOST, 1, None, "x") == "nbd:localhost:1:exportname=x"
-    assert for_command("qemu $nbd", HOST, None, "/s", "x") == "nbd:unix:/s:exportname=x"
-    assert for_command("qemu $nbd", HOST, 1, None, "a b") == "nbd://localhost:1/a%20b"
-    assert for_command("guestfish $nbd", HOST, None, "/s", "x") == "nbd:///x?socket=/s"
-    assert nbd_uri(HOST, 1, None, "a/b") == "nbd://localhost:1/a%2Fb"
 
 
 def test_the_private_socket_is_removed() -> None:

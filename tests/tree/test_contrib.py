@@ -19,7 +19,7 @@ from nbdfork.backend import load
 from nbdfork.cli import parse_arguments
 from nbdfork.options import TABLE, Options
 from nbdfork.plugin.parameters import ParameterSet, split
-from nbdfork.uri import nbd_uri
+from nbdfork.uri import Endpoint
 from tests.support.harness import SECONDS, eventually, nbdfork, need, output, run
 from tests.support.paths import ROOT
 
@@ -108,7 +108,7 @@ def test_the_life_of_a_service(service: Service) -> None:
     need("nbdinfo")
     assert service("status") == 3
     assert service("start") == 0, service.said
-    uri = nbd_uri("", None, str(service.socket), "")
+    uri = Endpoint(unix_path=str(service.socket)).uri()
     assert output("nbdinfo", "--size", uri) == "65536\n"  # at once: started means ready
     assert service("status") == 0
     assert service("start") == 0

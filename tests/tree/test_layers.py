@@ -32,7 +32,7 @@ ORDER = {
     "server": [
         ["errors", "linux", "pool", "processes", "stopper"],
         ["scoreboard"],
-        ["privileges", "sockets", "daemon", "captive", "inheritance"],
+        ["privileges", "sockets", "daemon", "captive", "inheritance", "parent"],
         ["stdio", "entrance", "service", "watchdog"],
         ["threads"],
         ["worker"],
@@ -69,6 +69,15 @@ ORDER = {
     ],
 }
 """Within a wing, each row may import only rows above it."""
+
+ROOF = [
+    ["declaration", "logs", "types", "uri"],
+    ["assembly", "credentials", "launch", "options"],
+    ["cli", "layers"],
+    ["embed", "info"],
+    ["main", "pytest_plugin"],
+]
+"""The same for the modules above the wings."""
 
 C_PARTS = ROOT / "plugins" / "c"
 
@@ -126,6 +135,19 @@ def test_imports_point_down(wing: str) -> None:
             parts = name.split(".")
             if parts[:2] == ["nbdfork", wing] and len(parts) > 2:
                 assert rank[parts[2]] < rank[path.stem], f"{path}: {name}"
+
+
+def test_the_roof_stands_in_its_order() -> None:
+    rank = {f"nbdfork.{name}": row for row, names in enumerate(ROOF) for name in names}
+    for path in PACKAGE.glob("[!_]*.py"):
+        for name in imports(path) & rank.keys():
+            assert rank[name] < rank[f"nbdfork.{path.stem}"], f"{path}: {name}"
+
+
+def test_only_the_command_line_knows_the_options() -> None:
+    """Below it, functions take the values that they use; `embed` takes its defaults from there."""
+    knowing = {path.stem for path in PACKAGE.rglob("*.py") if "nbdfork.options" in imports(path)}
+    assert knowing == {"cli", "embed", "info", "layers", "main"}
 
 
 def test_plugins_import_only_the_public_contract() -> None:
@@ -198,11 +220,9 @@ def test_wire_numbers_stand_in_one_file() -> None:
         assert path.name == "wire.py" or not any(n > 0xFFFFFFFF for n in numbers), path
 
 
-def test_the_pool_forks_in_one_place() -> None:
-    places = [
-        path.name for path in (PACKAGE / "server").glob("*.py") if "os.fork()" in path.read_text()
-    ]
-    assert sorted(places) == ["daemon.py", "generation.py"]  # daemon: to wait in the foreground
+def test_forks_stand_in_three_places() -> None:
+    places = {path.stem for path in PACKAGE.rglob("*.py") if "os.fork()" in path.read_text()}
+    assert places == {"generation", "launch", "embed"}  # a worker, a daemon, a program's server
 
 
 def test_a_start_imports_only_what_every_server_needs() -> None:

@@ -1,13 +1,17 @@
 """The command line: every name of every option, and what does not go together."""
 
+import socket
+from typing import Any
+
 import pytest
 
 from nbdfork.cli import UsageError, parse_arguments
-from nbdfork.options import TABLE, Option, Options
+from nbdfork.declaration import Option
+from nbdfork.options import TABLE, Options
 
 ARGUMENTS = {
     "debug": "nbdfork.backend.datapath=0",
-    "exportname": "disk",
+    "export_name": "disk",
     "log": "null",
     "unix": "/run/s",
     "pidfile": "/run/p",
@@ -16,25 +20,25 @@ ARGUMENTS = {
 }
 
 
-def argument_for(option: Option) -> str:
-    return ARGUMENTS.get(option.key, "7")
+def argument_for(option: Option[Any]) -> str:
+    return ARGUMENTS.get(option.field.name, "7")
 
 
-def names() -> list[tuple[str, Option]]:
+def names() -> list[tuple[str, Option[Any]]]:
     return [(name, option) for option in TABLE for name in option.names]
 
 
 @pytest.mark.parametrize(("name", "option"), names(), ids=lambda value: str(value)[:25])
-def test_every_name_is_taken_before_and_after_the_plugin(name: str, option: Option) -> None:
+def test_every_name_is_taken_before_and_after_the_plugin(name: str, option: Option[Any]) -> None:
     words = [name] if option.metavar is None else [name, argument_for(option)]
     expected = parse_arguments([*words, "file", "a=b"])
-    assert expected != Options(plugin="file", arguments=("a=b",)) or option.key == "oldstyle"
+    assert expected != Options(plugin="file", arguments=("a=b",)) or "-o" in option.names
     assert parse_arguments(["file", *words, "a=b"]) == expected
     assert parse_arguments(["file", "a=b", *words]) == expected
 
 
 @pytest.mark.parametrize(("name", "option"), names(), ids=lambda value: str(value)[:25])
-def test_every_name_takes_its_argument_attached(name: str, option: Option) -> None:
+def test_every_name_takes_its_argument_attached(name: str, option: Option[Any]) -> None:
     if option.metavar is None:
         return
     apart = parse_arguments([name, argument_for(option)])
@@ -53,13 +57,13 @@ def test_seed_page_command() -> None:
 def test_bundles() -> None:
     options = parse_arguments(["-fvp", "80", "null", "-rnP/p"])
     assert (options.foreground, options.verbose, options.port) == (True, True, "80")
-    assert (options.readonly, options.newstyle, options.pidfile) == (True, True, "/p")
+    assert (options.read_only, options.newstyle, options.pidfile) == (True, True, "/p")
 
 
 @pytest.mark.parametrize(
     ("short", "field"),
     [
-        ("--read", "readonly"),
+        ("--read", "read_only"),
         ("--new", "newstyle"),
         ("--fore", "foreground"),
         ("--verb", "verbose"),
@@ -90,10 +94,25 @@ def test_export_name_implies_newstyle() -> None:
 
 
 def test_the_last_of_4_and_6_counts() -> None:
-    options = parse_arguments(["-4", "-6", "null"])
-    assert (options.ipv4_only, options.ipv6_only) == (False, True)
-    options = parse_arguments(["-4", "-6", "-4", "null"])
-    assert (options.ipv4_only, options.ipv6_only) == (True, False)
+    assert parse_arguments(["null"]).family == socket.AF_UNSPEC
+    assert parse_arguments(["-4", "-6", "null"]).family == socket.AF_INET6
+    assert parse_arguments(["-4", "-6", "-4", "null"]).family == socket.AF_INET
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--tls-psk f", ("on", True)),
+        ("--tls-certificates d --tls require", ("require", True)),
+        ("--tls on", ("on", True)),
+        ("--tls off", ("off", False)),
+        ("--tls on --tls off", ("off", False)),
+        ("--tls off -o", ("off", False)),
+    ],
+)
+def test_what_implies_tls_and_what_tls_implies(line: str, expected: tuple[str, bool]) -> None:
+    options = parse_arguments([*line.split(), "null"])
+    assert (options.tls, options.newstyle) == expected
 
 
 def test_debug_flags_accumulate() -> None:
@@ -118,11 +137,27 @@ def test_debug_flags_accumulate() -> None:
         "-o -e x",
         "-o -n",
         "-n --old-style",
+        "-o --tls on",
+        "-o --tls-psk f",
+        "--tls-psk f --tls off",
+        "--tls off --tls-verify-peer",
+        "--tls-psk f --tls-verify-peer",
     ],
 )
 def test_conflicts(line: str) -> None:
     with pytest.raises(UsageError, match="cannot go together"):
         parse_arguments([*line.split(), "null"])
+
+
+def test_a_conflict_says_what_is_implied() -> None:
+    with pytest.raises(
+        UsageError, match="--tls-psk and -o cannot go together: --tls-psk implies -n"
+    ):
+        parse_arguments(["-o", "--tls-psk", "f", "null"])
+    with pytest.raises(
+        UsageError, match=r"--export-name and -o cannot .*: --export-name implies -n"
+    ):
+        parse_arguments(["-o", "--export-name=x", "null"])
 
 
 @pytest.mark.parametrize("line", ["-p 3", "-i ::1", "-U s", "-s", "--run x"])

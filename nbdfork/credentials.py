@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from nbdfork.options import Options
 from nbdfork.protocol.tls import Tls
 from nbdfork.server.errors import StartupError
 
@@ -26,17 +25,26 @@ _SHORTEST_KEY = 16
 """In bytes.  A key as short as a password could be guessed by who has seen a handshake."""
 
 
-def load(options: Options) -> Tls:
-    """Return what *options* ask for.  Raises `StartupError`."""
-    if options.tls_psk is not None:
-        context = _by_keys(options.tls_psk)
+def load(
+    *,
+    certificates: str | None = None,
+    psk: str | None = None,
+    verify_peer: bool = False,
+    required: bool = False,
+) -> Tls:
+    """Return TLS by the keys in the file *psk*, or else by the folder *certificates*.
+
+    *certificates* None is a folder that is looked for.  *verify_peer*: clients need a certificate,
+    too.  *required*: clients must use TLS.  Raises `StartupError`.
+    """
+    if psk is not None:
+        context = _by_keys(psk)
     else:
-        directory = options.tls_certificates or _find_certificates()
-        context = _by_certificates(directory, options.tls_verify_peer)
+        context = _by_certificates(certificates or _find_certificates(), verify_peer)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION  # a client could demand it without end
     context.num_tickets = 0  # clients do not come back to a worker
-    return Tls(context, required=options.tls == "require")
+    return Tls(context, required)
 
 
 # -- certificates ---------------------------------------------------------------------------

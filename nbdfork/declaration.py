@@ -1,0 +1,104 @@
+"""How options are declared: what one is called and what it does, and the value that it sets.
+
+`options` declares them with this, `cli` parses by it, and `info` prints it as `--help`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, overload
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Option(Generic[T_co]):
+    """One option.
+
+    *usage*: its names and its argument, if it takes one, as `--help` shows them.  *help*: the rest
+    of that line, where {default} stands for the default of its field.  *parse* makes the value of
+    the argument, and raises ValueError with a message for the user.  *implies*: another option, as
+    a user writes it, which is as good as given.  *excludes*: options that cannot be given with
+    this one, and why.  *not_activated*: it cannot be given if a service manager passes the sockets.
+    """
+
+    def __init__(
+        self,
+        usage: str,
+        help: str,
+        parse: Callable[[str], T_co],
+        *,
+        implies: str | None = None,
+        excludes: Mapping[str, str] | None = None,
+        not_activated: bool = False,
+    ) -> None:
+        words = usage.replace(",", "").split()
+        self.names = tuple(word for word in words if word.startswith("-"))
+        self.metavar = next((word for word in words if not word.startswith("-")), None)
+        self.parse = parse
+        self.implies = implies
+        pairs = (excludes or {}).items()
+        self.excludes = {name: why for names, why in pairs for name in names.split()}
+        self.not_activated = not_activated
+        self._help = help
+        self.field: Field[Any]  # which takes it up
+
+    @property
+    def tells_default(self) -> bool:
+        """Whether the help tells the default of the field."""
+        return "{default}" in self._help
+
+    @property
+    def help(self) -> str:
+        """What the option does, the default, and what it implies."""
+        text = self._help.format(default=self.field.shown_default)
+        return f"{text} (implies {self.implies})" if self.implies else text
+
+
+class Flag(Option[T_co]):
+    """An option without an argument, which sets its field to *value*."""
+
+    def __init__(self, usage: str, help: str, value: T_co, **rules: Any) -> None:
+        super().__init__(usage, help, lambda _: value, **rules)
+
+
+class Field(Generic[T]):
+    """A field of `Options`; of *options*, which set it, the last one that is given counts."""
+
+    name: str
+    gathers = False
+
+    def __init__(self, default: T, *options: Option[T]) -> None:
+        self.default = default
+        self.options = options
+        for option in options:
+            option.field = self
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @property
+    def shown_default(self) -> str:
+        """The default, for people."""
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> "Field[T]": ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+
+    def __get__(self, instance: object | None, owner: type) -> "Field[T] | T":
+        if instance is None:
+            return self
+        value: T = vars(instance)[self.name]  # where Python looks first
+        return value
+
+
+class Gathered(Field[tuple[T, ...]]):
+    """A field for all arguments of an option that may be given several times."""
+
+    gathers = True
+
+    def __init__(self, option: Option[T]) -> None:
+        super().__init__(())
+        self.options = (option,)  # type: ignore[assignment]  # each gives one part of the value
+        option.field = self

@@ -1,0 +1,56 @@
+"""The plugin and its filters, as the command line has them: found, made, and configured.
+
+Serving and `--dump-plugin` both go this way.
+"""
+
+from collections.abc import Sequence
+
+from nbdfork import logs
+from nbdfork.backend import load
+from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.load import Found
+from nbdfork.options import Options
+from nbdfork.plugin.errors import ConfigError
+
+
+def find(options: Options) -> list[Found]:
+    """Return the layers, the first nearest to the clients; the last is the plugin, if there is one.
+
+    Raises `ConfigError`.
+    """
+    found = [load.find(name, load.FILTER) for name in options.filters]
+    return found if options.plugin is None else [*found, load.find(options.plugin)]
+
+
+def make(found: Sequence[Found]) -> list[Layer]:
+    """Return a plugin and filters that have no parameters yet."""
+    return [Layer(one.name, one.plugin_class()) for one in found]
+
+
+def configure(layers: Sequence[Layer], options: Options) -> Backend:
+    """Return the plugin, which is the last of *layers*, behind the filters, all with their
+    parameters and debug flags.  Raises `ConfigError`.
+    """
+    *filters, plugin = layers
+    backend = Backend(
+        plugin,
+        filters,
+        read_only=options.read_only,
+        export_name=options.export_name,
+        single=options.single,
+    )
+    for owner, flag, value in options.debug:
+        if owner == "nbdfork":
+            _set_server_flag(flag, value)
+        else:
+            backend.set_debug_flag(owner, flag, value)
+    backend.configure(options.arguments)
+    return backend
+
+
+def _set_server_flag(flag: str, value: int) -> None:
+    try:
+        logs.set_debug_flag(flag, value)
+    except KeyError:
+        known = ", ".join(logs.DEBUG_FLAGS)
+        raise ConfigError(f"-D nbdfork.{flag}: no such debug flag; there is: {known}") from None
