@@ -9,9 +9,7 @@ extension module `_native`, which is written in C.
 import contextlib
 import errno
 import logging
-import os
 import re
-import signal
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,6 +22,7 @@ from nbdfork.plugin import (
     LoadedFile,
     Parameter,
     Plugin,
+    Server,
     ThreadModel,
     parse,
     shown,
@@ -55,11 +54,23 @@ class C(Plugin):
 
     def __init__(self, **parameters: Any) -> None:
         super().__init__(**parameters)
+        self.server = Server()
         self._given: set[str] = set()
         self._traits = UNKNOWN
         if self.library is not None:
             self.debug = _DebugFlags(self.library)
             self._traits = WELL_KNOWN.get(self.library.name, UNKNOWN)
+
+    @property
+    def server(self) -> Server:
+        """The server, which the functions of the API that concern it ask and tell."""
+        return self._server
+
+    @server.setter
+    def server(self, server: Server) -> None:
+        self._server = server
+        if self.library is not None:
+            native().set_server(server)
 
     def _loaded(self) -> Library:
         if self.library is None:
@@ -141,7 +152,6 @@ class C(Plugin):
         return self._traits.waits
 
     def get_ready(self) -> None:
-        self._process_at_start = os.getpid()
         self._run_at_startup("get_ready")
         native().flush_output()  # a fork would copy what is not written yet
 
@@ -150,21 +160,7 @@ class C(Plugin):
     def after_fork(self) -> None:
         native().set_verbose(log.isEnabledFor(logging.DEBUG))
         crash.report_crashes()
-        self._let_sleeps_end()
         self._run_at_startup("after_fork")
-        # With -s the process that serves is the one that has started.
-        single = os.getpid() == self._process_at_start
-        native().serve_under(os.getpid() if single else os.getppid())
-
-    def _let_sleeps_end(self) -> None:
-        """Let nbdkit_nanosleep return when this process is told to end, or ends.
-
-        No other signal than those that end it has a handler in a process that serves.  Python's
-        handlers have to wait for the main thread, which may be asleep; the descriptor does not.
-        """
-        ending, self._end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
-        native().end_sleeps_by(ending)
 
     def preconnect(self, read_only: bool) -> None:
         library = self._loaded()
@@ -197,7 +193,6 @@ class C(Plugin):
         return CExport(library, client, self.thread_model())
 
     def cleanup(self) -> None:
-        os.write(self._end, b"\0")
         try:
             self._run_at_startup("cleanup")
         finally:
@@ -245,6 +240,7 @@ class _MagicKey(Parameter[tuple[str, ...]]):
 
 def load(path: str) -> LoadedFile:
     """Load the C plugin at *path*, and make a class for it.  Raises `ConfigError`."""
+    native().set_server(None)
     library = Library(path)
     members: dict[str, object] = {"__doc__": library.title, "library": library}
     if "config" in library.callbacks:

@@ -160,9 +160,11 @@ library_list_exports (PyObject *object, PyObject *argument)
   struct plugin *plugin = &((Library *) object)->plugin;
   struct nbdkit_exports exports = { 0 };
   struct client nobody = { 0 };
-  int read_only = PyObject_IsTrue (argument), is_tls = client_is_tls (), result;
-  if (read_only == -1
-      || !check_call (plugin, "list_exports", plugin->callbacks.list_exports != NULL))
+  int read_only = PyObject_IsTrue (argument), result;
+  if (read_only == -1)
+    return NULL;
+  int is_tls = client_is_tls (); /* before the check, for it runs Python code */
+  if (!check_call (plugin, "list_exports", plugin->callbacks.list_exports != NULL))
     return NULL;
   CALL (plugin, "list_exports", &nobody,
         result = plugin->callbacks.list_exports (read_only, is_tls, &exports));
@@ -180,9 +182,11 @@ library_default_export (PyObject *object, PyObject *argument)
 {
   struct plugin *plugin = &((Library *) object)->plugin;
   struct client nobody = { 0 };
-  int read_only = PyObject_IsTrue (argument), is_tls = client_is_tls ();
-  if (read_only == -1
-      || !check_call (plugin, "default_export", plugin->callbacks.default_export != NULL))
+  int read_only = PyObject_IsTrue (argument);
+  if (read_only == -1)
+    return NULL;
+  int is_tls = client_is_tls ();
+  if (!check_call (plugin, "default_export", plugin->callbacks.default_export != NULL))
     return NULL;
   const char *name;
   CALL (plugin, "default_export", &nobody,
@@ -207,11 +211,15 @@ library_open (PyObject *object, PyObject *args)
 
 /* -- variables --------------------------------------------------------------------------- */
 
+/* Return NULL for a name that the plugin does not have, or with an exception set for no name. */
 static int *
 variable (PyObject *object, PyObject *name)
 {
-  const char *text = PyUnicode_AsUTF8AndSize (name, NULL);
-  return text ? find_variable (&((Library *) object)->plugin, text) : NULL;
+  Py_ssize_t length;
+  const char *text = PyUnicode_AsUTF8AndSize (name, &length);
+  if (text == NULL || strlen (text) != (size_t) length)
+    return NULL;
+  return find_variable (&((Library *) object)->plugin, text);
 }
 
 /* library.get_variable(name) -> the value of an exported variable of type int, or None */

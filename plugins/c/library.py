@@ -4,7 +4,6 @@ Here, too, are the two functions that `_native` calls: for what a plugin logs, a
 exception that a callback's failure becomes.
 """
 
-import fcntl
 import logging
 import os
 import re
@@ -57,24 +56,8 @@ def native() -> Any:
         raise ConfigError(_NOT_BUILT.format(reason=error)) from error
     _native.set_hooks(_log, CallbackError)
     _native.set_verbose(log.isEnabledFor(logging.DEBUG))
-    _native.set_stdio_safe(not _is_single())
     _native.report_crashes(2, PREFIX, False)
     return _native
-
-
-def _is_single() -> bool:
-    """Return whether the client is on standard input and output (`-s`), or seems to be.
-
-    Then the server has put the null device in the place of 0, for reading and writing, and led 1
-    to where 2 leads.  If it was started like that without `-s`, there is no input to be missed.
-    """
-    try:
-        is_null = os.path.samestat(os.fstat(0), os.stat(os.devnull))
-        is_merged = os.path.sameopenfile(1, 2)
-        is_writable = fcntl.fcntl(0, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
-    except OSError:  # one of them is closed
-        return False
-    return is_null and is_merged and is_writable
 
 
 class Library:

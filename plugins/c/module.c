@@ -12,7 +12,6 @@
 #include "client.h"
 #include "crash.h"
 #include "library.h"
-#include "server.h"
 #include "upcalls.h"
 
 /* set_hooks(log, failure) */
@@ -31,52 +30,25 @@ set_hooks (PyObject *module, PyObject *args)
   Py_RETURN_NONE;
 }
 
-/* Set *RESULT to whether an object is true. */
-static PyObject *
-take_bool (PyObject *argument, bool *result)
-{
-  int answer = PyObject_IsTrue (argument);
-  if (answer == -1)
-    return NULL;
-  *result = answer;
-  Py_RETURN_NONE;
-}
-
 /* set_verbose(verbose) */
 static PyObject *
 set_verbose (PyObject *module, PyObject *argument)
 {
   (void) module;
-  return take_bool (argument, &verbose);
-}
-
-/* set_stdio_safe(safe) */
-static PyObject *
-set_stdio_safe (PyObject *module, PyObject *argument)
-{
-  (void) module;
-  return take_bool (argument, &is_stdio_safe);
-}
-
-static PyObject *
-serve_under_server (PyObject *module, PyObject *argument)
-{
-  (void) module;
-  long pid = PyLong_AsLong (argument);
-  if (pid == -1 && PyErr_Occurred ())
+  int answer = PyObject_IsTrue (argument);
+  if (answer == -1)
     return NULL;
-  serve_under ((pid_t) pid);
+  verbose = answer;
   Py_RETURN_NONE;
 }
 
+/* set_server(server) */
 static PyObject *
-end_sleeps_by_fd (PyObject *module, PyObject *argument)
+set_server_handle (PyObject *module, PyObject *server)
 {
   (void) module;
-  int fd = PyObject_AsFileDescriptor (argument);
-  if (fd == -1)
+  if (set_server (server) == -1)
     return NULL;
-  end_sleeps_by (fd);
   Py_RETURN_NONE;
 }
 
@@ -107,9 +79,7 @@ flush_output (PyObject *module, PyObject *unused)
 static PyMethodDef functions[] = {
   { "set_hooks", set_hooks, METH_VARARGS, NULL },
   { "set_verbose", set_verbose, METH_O, NULL },
-  { "serve_under", serve_under_server, METH_O, NULL },
-  { "set_stdio_safe", set_stdio_safe, METH_O, NULL },
-  { "end_sleeps_by", end_sleeps_by_fd, METH_O, NULL },
+  { "set_server", set_server_handle, METH_O, NULL },
   { "report_crashes", report_crashes_on, METH_VARARGS, NULL },
   { "flush_output", flush_output, METH_NOARGS, NULL },
   { NULL, NULL, 0, NULL },

@@ -149,10 +149,8 @@ nbdkit_disconnect (int force)
   if (current.client == NULL)
     nbdkit_debug ("nbdkit_disconnect: there is no client here");
   else {
-    int fd = client_descriptor ();
     current.client->is_disconnected = true;
-    if (fd >= 0)
-      shutdown (fd, force ? SHUT_RDWR : SHUT_RD);
+    disconnect_client (force);
   }
   errno = saved;
 }

@@ -184,8 +184,98 @@ raise_failure (const char *plugin, const char *callback, int error, const char *
   Py_DECREF (text);
   if (exception == NULL)
     return;
-  PyErr_SetObject ((PyObject *) Py_TYPE (exception), exception);
+  if (!PyExceptionInstance_Check (exception))
+    PyErr_SetString (PyExc_TypeError, "the hook for failures returned no exception");
+  else
+    PyErr_SetObject ((PyObject *) Py_TYPE (exception), exception);
   Py_DECREF (exception);
+}
+
+/* -- the server -------------------------------------------------------------------------- */
+
+/* The GIL protects both. */
+static PyObject *server;    /* NULL: a plugin is being loaded, and it is not known yet */
+static bool is_stop_wanted; /* a plugin has asked for it while it was being loaded */
+
+/* Stop the server, or see that it is done when there is one. */
+static int
+stop_server_with_gil (void)
+{
+  is_stop_wanted = is_stop_wanted || server == NULL;
+  PyObject *done = server ? PyObject_CallMethod (server, "stop", NULL) : Py_NewRef (Py_None);
+  Py_XDECREF (done);
+  return done ? 0 : -1;
+}
+
+PRIVATE int
+set_server (PyObject *new)
+{
+  PyObject *old = server;
+  server = new == Py_None ? NULL : Py_NewRef (new);
+  Py_XDECREF (old);
+  if (server == NULL)
+    is_stop_wanted = false;
+  return is_stop_wanted ? stop_server_with_gil () : 0;
+}
+
+PRIVATE void
+stop_server (void)
+{
+  PyGILState_STATE state;
+  if (!enter_python (&state))
+    return;
+  if (stop_server_with_gil () == -1)
+    PyErr_WriteUnraisable (server);
+  leave_python (state);
+}
+
+/* Return what an attribute of the server is as a number, or UNKNOWN. */
+static int
+server_number (const char *attribute, int unknown)
+{
+  PyGILState_STATE state;
+  if (!enter_python (&state))
+    return unknown;
+  PyObject *value = server ? PyObject_GetAttrString (server, attribute) : NULL;
+  int number = value ? (int) PyLong_AsLong (value) : unknown;
+  if (PyErr_Occurred ()) {
+    PyErr_WriteUnraisable (server);
+    number = unknown;
+  }
+  Py_XDECREF (value);
+  leave_python (state);
+  return number;
+}
+
+PRIVATE bool
+is_server_single (void)
+{
+  return server_number ("single", 1) != 0;
+}
+
+PRIVATE int
+server_ending (void)
+{
+  return server_number ("ending", -1);
+}
+
+PRIVATE void
+disconnect_client (bool force)
+{
+  PyGILState_STATE state;
+  if (!enter_python (&state))
+    return;
+  PyObject *method = server ? PyObject_GetAttrString (server, "disconnect") : NULL;
+  PyObject *args = PyTuple_New (0);
+  PyObject *kwargs = Py_BuildValue ("{sO}", "force", force ? Py_True : Py_False);
+  PyObject *done = method && args && kwargs ? PyObject_Call (method, args, kwargs) : NULL;
+  if (PyErr_Occurred ())
+    PyErr_WriteUnraisable (method);
+  Py_XDECREF (done);
+  Py_XDECREF (kwargs);
+  Py_XDECREF (args);
+  Py_XDECREF (method);
+  leave_python (state);
 }
 
 /* -- the client -------------------------------------------------------------------------- */

@@ -1,7 +1,7 @@
-/* Into Python, from C: the log, the exception for a failure, and questions about the client.
+/* Into Python, from C: the log, the exception for a failure, the server and the client.
  *
- * Functions that say so need the GIL to be held.  The others may be called in any thread that does
- * not, also where there is no Python any more: then they log without it, and know no client.
+ * Functions that say so need the GIL to be held.  The others may be called in any thread, also where
+ * there is no Python any more: then they log without it, and know neither server nor client.
  */
 
 #ifndef NBDFORK_UPCALLS_H
@@ -37,7 +37,18 @@ PRIVATE PyObject *decoded (const char *text);
 PRIVATE void raise_failure (const char *plugin, const char *callback, int error,
                             const char *messages);
 
+/* Set the server that the plugin is part of, an nbdfork.plugin.Server, or None while the plugin is
+ * being loaded: what it wants then is done later.  Needs the GIL.  Return -1 with an exception set
+ * if that fails.
+ */
+PRIVATE int set_server (PyObject *server);
+
+PRIVATE void stop_server (void);
+PRIVATE bool is_server_single (void); /* also true while it is not known */
+PRIVATE int server_ending (void);     /* readable once this process ends; -1: it does not serve yet */
+
 /* About the client that this thread serves: */
+PRIVATE void disconnect_client (bool force);
 PRIVATE int client_descriptor (void); /* -1: there is none */
 PRIVATE bool client_is_tls (void);
 PRIVATE char *client_certificate (const char *field); /* a name, to be freed; "": there is none */
