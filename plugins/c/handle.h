@@ -16,7 +16,7 @@ typedef struct {
 /* May CALLBACK, if it EXISTS, be called for this client?  If not, an exception is set. */
 PRIVATE bool check_open (const Client *self, const char *callback, bool exists);
 
-/* The same for requests, of which a plugin gets no more once it has disconnected the client. */
+/* The same for requests of the client, of which a plugin gets no more once it has disconnected it. */
 PRIVATE bool check_request (const Client *self, const char *callback, bool exists);
 
 /* Call .close, unless it has been called.  Return -1, with an exception set, if that cannot be. */

@@ -120,14 +120,14 @@ client_pwrite (PyObject *object, PyObject *const *args, Py_ssize_t given)
   return outcome;
 }
 
-/* client.flush() */
+/* client.flush(), which also the server asks for, after nbdkit_disconnect, too */
 PRIVATE PyObject *
 client_flush (PyObject *object, PyObject *unused)
 {
   (void) unused;
   Client *self = (Client *) object;
   struct plugin *plugin = self->plugin;
-  if (!check_request (self, "flush", HAS_OPERATION (plugin, flush)))
+  if (!check_open (self, "flush", HAS_OPERATION (plugin, flush)))
     return NULL;
   int result;
   CALL (plugin, "flush", &self->client,

@@ -21,6 +21,7 @@ from tests.support.c_plugins import (
     started,
 )
 from tests.support.harness import NBDFORK, Server, eventually, nbdfork, need, output, run
+from tests.support.libnbd import libnbd
 from tests.support.paths import C_SOURCES, ROOT
 
 
@@ -191,17 +192,94 @@ def test_the_callbacks_come_in_their_order(build: Build, tmp_path: Path) -> None
     with Server("-n", build("life"), diary) as server:
         output("qemu-io", "-f", "raw", "-c", "write -f 0 512", "-c", "flush", server.uri)
         eventually(lambda: "close" in diary.read_text())
-    lines = [line.split(" ", 1) for line in diary.read_text().splitlines()]
-    names = [name for _, name in lines]
-    supervisor = lines[0][0]
+    entries = read(diary)
+    names = [name for _, name in entries]
     before = ["load config", "config_complete", "get_ready"]
     assert names[:4] == [*before, "after_fork"]
     assert names[4] == "preconnect"
     assert names[5].startswith("open first")
     assert {"pwrite fua", "flush"} <= set(names)
     assert names[-3:] == ["close", "cleanup", "unload"]
-    inside = [name for process, name in lines if process == supervisor]
-    assert inside == before  # the plugin keeps its disk in memory: one worker serves it to the end
+
+
+def read(diary: Path) -> list[tuple[int, str]]:
+    """Return what the sample `life` has written: process and callback, in order."""
+    lines = [line.split(" ", 1) for line in diary.read_text().splitlines()]
+    return [(int(process), name) for process, name in lines]
+
+
+ALL_BY_ONE = [[], ["-DMODEL=NBDKIT_THREAD_MODEL_SERIALIZE_CONNECTIONS"]]
+
+
+@pytest.mark.parametrize("flags", ALL_BY_ONE)
+def test_the_process_that_serves_all_clients_unloads(
+    flags: list[str], build: Build, tmp_path: Path
+) -> None:
+    need("nbdinfo")
+    diary = tmp_path / "diary"
+    processes = "no" if not flags else "yes"  # its thread model is reason enough
+    with Server("-n", build("life", *flags), diary, f"nbdfork-processes={processes}") as server:
+        for _ in range(3):
+            output("nbdinfo", "--size", server.uri)
+        supervisor = server.pid
+    entries = read(diary)
+    (worker,) = {process for process, name in entries if name == "close"}
+    assert worker != supervisor
+    assert entries[-2:] == [(worker, "cleanup"), (worker, "unload")]
+    ends = [name for _, name in entries if name in ("after_fork", "cleanup", "unload")]
+    assert ends == ["after_fork", "cleanup", "unload"]
+    assert [name for process, name in entries if process == supervisor] == [
+        "load config", "config_complete", "get_ready",
+    ]  # fmt: skip
+
+
+def test_the_supervisor_unloads_if_each_client_has_a_process(build: Build, tmp_path: Path) -> None:
+    need("nbdinfo")
+    diary = tmp_path / "diary"
+    with Server("-n", build("life"), diary, "nbdfork-processes=yes") as server:
+        for _ in range(3):
+            output("nbdinfo", "--size", server.uri)
+        supervisor = server.pid
+    entries = read(diary)
+    workers = {process for process, name in entries if name == "close"}
+    assert len(workers) == 3
+    assert supervisor not in workers
+    assert entries[-1] == (supervisor, "unload")
+    assert [name for _, name in entries].count("unload") == 1
+    for worker in workers:
+        own = [name for process, name in entries if process == worker]
+        assert (own[0], own[-1]) == ("after_fork", "cleanup")
+
+
+def test_a_single_client_is_served_and_unloaded_in_one_process(
+    build: Build, tmp_path: Path
+) -> None:
+    diary = tmp_path / "diary"
+    client = libnbd().NBD()
+    client.connect_command([*NBDFORK, "-s", str(build("life")), str(diary)])
+    client.pread(512, 0)
+    client.shutdown()
+    eventually(lambda: "unload" in diary.read_text())
+    entries = read(diary)
+    assert len({process for process, _ in entries}) == 1
+    assert [name for _, name in entries][-3:] == ["close", "cleanup", "unload"]
+
+
+def test_a_worker_that_is_killed_does_not_unload_nor_does_another(
+    build: Build, tmp_path: Path
+) -> None:
+    """What it had in memory is gone; the one that takes its place unloads when the server ends."""
+    diary = tmp_path / "diary"
+    with Server("-n", build("life"), diary) as server:
+        (first,) = eventually(server.workers)
+        eventually(lambda: (first.pid, "after_fork") in read(diary))
+        first.kill()
+        eventually(lambda: [name for _, name in read(diary)].count("after_fork") == 2)
+        assert "unload" not in diary.read_text()
+    entries = read(diary)
+    (second,) = {process for process, name in entries if name == "unload"}
+    assert second not in (first.pid, server.pid)
+    assert entries[-2:] == [(second, "cleanup"), (second, "unload")]
 
 
 def test_exports_are_listed_and_described(build: Build, tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 import errno
 import os
 import re
+import struct
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tests.support.c_plugins import Build, builder, started
-from tests.support.harness import NBDFORK, Server, eventually, need, output, run
+from tests.support.harness import NBDFORK, SECONDS, Server, eventually, need, output, run
 from tests.support.libnbd import connected, libnbd
 
 
@@ -131,12 +133,29 @@ def test_no_request_reaches_a_plugin_that_has_disconnected(build: Build) -> None
     for request in (
         lambda: export.pread(512, 0),
         lambda: export.pwrite(memoryview(b"x"), 0, 0),
-        export.flush,
     ):
         with pytest.raises(OSError, match="endpoint") as refused:
             request()
         assert refused.value.errno == errno.ESHUTDOWN
+    export.flush()  # so asks the server itself
     export.close()
+
+
+@pytest.mark.parametrize("offset", [512, 1024])
+def test_a_plugin_disconnects_a_client_on_a_pair_of_pipes(offset: int, build: Build) -> None:
+    words = [*NBDFORK, "-s", "--oldstyle", str(build("newer"))]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as server:
+        assert server.stdin is not None
+        server.stdin.write(struct.pack(">IHHQQI", 0x25609513, 0, 0, 1, offset, 512))
+        server.stdin.flush()  # and it stays open
+        assert server.stdout is not None
+        assert server.stderr is not None
+        is_answered = offset == 512  # the other one is disconnected by force
+        assert len(server.stdout.read()) == 152 + (16 + 512) * is_answered
+        assert b"may be lost" not in server.stderr.read()
+        assert server.wait(SECONDS) == 0
 
 
 def test_memory_is_dumped_to_the_log(build: Build) -> None:

@@ -135,7 +135,7 @@ def test_every_method_works_on_an_open_handle(version: int, build: Build) -> Non
 # -- closed handles ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CLIENT_CALLS.keys() - {"close"})
+@pytest.mark.parametrize("name", sorted(CLIENT_CALLS.keys() - {"close"}))
 @pytest.mark.parametrize("way", [directly, in_thread])
 def test_a_closed_client_is_asked_nothing(name: str, way: Any, client: Any) -> None:
     client.close()

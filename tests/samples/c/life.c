@@ -9,6 +9,9 @@
 #include <unistd.h>
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
+#ifndef MODEL
+#define MODEL NBDKIT_THREAD_MODEL_SERIALIZE_REQUESTS
+#endif
 
 int life_debug_some_flag;
 
@@ -88,7 +91,7 @@ STEP (after_fork)
 static int
 life_thread_model (void)
 {
-  return NBDKIT_THREAD_MODEL_SERIALIZE_REQUESTS;
+  return MODEL;
 }
 
 static void
