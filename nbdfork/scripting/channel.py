@@ -1,8 +1,8 @@
-"""A connection to a helper: requests go out, replies come back in the same order.
+"""The connection to a helper: requests go out, and replies come back in the same order.
 
-Threads may send one request after another without waiting for the replies; each then reads its
-own reply when it is its turn.  So a client waits for another where the helper works, but not
-where the server does.
+A thread does not wait for the replies to other threads' requests before it sends its own; the
+threads then read the replies in turn, each its own.  So clients of one worker wait for each other
+in the helper only, and never in the server.
 """
 
 import logging
@@ -25,35 +25,41 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_CLOSED = "it has closed its connection"
+_CLOSED = "it closed the connection"
 
-_MOST_ANSWER = 1 << 24
-"""The longest payload that is believed of a reply that is no data, in bytes."""
+_MAX_PAYLOAD = 1 << 24
+"""The longest payload of a reply, in bytes, unless it is the data of a longer read.
+
+A helper that announces more has lost its place in the stream.
+"""
 
 PREAD = OPERATIONS["pread"]
 
 
 class HelperGone(Exception):
-    """The helper has closed the connection, or speaks something else."""
+    """The helper closed the connection, or sent what is not the helper protocol."""
 
 
 class HelperChannel:
-    """The server's end of a connection; *on_shutdown* is called if the script asks for it."""
+    """The server's end of a connection to a helper.
+
+    *on_shutdown* is called when the script asks the server to stop.
+    """
 
     def __init__(self, stream: socket.socket, on_shutdown: Callable[[], None]) -> None:
         self._stream = stream
         self._on_shutdown = on_shutdown
         self._sending = Lock()
-        self._last = Lock()  # released once the last request sent has its reply
+        self._last = Lock()  # of the request that was sent last: free once its reply has been read
         self._gone = False
-        self._unread = b""  # received, but not looked at; only read when it is one's turn
+        self._unread = b""  # received but not parsed; only touched by the thread whose turn it is
 
     def close(self) -> None:
-        """Close this end: the helper ends."""
+        """Close this end, which makes the helper exit."""
         self._stream.close()
 
     def set_timeout(self, seconds: float) -> None:
-        """From now on, a helper that does not answer for *seconds* is taken to be gone."""
+        """From now on, treat a helper that does not answer within *seconds* as gone."""
         self._stream.settimeout(seconds)
 
     def call(
@@ -66,7 +72,7 @@ class HelperChannel:
         count: int = 0,
         offset: int = 0,
     ) -> tuple[int, bytes]:
-        """Make a request and return value and payload of the reply.
+        """Make a request, and return the value and the payload of its reply.
 
         Raises `CallbackFailed` for an error, `HelperGone` if there is no reply.
         """
@@ -96,13 +102,13 @@ class HelperChannel:
                     raise HelperGone(_CLOSED)
                 return receive()
             except (HelperGone, OSError) as error:
-                self._gone = True  # whoever comes next would read amidst a reply
+                self._gone = True  # the next thread would start reading in the middle of a reply
                 raise HelperGone(str(error)) from None
             finally:
                 mine.release()
 
     def _send(self, header: bytes, payload: bytes | memoryview) -> None:
-        """Send a request.  That it cannot be sent is found out when its reply is read."""
+        """Send a request.  A failure is only noted here; reading the reply will report it."""
         try:
             if not payload:
                 self._stream.sendall(header)
@@ -116,18 +122,18 @@ class HelperChannel:
 
     # -- receiving ----------------------------------------------------------------------
 
-    def _receive(self, most: int = _MOST_ANSWER) -> tuple[int, bytes]:
+    def _receive(self, max_payload: int = _MAX_PAYLOAD) -> tuple[int, bytes]:
         while True:
             length, code, value = REPLY.unpack(self._read(REPLY.size))
-            if length > most:
+            if length > max_payload:
                 raise HelperGone(f"it sent a reply of {length} bytes")
             payload = self._read(length)
             if not code:
                 return value, payload
-            self._take(code, value, payload)
+            self._raise_or_notice(code, value, payload)
 
     def _receive_into(self, data: bytearray) -> None:
-        """Receive the reply to a read: the data goes to where it is to be at once."""
+        """Receive the reply to a read; the data goes straight to its place, without a copy."""
         header = bytearray(REPLY.size)
         if not self._unread:
             got = self._stream.recvmsg_into([header, data])[0] - REPLY.size
@@ -136,17 +142,17 @@ class HelperChannel:
                 if got < length:
                     self._fill(memoryview(data)[got:])
                 return
-            # An error, or a notice: put back what has been received of it, and maybe of more.
+            # It is an error or a notice: keep what has come of it, and perhaps of what follows.
             self._unread = bytes(header + data)[: REPLY.size + got]
             if not self._unread:
                 raise HelperGone(_CLOSED)
-        _, payload = self._receive(max(len(data), _MOST_ANSWER))
+        _, payload = self._receive(max(len(data), _MAX_PAYLOAD))
         if len(payload) != len(data):
             raise HelperGone(f"it answered a read of {len(data)} bytes with {len(payload)}")
         data[:] = payload
 
-    def _take(self, code: int, value: int, payload: bytes) -> None:
-        """Raise the error of a reply, or do what a notice says."""
+    def _raise_or_notice(self, code: int, value: int, payload: bytes) -> None:
+        """Raise the error that a reply carries, or do what a notice asks for."""
         text = payload.decode(errors="backslashreplace").rstrip("\n")
         if code != NOTICE:
             raise CallbackFailed(code, text)

@@ -1,4 +1,4 @@
-"""One client's view of the disk of a script: each fact and each operation is a request."""
+"""One client's view of a script's disk: each fact and each operation is one request."""
 
 import logging
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class ScriptExport(CallbackExport):
-    """The disk of *script*; *handle* stands for what its open returned."""
+    """The disk of *script*, as *handle*, the number that stands for what its open returned."""
 
     def __init__(self, script: Script, handle: int, model: ThreadModel) -> None:
         self._script = script
@@ -41,7 +41,7 @@ class ScriptExport(CallbackExport):
             return ""
         try:
             _, payload = self._script.call("export_description", handle=self._handle)
-        except OSError as error:  # no reason not to serve the disk
+        except OSError as error:  # the disk can be served without a description
             log.error("%s", error)
             return ""
         return payload.decode(errors="replace")
@@ -92,5 +92,5 @@ class ScriptExport(CallbackExport):
             return
         try:
             self._script.call("close", handle=self._handle)
-        except OSError as error:  # nobody is left to be told
+        except OSError as error:  # the client has gone and cannot be told
             log.error("%s", error)

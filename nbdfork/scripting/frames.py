@@ -12,7 +12,7 @@ REPLY = struct.Struct(">IIq")
 """length of the payload that follows, error (an errno, 0 if all is well), value"""
 
 NOTICE = 0xFFFFFFFF
-"""In the place of an error: this is no reply yet, but one of the following, told by its value."""
+"""In place of an error: this is not the reply yet but a notice; its value says which."""
 
 NOTICE_DEBUG = 0
 NOTICE_SHUTDOWN = 1
@@ -30,7 +30,7 @@ IS_TLS = 1 << 1
 """Flag of list_exports, default_export and open: TLS protects the connection."""
 
 NO_STDIO = 1 << 0
-"""Flag of start: give up standard input and output."""
+"""Flag of start: standard input and output are to be /dev/null."""
 
 LOG_STDERR = 1 << 1
 """Flag of start: standard error goes to the server's log."""

@@ -1,6 +1,6 @@
 """A worker's helper: the fork of the template that runs the callbacks for the worker's clients.
 
-The death of the helper ends the worker, and both are replaced.
+If the helper dies, its worker ends too; the server starts a new worker, which gets a new helper.
 """
 
 import errno
@@ -35,15 +35,15 @@ class Helper(Script):
         except CallbackFailed as error:
             raise ScriptError(path, "starting", error.code, error.text) from error
         except HelperGone as error:
-            raise OSError(errno.EIO, f"the helper that is to be forked is gone: {error}") from error
-        self._process = os.pidfd_open(self._pid)  # a number may be that of another one day
+            raise OSError(errno.EIO, f"the template cannot fork a helper: {error}") from error
+        self._process = os.pidfd_open(self._pid)  # unlike the pid, it is never reused
         super().__init__(self._channel, path, callbacks)
 
     def call(
-        self, callback: str, payload: bytes | memoryview = b"", **numbers: Unpack[RequestFields]
+        self, callback: str, payload: bytes | memoryview = b"", **fields: Unpack[RequestFields]
     ) -> tuple[int, bytes]:
         try:
-            return super().call(callback, payload, **numbers)
+            return super().call(callback, payload, **fields)
         except HelperGone as error:
             raise self._died(error) from None
 
@@ -54,9 +54,9 @@ class Helper(Script):
             raise self._died(error) from None
 
     def _died(self, reason: HelperGone) -> OSError:
-        """Return what clients are told now that the helper is gone, and end this process.
+        """Return the error for clients now that the helper is gone, and have this worker end.
 
-        What its clients have sent is answered with the error, and their connections are closed.
+        Requests that clients have sent already are answered with this error.
         """
         text = "the helper died"
         if not self.is_gone:
@@ -69,7 +69,7 @@ class Helper(Script):
         return OSError(errno.EIO, text)
 
     def _kill_unless_it_ends(self) -> None:
-        """End a helper that has said what nobody understands, and may never look at us again."""
+        """End a helper that broke the protocol and may never notice that its connection closed."""
         ended, _, _ = select.select([self._process], [], [], _SECONDS_TO_END)
         if not ended:
             with suppress(ProcessLookupError):

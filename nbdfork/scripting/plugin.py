@@ -109,10 +109,10 @@ class ScriptPlugin(Plugin):
     # -- starting, in the supervisor ----------------------------------------------------
 
     def _load(self) -> None:
-        """Load the script, when it is needed first, and tell it of its magic parameters."""
+        """Load the script unless it has been, and pass on arguments without a key."""
         if self._engine is None:
             self._path = _path_of(self.name, self.script[0])
-            sys.stdout.flush()  # what the script prints comes after what we have printed
+            sys.stdout.flush()  # or what the script prints might appear before it
             self._engine = self._start(self._path)
             told = os.fsdecode(self._ask("load")[1])
             self._facts = dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
@@ -209,7 +209,7 @@ class ScriptPlugin(Plugin):
         try:
             self._serving.call("preconnect", flags=_flags(read_only))
         except OSError as error:
-            log.error("%s", error)  # the server takes it for a decision, not for a failure
+            log.error("%s", error)  # the server takes it for a refusal, which it does not log
             raise
 
     def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:

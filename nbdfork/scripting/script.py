@@ -1,7 +1,7 @@
-"""A script as the process that serves sees it: its callbacks, and what goes wrong in them.
+"""A script as seen by the process that serves it: its callbacks, and the errors they end with.
 
-Who runs the script is not known here: a helper, or an interpreter in this process.  What it does
-have in common is `Caller`.
+This does not know what runs the script, a helper or an interpreter inside this process: to it,
+that is a `Caller`.
 """
 
 import errno
@@ -12,7 +12,7 @@ from nbdfork.plugin import Buffer
 
 
 class CallbackFailed(Exception):
-    """A callback ended with an error: `code` is an errno, `text` what the script said."""
+    """A callback failed: *code* is an errno, *text* is what the script says about it."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -21,7 +21,7 @@ class CallbackFailed(Exception):
 
 
 class RequestFields(TypedDict, total=False):
-    """What a request may have besides its payload; what is not given is 0."""
+    """The numbers that a request may carry besides its payload; those left out are 0."""
 
     handle: int
     flags: int
@@ -30,12 +30,12 @@ class RequestFields(TypedDict, total=False):
 
 
 class Caller(Protocol):
-    """What calls the callbacks of a script.  The methods raise `CallbackFailed`."""
+    """Whatever calls a script's callbacks.  The methods raise `CallbackFailed`."""
 
     def call(
-        self, operation: str, payload: bytes | memoryview = b"", **numbers: Unpack[RequestFields]
+        self, operation: str, payload: bytes | memoryview = b"", **fields: Unpack[RequestFields]
     ) -> tuple[int, bytes]:
-        """Carry out one of `frames.OPERATIONS`, and return value and payload of the answer."""
+        """Carry out one of `frames.OPERATIONS`; return the value and the payload of the reply."""
         ...
 
     def pread(self, handle: int, count: int, offset: int) -> Buffer:
@@ -44,9 +44,10 @@ class Caller(Protocol):
 
 
 class ScriptError(OSError):
-    """A callback failed.  The client gets errno and text, the log learns where it was, too.
+    """A callback failed.  The client gets errno and text; the log also says where it failed.
 
-    That is part of the text: Lua and Ruby begin with "PATH:N: ", Perl ends with "at PATH line N."
+    The place is part of the script's own text: Lua and Ruby put "PATH:N: " in front of it, Perl
+    ends it with "at PATH line N."
     """
 
     def __init__(self, path: str, callback: str, code: int, text: str) -> None:
@@ -61,10 +62,10 @@ class ScriptError(OSError):
 
 
 class Script:
-    """The script at *path* that *caller* runs.  All methods raise OSError."""
+    """The script at *path*, run by *caller*.  All methods raise OSError."""
 
     is_gone = False
-    """Whether it can be called no more."""
+    """Whether it can no longer be called."""
 
     def __init__(self, caller: Caller, path: str, callbacks: frozenset[str]) -> None:
         self.callbacks = callbacks
@@ -72,11 +73,11 @@ class Script:
         self._path = path
 
     def call(
-        self, callback: str, payload: bytes | memoryview = b"", **numbers: Unpack[RequestFields]
+        self, callback: str, payload: bytes | memoryview = b"", **fields: Unpack[RequestFields]
     ) -> tuple[int, bytes]:
-        """Call a callback; return value and payload of the answer."""
+        """Call a callback, and return the value and the payload of its reply."""
         try:
-            return self._caller.call(callback, payload, **numbers)
+            return self._caller.call(callback, payload, **fields)
         except CallbackFailed as error:
             raise ScriptError(self._path, callback, error.code, error.text) from None
 
@@ -88,5 +89,5 @@ class Script:
             raise ScriptError(self._path, "pread", error.code, error.text) from None
 
     def error(self, callback: str, text: str) -> ScriptError:
-        """Return the error for a callback that has answered nonsense."""
+        """Return the error for a callback whose answer makes no sense."""
         return ScriptError(self._path, callback, errno.EIO, text)

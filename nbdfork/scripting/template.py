@@ -1,11 +1,11 @@
-"""The first helper: it loads and configures the script, and is forked for every worker.
+"""The template: the helper process that loads and configures the script, and forks for each worker.
 
-It is started by the supervisor, and is never given a client.  What the script has made up to
-`get_ready` is inherited by its forks just as a plugin's state is by nbdfork's own: a fork that
-dies is replaced, and begins with that state again.
+The supervisor starts it, and it never serves a client.  Its forks inherit all that the script has
+made up to `get_ready`, as workers inherit a plugin's state; so a fork that replaces one which died
+begins with that state again.
 
-A worker asks for a fork by connecting to a Unix domain socket that has no name any more: only
-who has inherited the descriptor can reach it, whichever user that has become.
+A worker asks for a fork by connecting to a Unix domain socket whose name has been removed.  Only
+processes that inherited the descriptor can reach it, whatever user they have become since.
 """
 
 import errno
@@ -32,9 +32,9 @@ _SECONDS_TO_END = 10.0
 
 
 class Template:
-    """The process that is forked; *command* is run for it.  The script may stop *server*.
+    """The template process, started by *command*.  The script may stop *server*.
 
-    Raises `ConfigError` if it cannot be run.
+    Raises `ConfigError` if the command cannot be run.
     """
 
     def __init__(self, command: Sequence[str], server: Server) -> None:
@@ -53,7 +53,7 @@ class Template:
                 "NBDFORK_VERBOSE": "1" if log.isEnabledFor(logging.DEBUG) else "0",
             }
             try:
-                # What the user has opened for the script stays open.
+                # Descriptors that the user opened for the script stay open.
                 self._process = subprocess.Popen(command, env=environment, close_fds=False)
             except OSError as error:
                 raise ConfigError(f"{command[0]}: cannot be run: {error.strerror}") from error
@@ -72,7 +72,10 @@ class Template:
     # -- in the supervisor --------------------------------------------------------------
 
     def call(self, operation: str, payload: bytes = b"") -> tuple[int, bytes]:
-        """Carry out an operation of the startup, or of the end.  Raises `CallbackFailed`."""
+        """Carry out an operation in the template, at the start or the end of the server.
+
+        Raises `CallbackFailed`.
+        """
         if operation == "unload":
             self._channel.set_timeout(_SECONDS_TO_END)
         try:
@@ -81,14 +84,14 @@ class Template:
             raise CallbackFailed(errno.EIO, f"the helper died: {self._fate()}") from error
 
     def _fate(self) -> str:
-        """Return how the template has ended."""
+        """Return how the template ended."""
         try:
             return _describe(self._process.wait(_SECONDS_TO_END))
         except subprocess.TimeoutExpired:
             return "it does not speak the helper protocol"
 
     def end(self) -> None:
-        """Let the template end, and with it forks that nobody waits for any more."""
+        """Make the template exit, and kill forks that outlive their worker."""
         import psutil
 
         try:
@@ -97,7 +100,7 @@ class Template:
             forks = []
         self._channel.close()
         try:
-            # In the background the server is not the parent any more: there is nothing to reap.
+            # A daemon is no longer the template's parent; then there is nothing to reap.
             self._process.wait(_SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             log.error("the helper (process %d) does not end", self._process.pid)
@@ -110,12 +113,12 @@ class Template:
     # -- in a process that serves clients -----------------------------------------------
 
     def fork(self) -> tuple[HelperChannel, int]:
-        """Return a connection to a new fork, and its process number.
+        """Return a channel to a new fork, and its pid.
 
-        It is of the same user as this process, and in the same directory.  Raises `HelperGone`.
+        The fork has this process's user, groups and working directory.  Raises `HelperGone`.
         """
         if os.getpid() != self._owner:
-            self._channel.close()  # so that the template can see the supervisor's end
+            self._channel.close()  # or the template would not notice that the supervisor ended
         stdio = self._server.stdio
         flags = 0 if stdio.output else NO_STDIO
         if not stdio.error:
@@ -128,29 +131,36 @@ class Template:
         return channel, pid
 
     def fate_of(self, pid: int) -> str:
-        """Return how a fork has ended: wait until it has."""
+        """Wait until a fork has ended, and return how it did."""
         try:
             channel = self._connect()
             status, _ = channel.call("wait", offset=pid)
             channel.close()
         except HelperGone:
-            return "the server's other helper is gone, too"
+            return "the template is gone, too"
         return _describe(os.waitstatus_to_exitcode(status))
 
     def _copy_to_log(self) -> None:
-        """Put into the log what the helpers write to standard error; all workers do."""
+        """Put what helpers write to standard error into the log.
+
+        All of them write into one pipe, which every worker reads, so each line is logged by some
+        worker.
+        """
         with open(self._log_end, encoding="utf-8", errors="backslashreplace") as lines:
             for line in lines:
                 log.warning("%s", line.rstrip("\n"))
 
 
 def _nameless_socket() -> tuple[socket.socket, int]:
-    """Return a listening socket, and a descriptor by which this user or another can reach it."""
+    """Return a listening socket without a name, and a descriptor by which it can be reached.
+
+    The descriptor works for any user that the process may become.
+    """
     listener = socket.socket(socket.AF_UNIX)
     with tempfile.TemporaryDirectory(prefix="nbdfork-") as directory:
         path = os.path.join(directory, "socket")
         listener.bind(path)
-        os.chmod(path, 0o777)  # the directory lets nobody in
+        os.chmod(path, 0o777)  # nobody else gets into the directory
         listener.listen(_BACKLOG)
         return listener, os.open(path, os.O_PATH | os.O_CLOEXEC)
 

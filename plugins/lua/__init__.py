@@ -1,8 +1,7 @@
 """The lua plugin: scripts written for nbdkit's Lua API, unmodified.
 
-The script runs in this process, in the Lua that the package lupa brings: `interpreter` makes the
-calls, and `host.lua` is their other half, in Lua.  What is common to scripts in any language is in
-the host plugin.
+The script runs inside the server's processes, in the Lua that the package lupa brings.
+`interpreter` makes the calls, and `host.lua` is the side of them that is written in Lua.
 """
 
 from nbdfork.scripting import EmbeddedPlugin

@@ -1,18 +1,18 @@
-"""The programs that a script runs by io.popen, if its Lua was built without that; see posix.lua."""
+"""The programs that a script runs with io.popen, for a Lua built without it; see posix.lua."""
 
 import subprocess
 
 
 class Children:
-    """The programs that run, by their process numbers."""
+    """The programs that are running, by pid."""
 
     def __init__(self) -> None:
         self._running: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, command: bytes, mode: bytes) -> tuple[int, bytes]:
-        """Run a shell command; return its number, and where the script can open its pipe.
+        """Run a shell command; return its pid, and the path by which the script opens its pipe.
 
-        The script reads if *mode* is r, and writes if it is w.
+        The script reads from the pipe if *mode* is r, and writes to it if *mode* is w.
         """
         stdin, stdout = (None, subprocess.PIPE) if mode == b"r" else (subprocess.PIPE, None)
         process = subprocess.Popen(
@@ -24,16 +24,16 @@ class Children:
         return process.pid, b"/proc/self/fd/%d" % pipe.fileno()
 
     def let_go(self, pid: int) -> None:
-        """The script has opened the pipe, and will close it."""
+        """Close our end: the script has opened the pipe, and will close it itself."""
         for pipe in (self._running[pid].stdout, self._running[pid].stdin):
             if pipe is not None:
                 pipe.close()
 
     def wait(self, pid: int) -> int:
-        """Return how a program has ended, as waitpid(2) says it; wait until it has."""
+        """Wait until a program has ended, and return its status as waitpid(2) does."""
         status = self._running.pop(pid).wait()
         return -status if status < 0 else status << 8
 
     def forget(self, pid: int) -> None:
-        """The script will not ask how it ends."""
+        """Forget a program whose status the script will not ask for."""
         self._running.pop(pid, None)

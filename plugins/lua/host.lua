@@ -1,6 +1,6 @@
--- What of the lua plugin is Lua: it calls the callbacks of the script; see interpreter.py.
+-- The Lua side of the lua plugin: it calls the script's callbacks; see interpreter.py.
 --
--- The script may define what it likes in _G, so what is needed of that is kept in locals.
+-- A script may redefine anything in _G, so what is needed from there is kept in locals.
 
 local path, machine, verbose, log_debug, want_shutdown = ...
 local error, getmetatable, ipairs, pcall, tonumber, tostring, type =
@@ -19,14 +19,14 @@ local CALLBACKS = {"config", "thread_model", "preconnect", "list_exports", "defa
     "pwrite", "flush", "trim", "zero", "cache", "extents", table.unpack(PLAIN)}
 table.move(FACTS, 1, #FACTS, #CALLBACKS + 1, CALLBACKS)
 
-local handles, exports = {}, {}     -- by number: what open returned, and the name of the export
-local export_name                   -- of the client whose request this is
-local errno = 0                     -- of the callback that is about to fail
+local handles, exports = {}, {}     -- by handle number: what open returned, and the export's name
+local export_name                   -- of the client whose request is being carried out
+local errno = 0                     -- what the callback has set with nbdkit.set_error
 local exit = setmetatable({}, {__tostring = function(self)
     return "the script called os.exit(" .. self.status .. ")"
 end})
 
--- Where distributions have modules; and a module that has no business here.
+-- Distributions keep Lua modules in these directories.  lupa's own module is not for scripts.
 local version = _VERSION:match("[%d.]+")
 local function search(key, directories)
     for _, directory in ipairs(directories) do
@@ -85,7 +85,7 @@ function nbdkit.parse_bool(text)
     return value
 end
 
--- An exit would end the process and all its clients.
+-- A real exit would end the process, with all its clients.
 function os.exit(code)
     exit.status = (code == nil or code == true) and 0 or math.tointeger(code) or 1
     error(exit)
@@ -118,8 +118,8 @@ end
 
 local function is(flags, flag) return flags & flag ~= 0 end
 
--- What each operation does.  It is given handle, payload, flags, count, offset and the handle's
--- number, and returns a value, or false and a payload.
+-- What each operation does.  The arguments are handle, payload, flags, count, offset and the number
+-- of the handle; it returns the reply's value, or false and the reply's payload.
 local operation = {}
 
 function operation.load()
@@ -227,7 +227,7 @@ end
 
 -- Requests ----------------------------------------------------------------------------------------
 
--- Lua cuts a long name of a file in its messages.
+-- Lua shortens long file names in its messages.
 local short_path = debug.getinfo(load("", "@" .. path), "S").short_src .. ":"
 
 local function text_of(failure)
@@ -241,7 +241,7 @@ local function text_of(failure)
     return failure
 end
 
--- Carry out a request; return an errno or 0, value (or status of an exit), and payload or text.
+-- Carry out a request.  Return 0, value and payload; or an errno, an exit status, and a message.
 local function perform(name, number, data, flags, count, offset)
     errno, export_name = 0, exports[number]
     local is_done, value, payload =

@@ -1,7 +1,7 @@
-"""A script in a Lua interpreter of this process.
+"""A script in a Lua interpreter inside this process.
 
-What is Lua is done by `host.lua`, here are only the calls.  Each request is one call of a Lua
-function; lupa lets one thread at a time into an interpreter, and strings go in and out as bytes.
+This file only makes the calls; `host.lua` does the work in Lua.  Each request is one call of a Lua
+function.  lupa lets one thread at a time into an interpreter, and passes strings as bytes.
 """
 
 import importlib
@@ -27,7 +27,10 @@ _DEFAULT_VERSION = "5.4"
 
 
 class LuaInterpreter(EmbeddedInterpreter):
-    """A Lua that is about to load the script at *path*.  Raises `ConfigError`."""
+    """A Lua interpreter for the script at *path*, which it has not loaded yet.
+
+    Raises `ConfigError` if there is no Lua.
+    """
 
     def __init__(self, path: str, on_shutdown: Callable[[], None]) -> None:
         self._lua = _runtime_class()(
@@ -52,7 +55,7 @@ class LuaInterpreter(EmbeddedInterpreter):
         )
 
     def _run(self, name: str, *arguments: object) -> Any:
-        """Run one of our files, and return what it returns."""
+        """Run a Lua file of this plugin, and return what it returns."""
         with open(os.path.join(os.path.dirname(__file__), name), "rb") as file:
             return self._lua.execute(file.read(), *arguments)
 
@@ -82,7 +85,7 @@ class LuaInterpreter(EmbeddedInterpreter):
         return self.call("pread", handle=handle, count=count, offset=offset)[1]
 
     def _end_child(self, error: int, status: int, text: bytes) -> NoReturn:
-        """End a child that the script has forked: it must not go on as a server."""
+        """End a child process that the script forked: it must not go on as a server."""
         if error and status < 0:
             log.error("%s", text.decode(errors="backslashreplace"))
             status = 1
@@ -93,7 +96,7 @@ class LuaInterpreter(EmbeddedInterpreter):
         log.debug("%s", text.decode(errors="backslashreplace"))
 
     def close(self) -> None:
-        del self._perform, self._exit, self._lua  # nobody else has it: Lua closes
+        del self._perform, self._exit, self._lua  # the last references, so the Lua state closes
 
 
 def _runtime_class() -> Callable[..., Any]:
@@ -106,7 +109,7 @@ def _runtime_class() -> Callable[..., Any]:
         raise ConfigError('the lua plugin needs lupa: pip install "nbdfork[lua]"') from error
     name = f"lupa.lua{version.replace('.', '')}"
     try:
-        # Modules of Lua that are written in C look for its functions among those of the process.
+        # Lua modules written in C expect Lua's own functions to be global in the process.
         with lupa.allow_lua_module_loading():
             runtime_class: Callable[..., Any] = importlib.import_module(name).LuaRuntime
     except ImportError as error:

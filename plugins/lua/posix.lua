@@ -1,14 +1,14 @@
--- What a Lua lacks that was built for any system, as lupa's is: io.popen, and exit statuses.
+-- What a Lua built without POSIX lacks, as lupa's is: io.popen, and the exit status of a command.
 
 local start, let_go, wait, forget = ...
 local error, setmetatable = error, setmetatable
 local open, output, execute = io.open, io.output, os.execute
 local methods = getmetatable(io.stdout).__index
 local close = methods.close
-local children = setmetatable({}, {__mode = "k"})   -- by file: the process at its other end
+local children = setmetatable({}, {__mode = "k"})   -- by file: the process at the other end
 local of_a_lost_file = {__gc = function(child) forget(child.pid) end}
 
--- Return what Lua says of a status of waitpid(2).
+-- Return Lua's description of a status from waitpid(2).
 local function ending(status)
     local signal = status & 127
     if signal ~= 0 then return nil, "signal", signal end

@@ -1,8 +1,7 @@
-"""The ocaml plugin: sources written for nbdkit's OCaml API, compiled when they are new.
+"""The ocaml plugin: sources written for nbdkit's OCaml API, compiled when they have changed.
 
-The program is a helper (see the host plugin): the source, linked with the module NBDKit that lies
-here.  What has been compiled is kept in the user's cache, under a name made of all that went
-into it.
+The helper is a program linked from the source and the module NBDKit in this folder.  Programs are
+kept in the user's cache, named by a hash of everything that went into them.
 """
 
 import hashlib
@@ -23,9 +22,10 @@ _ENGINE = ("nbdfork_api.ml", "nbdfork_host.ml")
 _RECORD = ("record/NBDKit.ml",)
 _LABELLED = ("lib/NBDKit.mli", "lib/NBDKit.ml")
 _BUFFERS = ("buffers/NBDKit.ml",)
-"""The module NBDKit as it was before nbdkit 1.30, from then on, and as it is from 1.38 on."""
+"""The module NBDKit as it was before nbdkit 1.30, from 1.30 on, and from 1.38 on."""
 
-_SECONDS = 300
+_COMPILE_LIMIT = 300
+"""How long the compiler may take, in seconds."""
 
 
 class Ocaml(HelperPlugin):
@@ -39,7 +39,7 @@ class Ocaml(HelperPlugin):
         repeatable=True,
         magic=True,
         metavar="SOURCE",
-        help="the source, or the program made of it; comes first",
+        help="the source, or a program compiled from it; comes first",
     )
 
     def command(self, path: str) -> Sequence[str]:
@@ -51,7 +51,7 @@ class Ocaml(HelperPlugin):
 
 
 def _program(source: str) -> str:
-    """Return the path of the program made of *source*; compile it if it is not in the cache."""
+    """Return the path of the program compiled from *source*; compile it unless it is cached."""
     compiler = shutil.which("ocamlopt")
     if compiler is None:
         raise ConfigError(
@@ -86,7 +86,7 @@ def _content(path: str) -> bytes:
 
 
 def _apis(source: str) -> list[list[str]]:
-    """Return, for each API that *source* may be written to, the files compiled before it."""
+    """Return, for each API that *source* may be written for, the files to compile before it."""
     is_record = b"default_callbacks" in _content(source)
     engine = [f"lib/{name}" for name in _ENGINE]
     return [
@@ -98,9 +98,9 @@ def _apis(source: str) -> list[list[str]]:
 def _compile_to_one_of(
     apis: Sequence[Sequence[str]], compiler: str, source: str, program: str
 ) -> None:
-    """Compile *source* for the first of the APIs whose types it has.
+    """Compile *source* with the first of *apis* that its types agree with.
 
-    Raises `ConfigError` with what the compiler says of the first one.
+    Raises `ConfigError`, with the compiler's messages for the first one, if there is none.
     """
     errors = []
     for parts in apis:
@@ -112,18 +112,18 @@ def _compile_to_one_of(
 
 
 def _compile(compiler: str, source: str, parts: Sequence[str], program: str) -> None:
-    """Compile into a directory of its own: another server may do the same at this moment."""
+    """Compile in a directory of its own, because another server may be doing the same."""
     with tempfile.TemporaryDirectory(dir=os.path.dirname(program)) as directory:
         main = os.path.join(_HERE, "lib/nbdfork_main.ml")
         for path in (*parts, main):
             shutil.copy(path, directory)
-        # The name of the source may be none of a module, such as my-disk.ml.
+        # The source's own name, such as my-disk.ml, need not be the name of a module.
         shutil.copy(source, os.path.join(directory, "script.ml"))
         ours = [os.path.basename(part) for part in parts]
-        # OCaml 5 has the library unix in a directory of its own.
+        # OCaml 5 keeps the library unix in a directory of its own.
         command = [compiler, "-I", "+unix", "unix.cmxa", *ours, "script.ml", "nbdfork_main.ml"]
         done = subprocess.run(
-            [*command, "-o", "program"], cwd=directory, capture_output=True, timeout=_SECONDS,
+            [*command, "-o", "program"], cwd=directory, capture_output=True, timeout=_COMPILE_LIMIT,
             text=True, check=False,
         )  # fmt: skip
         if done.returncode:

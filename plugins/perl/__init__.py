@@ -1,8 +1,7 @@
 """The perl plugin: scripts written for nbdkit's Perl API, unmodified.
 
-The script runs in this process, in the system's perl: `libperl` is the library, `interpreter` makes
-the calls, and `host.pl` is their other half, in Perl.  What is common to scripts in any language
-is in the host plugin.
+The script runs inside the server's processes, in the system's Perl, which `libperl` loads as a
+library.  `interpreter` makes the calls, and `host.pl` is the side of them that is written in Perl.
 """
 
 from nbdfork.scripting import EmbeddedPlugin

@@ -1,7 +1,7 @@
-# What of the perl plugin is Perl: it calls the callbacks of the script; see interpreter.py.
+# The Perl side of the perl plugin: it calls the script's callbacks; see interpreter.py.
 #
-# The script is loaded into the package main, as nbdkit does it, so nothing of ours may be there:
-# this is NbdforkHost, and what is offered to scripts is Nbdkit.
+# The script is loaded into the package main, as nbdkit does it, so nothing else may be in there:
+# the code here is in NbdforkHost, and what scripts may call is in Nbdkit.
 
 package Nbdkit;
 
@@ -49,12 +49,12 @@ use IO::Handle;
 use POSIX ();
 
 our ($errno, $export_name, $verbose) = (0, undef);
-our ($request, $answer) = ('', '');    # the memory that is shared with our caller
+our ($request, $answer) = ('', '');    # memory shared with interpreter.py: request and reply
 our $door;                             # reading it carries out a request
-our $payload;                          # of the answer: it lives until the next one
+our $payload;                          # of the reply: it is kept until the next request
 my $script;
-my %callbacks;                         # by name: globs of those that the script has
-my %handles;                           # by number: what open returned, the name of the export
+my %callbacks;                         # by name: the globs of those that the script has
+my %handles;                           # by number: what open returned, and the export's name
 my @notices;
 my $process = $$;
 my $exit_status = 0;
@@ -131,7 +131,7 @@ sub extents {
     return 0;
 }
 
-# What is known of a client before it has chosen: whether it may only read, and has TLS.
+# What is known about a client before it chooses an export: read-only or not, TLS or not.
 sub negotiated { my ($flags) = @_; return ($flags & $READ_ONLY, ($flags & $IS_TLS) / $IS_TLS) }
 
 sub list_exports {
@@ -146,8 +146,8 @@ sub on_range { my ($name) = @_; return sub { call($name, @_[0, 3, 4, 2]); return
 
 sub plain { my ($name) = @_; return sub { return call_if_there($name) } }
 
-# What each operation does: it gets the handle, the payload, flags, count, offset, and the handle's
-# number; it returns the value of the answer, and leaves its payload in $payload.
+# What each operation does.  The arguments are handle, payload, flags, count, offset and the number
+# of the handle; it returns the reply's value, and leaves the reply's payload in $payload.
 my %operation = (
     load => \&load,
     start => sub { $process = $$; srand; return 0 },
@@ -191,10 +191,10 @@ sub notice {
 
 sub fetch_notices { $payload = join '', splice @notices; return 0 }
 
-# A child that the script has forked must not go on as a server.
+# A child process that the script forked must not go on as a server.
 sub end_child {
     no warnings;
-    CORE::exec { '' } '';    # it fails, but before it tries to, Perl flushes all files
+    CORE::exec { '' } '';    # this fails, but Perl flushes all files before it tries
     CORE::exit $exit_status;
 }
 
@@ -216,8 +216,8 @@ sub TIESCALAR { return bless \my $nothing }
 
 # -- starting -------------------------------------------------------------------------------
 
-# An exit would end the process and all its clients.  In a child that the script has forked it does
-# what it is meant to.
+# A real exit would end the process, with all its clients.  In a child process that the script
+# forked, end_child exits with the status that is noted here.
 {
     no warnings 'once';
     *CORE::GLOBAL::exit = sub (;$) {
@@ -229,6 +229,6 @@ sub TIESCALAR { return bless \my $nothing }
 $SIG{__WARN__} = sub { notice('warning', @_); return };
 STDOUT->autoflush(1);
 ($script, $verbose) = splice @ARGV, 0, 2;
-vec($_, 63, 8) = 0 for $request, $answer;    # memory of their own, that is never moved
+vec($_, 63, 8) = 0 for $request, $answer;    # room enough, so that they never move in memory
 tie $door, __PACKAGE__;
 1;

@@ -1,8 +1,8 @@
-"""A script in the Perl interpreter of this process.
+"""A script in a Perl interpreter inside this process.
 
-What is Perl is done by `host.pl`, here are only the calls.  A request is written into the memory
-of a string of Perl's; then the tied variable $NbdforkHost::door is read, which makes Perl carry it
-out (perltie(1)); the answer is in another string.  Nothing is built per call but the data.
+This file only makes the calls; `host.pl` does the work in Perl.  A request is written into the
+memory of a Perl string; then the tied variable $NbdforkHost::door is read, which makes Perl carry
+the request out (perltie(1)); the reply is in another string.  Per call, only the data is allocated.
 """
 
 import ctypes
@@ -25,22 +25,25 @@ _HOST = os.path.join(os.path.dirname(__file__), "host.pl")
 _REQUEST = struct.Struct("@LLLLQQQ")
 """operation, handle, flags, count, offset, and address and length of the payload"""
 
-_ANSWER = struct.Struct("@llqQQ")
+_REPLY = struct.Struct("@llqQQ")
 """error, whether there are notices, value, and address and length of the payload"""
 
 _NOTICES = 0
-"""The operation that fetches them."""
+"""The operation that fetches the notices."""
 
 _LEVELS = {"debug": logging.DEBUG, "warning": logging.WARNING}
 
 _PREAD = OPERATIONS["pread"]
 
 _STAGE = 64 * 1024
-"""How much room there is for payloads at first, in bytes."""
+"""The room for a request's payload at first, in bytes; it grows with the longest one."""
 
 
 class PerlInterpreter(EmbeddedInterpreter):
-    """A Perl that is about to load the script at *path*.  Raises `ConfigError`."""
+    """A Perl interpreter for the script at *path*, which it has not loaded yet.
+
+    Raises `ConfigError` if there is no Perl.
+    """
 
     def __init__(self, path: str, on_shutdown: Callable[[], None]) -> None:
         self._on_shutdown = on_shutdown
@@ -52,7 +55,7 @@ class PerlInterpreter(EmbeddedInterpreter):
         if died:
             raise ConfigError(f"perl: {died.strip()}")
         self._request = self._perl.string("NbdforkHost::request")
-        self._answer = self._perl.string("NbdforkHost::answer")
+        self._reply = self._perl.string("NbdforkHost::answer")
         self._read_door, self._door = self._perl.getter("NbdforkHost::door")
         self._free, self._garbage = self._perl.freer()
         self._make_stage(_STAGE)
@@ -89,7 +92,7 @@ class PerlInterpreter(EmbeddedInterpreter):
     def _exchange(
         self, operation: int, handle: int, flags: int, count: int, offset: int, length: int
     ) -> tuple[int, bytes]:
-        """Make a request of what is on the stage and return the answer."""
+        """Make a request, whose payload is on the stage, and return its reply."""
         if not hasattr(self._thread, "has_entered"):
             self._perl.enter()
             self._thread.has_entered = True
@@ -97,7 +100,7 @@ class PerlInterpreter(EmbeddedInterpreter):
             self._request, 0, operation, handle, flags, count, offset, self._stage_address, length
         )
         self._read_door(*self._door)
-        error, has_notices, value, address, size = _ANSWER.unpack_from(self._answer)
+        error, has_notices, value, address, size = _REPLY.unpack_from(self._reply)
         payload = ctypes.string_at(address, size)
         self._free(*self._garbage)
         if has_notices:
@@ -107,7 +110,7 @@ class PerlInterpreter(EmbeddedInterpreter):
         return value, payload
 
     def _take_notices(self) -> None:
-        """Do what the script has asked for by the way."""
+        """Fetch the notices that the script left during the last call, and act on them."""
         _, notices = self._exchange(_NOTICES, 0, 0, 0, 0, 0)
         for notice in notices.decode(errors="backslashreplace").split("\0")[:-1]:
             kind, _, text = notice.partition(" ")

@@ -1,7 +1,7 @@
-"""The system's Perl as a library, libperl, by ctypes: just as much of it as `interpreter` needs.
+"""The system's Perl as a library, libperl, by ctypes: as much of it as `interpreter` needs.
 
-Most of Perl's C API are macros, and need its headers.  These functions need none, and have been
-the same for decades: perlembed(1), perlapi(1).
+Most of Perl's C API consists of macros, which need its headers.  The functions used here do not,
+and have been the same for decades: perlembed(1), perlapi(1).
 """
 
 import ctypes
@@ -18,34 +18,34 @@ _XS_INIT = ctypes.CFUNCTYPE(None, c_void_p)
 
 
 class Libperl:
-    """A Perl, which has run nothing yet but the command line *arguments*.
+    """A Perl interpreter that has run nothing but its command line, *arguments*.
 
-    Raises `ConfigError` if there is none.
+    Raises `ConfigError` if there is no Perl.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
         library, file, has_threads = _found()
         self._library = library
         self._perl = c_void_p(library.perl_alloc())
-        # Where Perl has threads, all functions but those of its life are given the interpreter.
+        # A Perl with threads takes the interpreter as first argument of every Perl_ function.
         self._first = (self._perl,) if has_threads else ()
         library.perl_construct(self._perl)
-        # Or it would free an environment that Python has put in place of the one it knew.
+        # Otherwise it would free an environment that Python may have replaced meanwhile.
         ctypes.c_bool.in_dll(library, "PL_use_safe_putenv").value = True
         words = [os.fsencode(word) for word in ("perl", *arguments)]
-        self._argv = (c_char_p * (len(words) + 1))(*words, None)  # Perl keeps it
+        self._argv = (c_char_p * (len(words) + 1))(*words, None)  # Perl keeps pointers into it
         self._xs_init = _XS_INIT(self._offer_dynamic_loading)
         if library.perl_parse(self._perl, self._xs_init, len(words), self._argv, None):
             raise ConfigError(f"perl: {file} cannot be started")
 
     def _offer_dynamic_loading(self, _perl: int) -> None:
-        """Make it possible to `use` modules that are partly written in C."""
+        """Make modules that are partly written in C usable (perlembed(1))."""
         boot = ctypes.cast(self._library.boot_DynaLoader, c_void_p)
         name = b"DynaLoader::boot_DynaLoader"
         self._library.Perl_newXS(*self._first, name, boot, __file__.encode())
 
     def run(self, text: str) -> str:
-        """Run some Perl, and return what it died of, if it did."""
+        """Run Perl code, and return the message it died with, or "" if it did not."""
         self._library.Perl_eval_pv(*self._first, text.encode(), 0)
         return bytes(self.string("@")).decode(errors="backslashreplace")
 
@@ -61,15 +61,15 @@ class Libperl:
         return c_void_p(self._library.Perl_get_sv(*self._first, name.encode(), 1))
 
     def getter(self, name: str) -> tuple[Any, tuple[c_void_p, ...]]:
-        """Return the C function, and its arguments, that read the tied variable *name*."""
+        """Return the C function, and its arguments, that reads the tied variable *name*."""
         return self._library.Perl_mg_get, (*self._first, self._scalar(name))
 
     def freer(self) -> tuple[Any, tuple[c_void_p, ...]]:
-        """Return the C function, and its arguments, that free what was returned but not kept."""
+        """Return the C function, and its arguments, that frees temporary values."""
         return self._library.Perl_free_tmps, self._first
 
     def enter(self) -> None:
-        """Let this thread use the interpreter from now on; one at a time may do so."""
+        """Let this thread use the interpreter from now on; only one thread may at a time."""
         self._library.Perl_set_context(self._perl)
 
     def run_end_blocks(self) -> None:
@@ -77,7 +77,7 @@ class Libperl:
         self._library.perl_run(self._perl)
 
     def destroy(self) -> None:
-        """Destroy all objects, and flush all files.  The interpreter can be used no more."""
+        """Destroy all objects, and flush all files.  The interpreter cannot be used afterwards."""
         self._library.perl_destruct(self._perl)
 
 
@@ -85,7 +85,7 @@ _loaded: tuple[ctypes.CDLL, str, bool] | None = None
 
 
 def _found() -> tuple[ctypes.CDLL, str, bool]:
-    """Return the library that belongs to the perl in the PATH, its name, and if it has threads."""
+    """Return the library of the perl in the PATH, its file name, and whether it has threads."""
     global _loaded
     if _loaded is None:
         _loaded = _load()
@@ -99,11 +99,11 @@ def _load() -> tuple[ctypes.CDLL, str, bool]:
     ask = 'use Config; print map { "$_\\n" } @Config{qw(libperl archlibexp usethreads)}'
     done = subprocess.run([perl, "-e", ask], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ConfigError(f"perl: {perl} does not tell of itself: {done.stderr.strip()}")
+        raise ConfigError(f"perl: {perl} does not show its configuration: {done.stderr.strip()}")
     name, directory, threads = done.stdout.splitlines()
     for file in (name, os.path.join(directory, "CORE", name)):
         try:
-            # Perl's modules written in C look for its functions among those of the process.
+            # Perl modules written in C expect Perl's own functions to be global in the process.
             library = ctypes.CDLL(file, mode=ctypes.RTLD_GLOBAL)
         except OSError as error:
             reason = str(error)
@@ -115,6 +115,6 @@ def _load() -> tuple[ctypes.CDLL, str, bool]:
 
 
 def _declare(library: ctypes.CDLL) -> None:
-    """Say which functions return pointers; ctypes assumes an int."""
+    """Declare the functions that return pointers; ctypes assumes int."""
     for name in ("perl_alloc", "Perl_eval_pv", "Perl_get_sv", "Perl_sv_2pv_flags", "Perl_newXS"):
         getattr(library, name).restype = c_void_p

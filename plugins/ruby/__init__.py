@@ -1,6 +1,6 @@
 """The ruby plugin: scripts written for nbdkit's Ruby API, unmodified.
 
-The system's ruby is a helper (see the host plugin): it runs `host.rb`, which loads the script.
+The helper is the system's Ruby with the program `host.rb`, which loads the script.
 """
 
 import os

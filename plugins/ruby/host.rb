@@ -1,12 +1,12 @@
 # The helper for scripts in Ruby: it speaks the protocol of nbdfork-host-plugin(3).
 #
-# Methods that a script defines at the top level are found in every object.  So all that is here
-# belongs to modules, whose own methods are found before, and what Kernel has is asked of a module.
+# Methods that a script defines at the top level become methods of every object.  So everything here
+# is in modules, whose own methods come first, and Kernel's methods are called as Kernel.method.
 
 require 'io/nonblock'
 require 'socket'
 
-# What is offered to scripts.
+# What scripts may call.
 module Nbdkit
   FLAG_MAY_TRIM, FLAG_FUA, FLAG_REQ_ONE, FLAG_FAST_ZERO = 1, 2, 4, 8
   FUA_NONE, FUA_EMULATE, FUA_NATIVE = 0, 1, 2
@@ -19,7 +19,7 @@ module Nbdkit
                                  .merge('b' => 0, 's' => 9).freeze
   private_constant :POWERS
 
-  # The error of the callback that is about to raise: an errno, or a class or an object of Errno.
+  # Set the error for when the callback raises: an errno, or a class or an instance of Errno.
   def self.set_error(error)
     error = error::Errno if error.is_a?(Module)
     NbdforkHost.errno = error.respond_to?(:errno) ? error.errno : Integer(error)
@@ -55,7 +55,7 @@ module Nbdkit
   end
 end
 
-# A script that answers requests.
+# The script, and the requests that it answers.
 module NbdforkHost
   MAIN = TOPLEVEL_BINDING.receiver
   READ_ONLY = 1
@@ -68,8 +68,8 @@ module NbdforkHost
   CALLBACKS = (PLAIN + FACTS + FLAGS_COME_AFTER.keys + %i[config thread_model preconnect
     list_exports default_export open close export_description block_size]).freeze
 
-  @callbacks = {} # by name: whether it wants the flags
-  @handles = {}   # by number: what open returned, the name of the export
+  @callbacks = {} # by name: whether it takes the flags
+  @handles = {}   # by number: what open returned, and the export's name
   @process = Process.pid
   @verbose = ENV['NBDFORK_VERBOSE'] == '1'
 
@@ -91,7 +91,7 @@ module NbdforkHost
       told.map { |key, value| "#{key}=#{value}" }.join("\n")
     end
 
-    # Only the program that Ruby was started with has it, and that is not the script.
+    # Ruby defines DATA for the program that it was started with only, which is not the script.
     def offer_data
       data = File.new(@script)
       data.each_line { |line| return Object.const_set(:DATA, data) if line.b.chomp == '__END__' }
@@ -160,7 +160,7 @@ module NbdforkHost
     end
   end
 
-  # What each operation does, by what becomes of the result: value of the answer, payload, nothing.
+  # What each operation does.  Its result is the reply's value, the reply's payload, or ignored.
   VALUE = {
     thread_model: proc { Integer(call(:thread_model)) },
     **FACTS.to_h { |name| [name, proc { |handle| number_of(call(name, handle)) }] }
@@ -240,7 +240,7 @@ module NbdforkHost
       value, payload = perform(NAMES[operation - 1], handle, data, flags, count, offset, number)
     rescue Closed
       raise
-    rescue Exception => error # an exit, too, is only of the callback
+    rescue Exception => error # even an exit only ends the callback
       leave_child(error)
       reply(socket, 0, describe(error), errno_of(error))
     else
@@ -259,7 +259,7 @@ module NbdforkHost
       end
     end
 
-    # A child that the script has forked must not go on as a server: it ends as it is meant to.
+    # A child process that the script forked must not go on as a server: it ends here.
     def leave_child(error = nil)
       return if Process.pid == @process
 
@@ -272,7 +272,7 @@ module NbdforkHost
       error.is_a?(SystemCallError) && error.errno || Errno::EIO::Errno
     end
 
-    # "SCRIPT:LINE: TEXT"; what Ruby adds to the text of a NameError begins with the second line.
+    # Returns "SCRIPT:LINE: TEXT".  Of a NameError, only the first line is the text.
     def describe(error)
       return "the script called exit(#{error.status})" if error.is_a?(SystemExit)
 
@@ -287,7 +287,7 @@ module NbdforkHost
   # -- the template -------------------------------------------------------------------------
 
   NO_STDIO, LOG_STDERR = 1, 2
-  @forks = {} # by process number: the thread that waits for it
+  @forks = {} # by pid: the thread that waits for the fork
 
   class << self
     def run
@@ -317,7 +317,7 @@ module NbdforkHost
       when WAIT then reply(worker, @forks.delete(offset).value.to_i)
       end
     rescue Closed
-      nil # the worker has died
+      nil # the worker died
     end
 
     def start(worker, flags, data)
@@ -335,7 +335,7 @@ module NbdforkHost
 
     def become(flags, directory, uid, gid, groups)
       Dir.chdir(directory)
-      # The end of the connection ends us.
+      # These go to all processes of a terminal or service; what ends a fork is its connection.
       %w[INT TERM HUP QUIT].each { |signal| Signal.trap(signal, 'IGNORE') }
       if flags & NO_STDIO != 0
         STDIN.reopen(File::NULL)
@@ -351,7 +351,7 @@ module NbdforkHost
 
     def serve_clients(worker)
       @process = Process.pid
-      worker.nonblock = false # or each wait would take two system calls more
+      worker.nonblock = false # otherwise each wait would take two more system calls
       Random.srand
       reply(worker, @process)
       Kernel.loop { answer(worker) }
@@ -359,7 +359,7 @@ module NbdforkHost
       leave(in_fork: true)
     end
 
-    # What the script has to do in the end (at_exit) is done once, where its state is.
+    # at_exit handlers run once only, in the process that has the script's state.
     def leave(in_fork:)
       Kernel.exit if in_fork == @one_process || !@has_forked
       Process.exit!(0)

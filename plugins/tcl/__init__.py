@@ -1,7 +1,7 @@
 """The tcl plugin: scripts written for nbdkit's Tcl API, unmodified.
 
-A Tcl interpreter belongs to the thread that has made it, and clients are served by several.  So it
-is in a helper (see the host plugin): `host` is its program, and `host.tcl` calls the script.
+A Tcl interpreter can only be used by the thread that made it, and a worker serves its clients in
+several.  So Tcl runs in a helper: `host` is its program, and `host.tcl` calls the script.
 """
 
 import sys
@@ -22,5 +22,5 @@ class Tcl(HelperPlugin):
             raise ConfigError(
                 "tcl: this Python has no Tcl: install its module tkinter (Debian: python3-tk)"
             )
-        # -P: what lies in the current directory is no module of ours.
+        # -P, so that Python takes no modules from the current directory.
         return [sys.executable, "-P", "-m", f"{__name__}.host", path]

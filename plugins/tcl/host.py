@@ -1,7 +1,7 @@
 """The program of the tcl plugin's helper: it speaks the protocol of nbdfork-host-plugin(3).
 
-The first process is the template, which configures the script; its forks answer for clients.  Tcl
-is that of Python's module tkinter, without Tk.
+The first process is the template, which configures the script; its forks answer clients' requests.
+Tcl is the one of Python's module tkinter, without Tk.
 """
 
 import _tkinter
@@ -35,7 +35,7 @@ _Request = tuple[int, int, int, int, int, bytes]
 
 
 class Closed(Exception):
-    """The other end of the connection has closed it."""
+    """The server or worker at the other end closed the connection."""
 
 
 class Peer:
@@ -72,8 +72,8 @@ class Peer:
             raise Closed from gone
 
 
-class Interpreter:
-    """The Tcl that has the script at *path*."""
+class TclInterpreter:
+    """The Tcl interpreter that runs the script at *path*."""
 
     has_forked = False
 
@@ -90,7 +90,7 @@ class Interpreter:
         self._tcl.call("::nbdforkhost::start", path, verbose)
 
     def serve(self) -> None:
-        """Be a fork, which has other random numbers."""
+        """Become the interpreter of a fork, with random numbers of its own."""
         self._process = os.getpid()
         self._tcl.call("::nbdforkhost::serve")
 
@@ -126,9 +126,9 @@ class Interpreter:
         return f"{where}{text}".encode(errors="surrogateescape")
 
     def _line(self, trace: str) -> int | None:
-        """Return where the script has failed, if *trace* tells.
+        """Return the line where the script failed, if *trace* says so.
 
-        Tcl counts the lines of a procedure from where its body begins.
+        Tcl counts lines from where the body of a procedure begins.
         """
         for kind, name, line in re.findall(r'\((procedure|file) "(.*?)" line (\d+)\)', trace):
             if kind == "file" and name == self._path:
@@ -144,14 +144,14 @@ class Interpreter:
         return found[-1] if found else None
 
     def _leave_if_child(self, status: int) -> None:
-        """End a child that the script has forked: it must not go on as a server."""
+        """End a child process that the script forked: it must not go on as a server."""
         if os.getpid() != self._process:
             self._tcl.call("exit", status)
 
     # -- the end ------------------------------------------------------------------------
 
     def leave(self, *, is_fork: bool) -> NoReturn:
-        """End the process; files are flushed once, where the state of the script is."""
+        """End the process.  Files are flushed once only, in the process that has the state."""
         one_process = self._tcl.call("::nbdforkhost::one_process")
         if is_fork == bool(one_process) or not self.has_forked:
             self._tcl.call("::nbdforkhost::flush_files")
@@ -163,25 +163,25 @@ def _end_process(status: str) -> NoReturn:
 
 
 def _errno_of(name: str) -> int:
-    """Return the errno that a script means, by number or by name; 0 if there is none."""
+    """Return the errno that *name*, a name or a number, stands for; 0 if it is neither."""
     number = int(name) if name.isdecimal() else getattr(errno, name, 0)
     return number if isinstance(number, int) else 0
 
 
-class Template:
-    """The process that is forked."""
+class TemplateProcess:
+    """The process that answers the server, and forks for each of its workers."""
 
-    def __init__(self, interpreter: Interpreter) -> None:
+    def __init__(self, interpreter: TclInterpreter) -> None:
         self._interpreter = interpreter
         self._listener = socket.socket(fileno=int(os.environ["NBDFORK_SOCKET"]))
         self._log = int(os.environ["NBDFORK_LOG"])
         os.set_inheritable(self._listener.fileno(), False)
         os.set_inheritable(self._log, False)
         self._forks: dict[int, int | None] = {}
-        """The status of each fork; none yet if it runs."""
+        """The status of each fork, by pid; None while it runs."""
 
     def run(self) -> NoReturn:
-        """Answer the server, and fork for its workers, until the server has gone."""
+        """Answer the server, and fork for its workers, until the server closes its connection."""
         control = Peer(self._listener.accept()[0])
         try:
             poll = select.poll()
@@ -204,7 +204,7 @@ class Template:
             elif operation == _WAIT:
                 worker.reply(self._status_of(offset))
         except Closed:
-            pass  # the worker has died
+            pass  # the worker died
         finally:
             worker.stream.close()
 
@@ -227,7 +227,7 @@ class Template:
 
     def _become(self, flags: int, directory: bytes, uid: bytes, gid: bytes, groups: bytes) -> None:
         os.chdir(directory)
-        # The end of the connection ends us.
+        # These go to all processes of a terminal or service; what ends a fork is its connection.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)
         if flags & NO_STDIO:
@@ -252,7 +252,7 @@ class Template:
             self._interpreter.leave(is_fork=True)
 
     def _reap(self) -> None:
-        """Take note of forks that have ended; nobody asks for one whose worker was killed."""
+        """Collect forks that have ended, because nobody asks for those whose worker was killed."""
         for pid in [pid for pid, status in self._forks.items() if status is None]:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
@@ -265,4 +265,4 @@ class Template:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    Template(Interpreter(sys.argv[1])).run()
+    TemplateProcess(TclInterpreter(sys.argv[1])).run()

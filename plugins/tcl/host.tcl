@@ -1,4 +1,4 @@
-# What of the tcl plugin is Tcl: it calls the callbacks of the script; see host.py.
+# The Tcl side of the tcl plugin: it calls the script's callbacks; see host.py.
 
 namespace eval ::nbdkit {
     variable FLAG_MAY_TRIM 1 FLAG_FUA 2 FLAG_REQ_ONE 4 FLAG_FAST_ZERO 8
@@ -8,7 +8,7 @@ namespace eval ::nbdkit {
     variable THREAD_MODEL_SERIALIZE_CONNECTIONS 0 THREAD_MODEL_SERIALIZE_ALL_REQUESTS 1
     variable THREAD_MODEL_SERIALIZE_REQUESTS 2 THREAD_MODEL_PARALLEL 3
 
-    # The error of the callback that is about to fail: a number, or a name such as ENOSPC.
+    # Set the error for when the callback fails: a number, or a name such as ENOSPC.
     proc set_error {error} {
         set errno [::nbdforkhost::errno_of $error]
         if {!$errno} { error "not an errno: $error" }
@@ -48,8 +48,8 @@ namespace eval ::nbdkit {
     }
 }
 
-# An exit would end the process and all its clients.  In a child that the script has forked (TclX)
-# it does what it is meant to.
+# A real exit would end the process, with all its clients.  Only a child process that the script
+# forked (with TclX) may exit.
 proc ::exit {{status 0}} {
     if {[pid] == $::nbdforkhost::process} { error "the script called exit($status)" }
     ::nbdforkhost::flush_files
@@ -60,7 +60,7 @@ namespace eval ::nbdforkhost {
     variable errno 0
     variable READ_ONLY 1
 
-    # Names of procedures are those of callbacks but for these.
+    # Procedures are called as the callbacks are, except these.
     variable names {open plugin_open close plugin_close flush plugin_flush}
 
     variable FACTS {is_rotational can_multi_conn can_write can_flush can_trim can_zero
@@ -68,7 +68,7 @@ namespace eval ::nbdforkhost {
     variable NUMBERS {thread_model get_size can_fua can_cache}
     variable PLAIN {dump_plugin config_complete get_ready unload after_fork cleanup}
 
-    # How many arguments these have; a procedure with one more is given the flags, too.
+    # The number of arguments of these; a procedure that takes one more is given the flags as well.
     variable arguments {pread 3 pwrite 3 flush 1 trim 3 zero 4 cache 3 extents 3}
 
     variable CALLBACKS [concat $FACTS $NUMBERS $PLAIN [dict keys $arguments] {config preconnect
@@ -76,7 +76,7 @@ namespace eval ::nbdforkhost {
 
     variable flags_wanted {}
     variable handles    ;# by number: what plugin_open returned
-    variable exports    ;# by number: the name of the export
+    variable exports    ;# by number: the export's name
 
     proc start {path is_verbose} {
         variable script $path verbose $is_verbose process [pid]
@@ -87,7 +87,7 @@ namespace eval ::nbdforkhost {
         foreach channel [file channels] { catch { ::flush $channel } }
     }
 
-    # This is a fork.
+    # Called in a new fork.
     proc serve {} {
         variable process [pid]
         expr {srand([pid] ^ [clock microseconds])}
@@ -133,9 +133,9 @@ namespace eval ::nbdforkhost {
 
     # -- operations --------------------------------------------------------------------------
     #
-    # Each has the arguments handle number, payload, flags, count and offset.  It returns the value
-    # of the answer, or bytes, which are its payload.  In here they hide Tcl's commands of their
-    # names.
+    # The arguments of each are the number of the handle, payload, flags, count and offset.  It
+    # returns the reply's value, or bytes, which are the reply's payload.  Inside this namespace they
+    # hide the Tcl commands of the same names.
 
     proc load {number data flags count offset} {
         variable script
@@ -295,7 +295,7 @@ namespace eval ::nbdforkhost {
         return [$operation $number $data $flags $count $offset]
     }
 
-    # The errno of a callback that has failed: what it has set, or what Tcl says of a system call.
+    # Return the errno of a failed callback: what it set, or that of a system call that failed.
     proc error_of_callback {} {
         variable errno
         if {$errno} { return $errno }

@@ -1,5 +1,5 @@
 (* What scripts find in the module NBDKit besides register_plugin: the types of nbdkit's API, and
-   its functions.  How a message gets to the server is put in by Nbdfork_host. *)
+   its functions.  Nbdfork_host says how a notice gets to the server. *)
 
 type thread_model =
   | THREAD_MODEL_SERIALIZE_CONNECTIONS
@@ -20,13 +20,13 @@ type notice = Debug of string | Shutdown
 
 let notify : (notice -> unit) ref = ref ignore
 
-(* Who is being served. *)
+(* The client whose request is being carried out. *)
 type client = { export : string; is_secure : bool }
 
 let current : client option ref = ref None
 let last_error = ref 0
 
-(* The numbers of Linux; those that no disk has are EINVAL. *)
+(* The numbers are Linux's; errors that no disk has become EINVAL. *)
 let errno_of = function
   | Unix.EPERM -> 1 | ENOENT -> 2 | EINTR -> 4 | EIO -> 5 | ENXIO -> 6 | EBADF -> 9
   | EAGAIN | EWOULDBLOCK -> 11 | ENOMEM -> 12 | EACCES -> 13 | EFAULT -> 14 | EBUSY -> 16

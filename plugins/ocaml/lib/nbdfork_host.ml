@@ -1,8 +1,8 @@
 (* The helper for scripts in OCaml: it speaks the protocol of nbdfork-host-plugin(3).
 
    A script registers its callbacks, each of which becomes a function from a request to a reply.
-   When all modules have been initialized, `serve` is called: the first process is the template,
-   which configures the script and forks for every worker. *)
+   `serve` is called when all modules are initialized.  The first process is the template, which
+   configures the script and forks for each worker. *)
 
 open Nbdfork_api
 
@@ -234,7 +234,7 @@ let become request =
     | _ -> failwith "start: four fields are expected"
   in
   Unix.chdir directory;
-  (* The end of the connection ends us. *)
+  (* These go to all processes of a terminal or service; what ends a fork is its connection. *)
   List.iter (fun signal -> Sys.set_signal signal Signal_ignore)
     Sys.[ sigint; sigterm; sighup; sigquit; sigpipe ];
   if request.flags land no_stdio <> 0 then begin
@@ -256,7 +256,7 @@ let reap () =
     | 0, _ -> ()
     | _, status -> Hashtbl.replace forks pid (Some status)) running
 
-(* What the script has to do in the end (at_exit) is done once, where its state is. *)
+(* at_exit functions run once only, in the process that has the script's state. *)
 let leave ~in_fork =
   if in_fork = one_process () || (not in_fork && not !has_forked) then exit 0 else Unix._exit 0
 
@@ -278,7 +278,7 @@ let start socket ~listener ~control request =
        | 0 -> Unix.close listener; Unix.close control; serve_clients socket
        | pid -> Hashtbl.replace forks pid None)
 
-(* The status as waitpid(2) gives it; OCaml numbers signals in its own way. *)
+(* The status as waitpid(2) gives it: OCaml has its own numbers for signals. *)
 let raw_status = function
   | Unix.WEXITED code -> code lsl 8
   | WSIGNALED signal | WSTOPPED signal ->
@@ -311,7 +311,7 @@ let serve () =
     exit 2
   end;
   let inherited = inherited "NBDFORK_SOCKET" in
-  let listener = Unix.dup ~cloexec:true inherited in (* select takes numbers up to 1023 only *)
+  let listener = Unix.dup ~cloexec:true inherited in (* select only takes numbers below 1024 *)
   Unix.close inherited;
   let control, _ = Unix.accept ~cloexec:true listener in
   notify := notify_by control;

@@ -1,3 +1,3 @@
-(* Linked last, after the script: all callbacks are registered, so serve. *)
+(* Linked last, after the script: by now all callbacks are registered. *)
 
 let () = Nbdfork_host.serve ()
