@@ -1,0 +1,58 @@
+"""Children: which of them have ended, and with which status."""
+
+import os
+import signal
+from collections.abc import Callable
+
+import psutil
+
+from nbdfork.server import processes
+from tests.support.harness import eventually
+
+
+def child(what: Callable[[], object]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            what()
+        finally:
+            os._exit(9)
+    return pid
+
+
+def reaped(pids: set[int], count: int) -> dict[int, int | None]:
+    found: dict[int, int | None] = {}
+
+    def all_of_them() -> bool:
+        found.update(processes.reap(pids - found.keys()))
+        return len(found) >= count
+
+    eventually(all_of_them)
+    return found
+
+
+def test_each_is_reaped_with_its_status() -> None:
+    good, bad = child(lambda: os._exit(0)), child(lambda: os._exit(7))
+    killed, alive = child(signal.pause), child(signal.pause)
+    processes.send(killed, signal.SIGKILL)
+    pids = {good, bad, killed, alive}
+    assert reaped(pids, 3) == {good: 0, bad: 7, killed: -signal.SIGKILL}
+    assert list(processes.reap(pids)) == []
+    processes.send(alive, signal.SIGTERM)
+    processes.wait([alive, good], 15)
+    assert not psutil.pid_exists(alive)
+
+
+def test_a_child_of_somebody_else_hides_no_other() -> None:
+    foreign, ours = child(lambda: os._exit(0)), child(lambda: os._exit(3))
+    eventually(lambda: psutil.Process(foreign).status() == psutil.STATUS_ZOMBIE)
+    assert reaped({ours}, 1) == {ours: 3}
+    assert os.waitpid(foreign, 0) == (foreign, 0)  # it was left to whoever wants it
+
+
+def test_who_has_ended_hears_nothing() -> None:
+    pid = child(lambda: os._exit(0))
+    os.waitpid(pid, 0)
+    processes.send(pid, signal.SIGTERM)
+    processes.wait([pid], 0)
+    assert list(processes.reap({pid})) == []
