@@ -62,15 +62,14 @@ def test_it_is_told_to_end_with_all_that_it_has_started(waiting: Waiting) -> Non
     command.tell_to_end()  # which is too late, and no matter
 
 
-def test_one_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_does_not_end_is_killed(waiting: Waiting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captive, "END_SECONDS", 0.05)
-    command = waiting(tmp_path, "trap '' TERM;")
+    command = waiting("trap '' TERM;")
     command.tell_to_end()
-    monkeypatch.setattr(captive, "END_SECONDS", 0.05)
     assert command.status() == 128 + signal.SIGKILL
 
 
-def test_one_of_root_that_cannot_be_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_root_that_cannot_be_killed(waiting: Waiting) -> None:
     """The server has changed its user since it started the command."""
     command = waiting("")
     real = command._process
