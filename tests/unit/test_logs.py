@@ -1,0 +1,99 @@
+"""Where messages go."""
+
+import logging
+import os
+import sys
+import syslog
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nbdfork import logs
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    """Put back what pytest has."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    for handler in list(root.handlers):
+        if handler not in before:
+            handler.close()
+    root.handlers[:] = before
+    root.setLevel(level)
+    for name in logs.DEBUG_FLAGS.values():
+        logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+def say() -> None:
+    log = logging.getLogger("nbdfork.test")
+    log.debug("fine")
+    log.info("coarse")
+    log.warning("odd")
+    log.error("bad\nvery bad")
+
+
+PID = os.getpid()
+DEBUG = f"nbdfork[{PID}]: debug: fine\nnbdfork[{PID}]: debug: coarse\n"
+PLAIN = "nbdfork: warning: odd\nnbdfork: error: bad\nvery bad\n"
+
+
+@pytest.mark.parametrize(("verbose", "expected"), [(False, PLAIN), (True, DEBUG + PLAIN)])
+def test_standard_error(verbose: bool, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up("stderr", verbose)
+    say()
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_file_takes_all(
+    verbose: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log"
+    path.write_text("before\n")
+    logs.set_up(str(path), verbose)
+    say()
+    assert path.read_text() == "before\n" + (DEBUG if verbose else "") + PLAIN
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        logs.set_up(str(tmp_path), verbose=False)
+
+
+@pytest.mark.parametrize("destination", ["null", "syslog"])
+def test_debugging_is_for_standard_error_wherever_the_rest_goes(
+    destination: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[int, str]] = []
+    monkeypatch.setattr(syslog, "openlog", lambda *_: None)
+    monkeypatch.setattr(syslog, "syslog", lambda *words: said.append(words))
+    logs.set_up(destination, verbose=True)
+    say()
+    assert capsys.readouterr().err == DEBUG
+    lines = [(syslog.LOG_WARNING, "odd"), (syslog.LOG_ERR, "bad"), (syslog.LOG_ERR, "very bad")]
+    assert said == (lines if destination == "syslog" else [])
+
+
+def test_nothing_is_said_twice_after_another_set_up(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up("stderr", verbose=False)
+    logs.set_up("stderr", verbose=False)
+    logging.getLogger("nbdfork").warning("once")
+    assert capsys.readouterr().err.count("once") == 1
+    assert sys.stderr
+
+
+@pytest.mark.parametrize("flag", logs.DEBUG_FLAGS)
+def test_a_debug_flag_silences_a_part(flag: str) -> None:
+    logging.getLogger().setLevel(logging.DEBUG)
+    logger = logging.getLogger(logs.DEBUG_FLAGS[flag])
+    logs.set_debug_flag(flag, 0)
+    assert not logger.isEnabledFor(logging.DEBUG)
+    assert logger.isEnabledFor(logging.INFO)
+    logs.set_debug_flag(flag, 1)
+    assert logger.isEnabledFor(logging.DEBUG)
+    with pytest.raises(KeyError):
+        logs.set_debug_flag("no.such", 1)
