@@ -1,1 +1,4 @@
-"""A connection to a far end: made anew when it is lost, and used by several threads at once."""
+"""What plugins share that reach a disk over a network: reconnecting, and threads on one connection.
+
+It knows neither a protocol nor any plugin.
+"""

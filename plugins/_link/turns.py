@@ -1,16 +1,16 @@
-"""Threads that wait for answers on one connection take turns at receiving them.
+"""Threads that wait for replies on one connection take turns at receiving them.
 
-One of them receives, whatever comes and for whom it may be, until its own answer is there; then
-it passes the turn on to one that still waits.  So a client with a single request under way
-receives its answer itself, and pays for no change of threads.
+One thread receives, whichever thread a reply is for, until it has its own; then it passes the turn
+to one that still waits.  So a thread with the only request under way receives its reply itself, and
+no time is lost by changing threads.
 """
 
 import threading
 from collections.abc import Callable
 
 
-class Answer:
-    """What a thread waits for."""
+class PendingReply:
+    """The reply that one thread waits for."""
 
     def __init__(self) -> None:
         self.done = False
@@ -20,32 +20,32 @@ class Answer:
 
 
 class Turns:
-    """Who receives, and who waits, on one connection."""
+    """Whose turn it is to receive on one connection, and which threads wait."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._taken = False
-        self._waiting: dict[Answer, None] = {}  # in the order of their coming
+        self._waiting: dict[PendingReply, None] = {}  # an ordered set: first come, first served
 
-    def wait(self, answer: Answer, receive: Callable[[], None]) -> None:
-        """Return when *answer* is done.
+    def wait(self, reply: PendingReply, receive: Callable[[], None]) -> None:
+        """Return when *reply* is done.
 
-        *receive* waits for answers and says `finish` for each that came.  It is called by one
-        thread at a time, and must not raise: when no more can come, it finishes all there are.
+        *receive* waits for replies and calls `finish` for each one that came.  Only one thread
+        calls it at a time, and it must not raise: when no more can come, it finishes all replies.
         """
         with self._lock:
-            if answer.done:
+            if reply.done:
                 return
-            answer._has_turn = not self._taken
+            reply._has_turn = not self._taken
             self._taken = True
-            if not answer._has_turn:
-                self._waiting[answer] = None
-        if not answer._has_turn:
-            answer._signal.acquire()  # until it is done, or it is our turn
-            if not answer._has_turn:
+            if not reply._has_turn:
+                self._waiting[reply] = None
+        if not reply._has_turn:
+            reply._signal.acquire()  # until the reply is done, or it is our turn
+            if not reply._has_turn:
                 return
         try:
-            while not answer.done:
+            while not reply.done:
                 receive()
         finally:
             self._pass_on()
@@ -60,11 +60,11 @@ class Turns:
             following._has_turn = True
         following._signal.release()
 
-    def finish(self, answer: Answer) -> None:
-        """*answer* is there; any thread may say so."""
+    def finish(self, reply: PendingReply) -> None:
+        """Mark *reply* as done.  Any thread may call this."""
         with self._lock:
-            answer.done = True
-            if answer not in self._waiting:
+            reply.done = True
+            if reply not in self._waiting:
                 return
-            del self._waiting[answer]
-        answer._signal.release()
+            del self._waiting[reply]
+        reply._signal.release()

@@ -1,7 +1,7 @@
-"""The nbd plugin: another NBD server's export, for clients to which this one speaks.
+"""The nbd plugin: an export of another NBD server.
 
-Each client has a connection to that server of its own, made in its worker; with shared=true, one
-process has one connection for all.  libnbd speaks the protocol.
+Each client gets a connection of its own to that server, made in its worker; with shared=true, one
+process has one connection for all clients.  libnbd speaks the protocol.
 """
 
 import os
@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from nbdfork.plugin import ConfigError, Export, ExportInfo, Parameter, Plugin, SharedCounter, parse
 
-from .._link.renewal import Renewal
+from .._link.reconnecting import ReconnectingLink
 from .library import library
 
 if TYPE_CHECKING:
     from .listing import Listing
 
-_WAYS = ("uri", "socket", "hostname", "vsock", "socket_fd", "command")
-"""The attributes that say which server: one of them is given."""
+_SERVERS = ("uri", "socket", "hostname", "vsock", "socket_fd", "command")
+"""The parameters that say which server: exactly one of them is given."""
 
 _SCHEMES = ("nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock", "nbds+vsock")
 
 _PAUSES = (0.0, 0.0, None)
-"""How long to wait after each attempt of a request whose connection was lost, in seconds."""
+"""Seconds to wait after each attempt at a request whose connection was lost; None: give up."""
 
 
 def _nonempty(text: str) -> str:
@@ -84,7 +84,7 @@ class Nbd(Plugin):
             "libnbd_version": handle.get_version(),
             "libnbd_tls": str(int(handle.supports_tls())),
             "libnbd_uri": str(int(handle.supports_uri())),
-            # Since 1.4 and 1.8, as much as we need of libnbd:
+            # libnbd has the former since 1.4 and the latter since 1.8.
             "libnbd_vsock": str(int(hasattr(handle, "aio_connect_vsock"))),
             "libnbd_dynamic_list": str(int(hasattr(handle, "opt_list"))),
         }
@@ -118,14 +118,14 @@ class Nbd(Plugin):
             raise ConfigError(f"nbd: tls-psk={self.tls_psk}: there is no such file")
 
     def _check_server(self) -> None:
-        given = [way.replace("_", "-") for way in _WAYS if getattr(self, way) is not None]
+        given = [way.replace("_", "-") for way in _SERVERS if getattr(self, way) is not None]
         if len(given) != 1:
-            names = ", ".join(f"{way.replace('_', '-')}=" for way in _WAYS)
+            names = ", ".join(f"{way.replace('_', '-')}=" for way in _SERVERS)
             raise ConfigError(f"nbd: say which server by one of {names}")
         if self.port is not None and given[0] not in ("hostname", "vsock"):
             raise ConfigError("nbd: port= goes with hostname= or vsock=")
         if self.vsock is not None and not (self.port or "0").isdecimal():
-            raise ConfigError(f"nbd: port={self.port}: of vsock, it is a number")
+            raise ConfigError(f"nbd: port={self.port}: with vsock=, the port is a number")
         if self.arg and self.command is None:
             raise ConfigError("nbd: arg= goes with command=")
         if given[0] in ("command", "socket-fd") and not self._is_shared():
@@ -138,10 +138,10 @@ class Nbd(Plugin):
     def get_ready(self) -> None:
         self._nbd = library()
         self._sharing = threading.Lock()
-        self._renewal: Renewal[Any] | None = None
+        self._shared_link: ReconnectingLink[Any] | None = None
         self._losses = SharedCounter()
         if self.socket_fd is not None:
-            self._link = os.dup(self.socket_fd)  # a daemon closes what it has inherited
+            self._socket = os.dup(self.socket_fd)  # a daemon closes the descriptors it inherited
         if self._tls_mode() and not self._nbd.NBD().supports_tls():
             raise ConfigError("nbd: tls=: this libnbd was built without TLS")
         if self.uri is not None:
@@ -149,7 +149,7 @@ class Nbd(Plugin):
 
     def unload(self) -> None:
         if self.socket_fd is not None:
-            os.close(self._link)
+            os.close(self._socket)
 
     # -- connecting, in a worker --------------------------------------------------------
 
@@ -160,42 +160,43 @@ class Nbd(Plugin):
             name = export_name if self.dynamic_export else self._own_name()
             return NbdExport(self._nbd, self._connected(name), False)
         with self._sharing:
-            if self._renewal is None:
-                self._renewal = self._connected(self._own_name())
-            return NbdExport(self._nbd, self._renewal, True)
+            if self._shared_link is None:
+                self._shared_link = self._connected(self._own_name())
+            return NbdExport(self._nbd, self._shared_link, True)
 
     def _own_name(self) -> str | None:
-        """Return the name of the one export we serve; None if the URI says it."""
+        """Return the name of the one export that is served; None if the URI has it."""
         return None if self.uri is not None else self.export or ""
 
-    def _connected(self, export_name: str | None) -> "Renewal[Any]":
-        from .connection import Connection, SameExport, patiently
+    def _connected(self, export_name: str | None) -> "ReconnectingLink[Any]":
+        from .connecting import with_retries
+        from .remote import RemoteExport, SameExport
 
-        make = partial(Connection, self._nbd, self._start_connecting, export_name)
-        again = SameExport(partial(patiently, make, self.retry))
-        return Renewal(again, _PAUSES, self._shown(), self._losses)
+        make = partial(RemoteExport, self._nbd, self._start_connecting, export_name)
+        again = SameExport(partial(with_retries, make, self.retry))
+        return ReconnectingLink(again, _PAUSES, self._shown(), self._losses)
 
-    # -- exports that the server has ------------------------------------------------------
+    # -- the exports of the server ------------------------------------------------------
 
     def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
         if not self.dynamic_export:
             return super().list_exports(read_only)
-        with self._asked() as server:
+        with self._listing() as server:
             return server.exports()
 
     def default_export(self, read_only: bool) -> str:
         if not self.dynamic_export:
             return ""
-        with self._asked() as server:
+        with self._listing() as server:
             return server.default_export()
 
-    def _asked(self) -> AbstractContextManager["Listing"]:
-        from .connection import patiently
+    def _listing(self) -> AbstractContextManager["Listing"]:
+        from .connecting import with_retries
         from .listing import Listing
 
         make = partial(Listing, self._nbd, self._start_connecting)
         try:
-            return closing(patiently(make, self.retry))
+            return closing(with_retries(make, self.retry))
         except OSError as error:
             raise OSError(error.errno, f"{self._shown()}: {error.strerror}") from error
 
@@ -205,7 +206,7 @@ class Nbd(Plugin):
         """Start to connect *handle*.  Raises libnbd's error."""
         self._set_tls(handle)
         if self.uri is not None:
-            handle.set_uri_allow_local_file(True)  # it is the user's own
+            handle.set_uri_allow_local_file(True)  # the URI comes from the user, not a client
             handle.aio_connect_uri(self.uri)
         elif self.socket is not None:
             handle.aio_connect_unix(self.socket)
@@ -216,7 +217,7 @@ class Nbd(Plugin):
         elif self.command is not None:
             handle.aio_connect_systemd_socket_activation([self.command, *self.arg])
         else:
-            handle.aio_connect_socket(os.dup(self._link))
+            handle.aio_connect_socket(os.dup(self._socket))
 
     def _set_tls(self, handle: Any) -> None:
         if mode := self._tls_mode():
@@ -231,7 +232,7 @@ class Nbd(Plugin):
             handle.set_tls_psk_file(self.tls_psk)
 
     def _tls_mode(self) -> int:
-        """Return libnbd's number for tls=, which is "on" by default if there is more about it."""
+        """Return libnbd's number for tls=, whose default is "on" if another tls-...= is given."""
         settings = (self.tls_certificates, self.tls_verify, self.tls_username, self.tls_psk)
         default = "on" if any(setting is not None for setting in settings) else "off"
         return ("off", "on", "require").index(self.tls or default)
@@ -255,7 +256,7 @@ def _is_socket(fd: int) -> bool:
 
 
 def _check_uri(nbd: ModuleType, uri: str) -> None:
-    """Raise `ConfigError` for what libnbd would refuse when a client comes."""
+    """Raise `ConfigError` for a URI that libnbd would refuse when a client connects."""
     if not nbd.NBD().supports_uri():
         raise ConfigError("nbd: uri=: this libnbd was built without URIs: use socket= or hostname=")
     scheme, separator, _ = uri.partition("://")

@@ -1,4 +1,4 @@
-"""A client's view of another server's export: each request is made there."""
+"""A client's view of another server's export: it passes on every request."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -16,25 +16,27 @@ from nbdfork.plugin import (
     Support,
 )
 
-from .._link.renewal import Renewal, Told
-from .connection import Connection
+from .._link.reconnecting import KnownLosses, ReconnectingLink
+from .remote import RemoteExport
 
-_MOST_OF_A_RANGE = 1024 * 1024 * 1024
-"""The longest range to trim, zero or ask about at once: a request has 32 bits for it (bytes)."""
+_MAX_RANGE = 1024 * 1024 * 1024
+"""The longest range of one request, in bytes; the protocol has 32 bits for it."""
 
 
 class NbdExport(Export):
-    """One client's view, through *renewal*, which is others' as well if it *is_shared*.
+    """One client's view, through *link*, which other clients use as well if it *is_shared*.
 
-    Its methods may be called by several threads at once.
+    Several threads may call its methods at the same time.
     """
 
-    def __init__(self, nbd: ModuleType, renewal: Renewal[Connection], is_shared: bool) -> None:
+    def __init__(
+        self, nbd: ModuleType, link: ReconnectingLink[RemoteExport], is_shared: bool
+    ) -> None:
         self._nbd = nbd
-        self._renewal = renewal
+        self._link = link
         self._is_shared = is_shared
-        self._facts = renewal.link.facts
-        self._told = Told(renewal.losses)
+        self._facts = link.current.facts
+        self._known_losses = KnownLosses(link.losses)
 
     # -- facts --------------------------------------------------------------------------
 
@@ -82,52 +84,52 @@ class NbdExport(Export):
     def pread_into(self, data: memoryview, offset: int) -> None:
         for start, count in self._parts(len(data), self._facts.block_size.maximum):
             part = data[start : start + count]
-            self._renewal.attempt(partial(Connection.read, data=part, offset=offset + start))
+            self._link.attempt(partial(RemoteExport.read, data=part, offset=offset + start))
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
         change, sent = self._change(flags)
         for start, count in self._parts(len(data), self._facts.block_size.maximum):
             part = data[start : start + count]
-            change(partial(Connection.send, data=part, offset=offset + start, flags=sent))
+            change(partial(RemoteExport.write, data=part, offset=offset + start, flags=sent))
 
     def flush(self) -> None:
-        self._renewal.flush(Connection.sync, self._told)
+        self._link.flush(RemoteExport.flush, self._known_losses)
 
     def trim(self, count: int, offset: int, flags: int) -> None:
         change, sent = self._change(flags)
-        for start, part in self._parts(count, _MOST_OF_A_RANGE):
-            change(partial(Connection.trim, count=part, offset=offset + start, flags=sent))
+        for start, part in self._parts(count, _MAX_RANGE):
+            change(partial(RemoteExport.trim, count=part, offset=offset + start, flags=sent))
 
     def zero(self, count: int, offset: int, flags: int) -> None:
-        if flags & FAST_ZERO and count > _MOST_OF_A_RANGE:
-            # It could be refused half-way, when part of it has been changed.
+        if flags & FAST_ZERO and count > _MAX_RANGE:
+            # It could be refused half-way, after a part of it has been zeroed.
             raise OSError(errno.EOPNOTSUPP, "too much for one request")
         change, sent = self._change(flags)
         if not flags & MAY_TRIM:
             sent |= self._nbd.CMD_FLAG_NO_HOLE
         if flags & FAST_ZERO:
             sent |= self._nbd.CMD_FLAG_FAST_ZERO
-        for start, part in self._parts(count, _MOST_OF_A_RANGE):
-            change(partial(Connection.zero, count=part, offset=offset + start, flags=sent))
+        for start, part in self._parts(count, _MAX_RANGE):
+            change(partial(RemoteExport.zero, count=part, offset=offset + start, flags=sent))
 
     def cache(self, count: int, offset: int) -> None:
-        for start, part in self._parts(count, _MOST_OF_A_RANGE):
-            self._renewal.attempt(partial(Connection.cache, count=part, offset=offset + start))
+        for start, part in self._parts(count, _MAX_RANGE):
+            self._link.attempt(partial(RemoteExport.cache, count=part, offset=offset + start))
 
     def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
-        count = min(count, _MOST_OF_A_RANGE)
+        count = min(count, _MAX_RANGE)
         sent = self._nbd.CMD_FLAG_REQ_ONE if flags & REQ_ONE else 0
-        return self._renewal.attempt(lambda link: link.extents(count, offset, sent))
+        return self._link.attempt(lambda export: export.extents(count, offset, sent))
 
     def close(self) -> None:
         if not self._is_shared:
-            self._renewal.close()
+            self._link.close()
 
-    def _change(self, flags: int) -> tuple[Callable[[Callable[[Connection], None]], None], int]:
-        """Return how to make a request that changes something, and libnbd's flags for it."""
+    def _change(self, flags: int) -> tuple[Callable[[Callable[[RemoteExport], None]], None], int]:
+        """Return how to make a request that changes data, and libnbd's flags for it."""
         if flags & FUA:
-            return self._renewal.attempt, self._nbd.CMD_FLAG_FUA  # it needs no flush
-        return self._renewal.write, 0
+            return self._link.attempt, self._nbd.CMD_FLAG_FUA  # no later flush has to cover it
+        return self._link.write, 0
 
     @staticmethod
     def _parts(count: int, most: int) -> Iterator[tuple[int, int]]:

@@ -17,7 +17,7 @@ def library() -> ModuleType:
         return _imported()
     except ImportError:
         pass
-    sys.path.append(_DEBIAN)  # last, and not for long: its other modules must not hide ours
+    sys.path.append(_DEBIAN)  # last and only for now, so that its other modules hide none of ours
     try:
         return _imported()
     except ImportError:
@@ -37,5 +37,5 @@ def _imported() -> ModuleType:
 
 
 def as_oserror(error: Any) -> OSError:
-    """Return the OSError that libnbd's *error* stands for, with its text in one line."""
+    """Return libnbd's *error* as an OSError, with its text in one line."""
     return OSError(error.errnum or errno.EIO, " ".join(str(error.string).split()))

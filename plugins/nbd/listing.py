@@ -1,4 +1,4 @@
-"""A connection to an NBD server that is only to ask about its exports."""
+"""A connection to an NBD server that only asks about its exports."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -6,14 +6,14 @@ from typing import Any
 
 from nbdfork.plugin import ExportInfo
 
-from .connection import connect_handle
+from .connecting import connect_handle
 from .library import as_oserror
 
 
 class Listing:
-    """What a server says of its exports; one of old style has but one, without a name.
+    """What a server says about its exports; an oldstyle server has a single one, without a name.
 
-    Making it raises `Lost` if there is no connection.
+    Raises `LinkLost` if there is no connection.
     """
 
     def __init__(self, nbd: ModuleType, connect: Callable[[Any], None]) -> None:
@@ -24,7 +24,7 @@ class Listing:
         connect_handle(nbd, connect, self._handle)
 
     def exports(self) -> list[ExportInfo]:
-        """Return the exports that the server shows.  Raises OSError if it shows none to us."""
+        """Return the exports that the server lists.  Raises OSError if it refuses to."""
         found: list[ExportInfo] = []
 
         def note(name: str, description: str) -> int:
@@ -40,17 +40,17 @@ class Listing:
         return found
 
     def default_export(self) -> str:
-        """Return the name of the export that the server gives to who names none, or ""."""
+        """Return the name of the server's default export, or ""."""
         if not self._handle.aio_is_negotiating():
             return ""
         try:
             self._handle.opt_info()
             name: str = self._handle.get_canonical_export_name()
-        except self._nbd.Error:  # it gives none, or does not tell its name
+        except self._nbd.Error:  # it has none, or does not tell its name
             return ""
         return name
 
     def close(self) -> None:
-        """Take leave of the server."""
+        """Disconnect from the server."""
         if self._handle.aio_is_negotiating():
             self._handle.opt_abort()

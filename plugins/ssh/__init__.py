@@ -1,7 +1,7 @@
 """The ssh plugin: a file on an SSH server, by SFTP.
 
-The connection is made by ssh(1) of OpenSSH, when a client comes: host keys, agents, certificates,
-jump hosts and all else are its business.  What is spoken through it is `sftp`.
+When a client connects, ssh(1) of OpenSSH makes a connection for it, and takes care of host keys,
+agents, certificates, jump hosts and everything else.  Through it, `sftp` speaks to the server.
 """
 
 import os
@@ -30,11 +30,11 @@ from .export import NewFile, SshExport
 _PRIVATE = 0o600
 
 _ALIVE_SECONDS = 60
-"""How long the far end may be silent when asked whether it is there, without timeout=."""
+"""How long the far end may leave a probe unanswered, unless timeout= says so (seconds)."""
 
 
 def _filename(text: str) -> str:
-    """Parse a file name in which ssh replaces what begins with "%" or "~"."""
+    """Parse a file name; ssh expands a "%" in it, and a "~" at its beginning."""
     if any(character in text for character in '"\n'):
         raise ValueError('ssh takes no file name with " in it')
     return text if text.startswith(("%", "~")) else parse.path(text)
@@ -59,13 +59,6 @@ def _mode(text: str) -> int:
     return int(text.removeprefix("0o"), 8)
 
 
-class _ConfigParameter(Parameter[str | None]):
-    """The parameter config=, of another name in the plugin, where `config` is a method."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.key = "config"
-
-
 class Ssh(Plugin):
     """a file on an SSH server"""
 
@@ -76,8 +69,11 @@ class Ssh(Plugin):
     password = Secret(
         str, metavar="PASSWORD|-|+FILENAME|-FD", help="that user's password, or where to read it"
     )
-    config_file = _ConfigParameter(
-        _config, metavar="[FILENAME]", help="the configuration for ssh (default: ssh's own)"
+    config_file = Parameter(
+        _config,
+        key="config",
+        metavar="[FILENAME]",
+        help="the configuration for ssh (default: ssh's own)",
     )
     known_hosts = Parameter(_filename, metavar="FILENAME", help="where the host's key is known")
     identity = Parameter(
@@ -112,7 +108,7 @@ class Ssh(Plugin):
         return True
 
     def config_complete(self) -> None:
-        """Check what can be checked without the far end, and read the password."""
+        """Check what can be checked without the server, and read the password."""
         for key, value in (("host", self.host), ("path", self.path), ("user", self.user)):
             if value == "" or "\0" in (value or ""):
                 raise ConfigError(f"ssh: {key}=: a name is expected")
@@ -131,7 +127,7 @@ class Ssh(Plugin):
         if ssh is None:
             raise ConfigError("the ssh plugin needs ssh(1): install openssh-client")
         options = self._options()
-        # -G prints what ssh makes of its options and its configuration, or what is wrong there.
+        # -G prints the settings that ssh takes from options and configuration, or their mistakes.
         done = subprocess.run(
             [ssh, *options, "-G", "--", self.host],
             stdin=subprocess.DEVNULL,
@@ -150,10 +146,10 @@ class Ssh(Plugin):
         self._losses = SharedCounter()
 
     def _options(self) -> list[str]:
-        """Return ssh's options; what it reads in its configuration comes after them."""
+        """Return options for ssh; they take precedence over its configuration."""
         alive = self.timeout or _ALIVE_SECONDS
         settings = {
-            # As sftp(1) does it: nothing but this, and no questions.
+            # As for sftp(1): nothing but SFTP, and no questions.
             "BatchMode": "no" if self._password is not None else "yes",
             "ClearAllForwardings": "yes",
             "ForwardAgent": "no",
@@ -170,7 +166,7 @@ class Ssh(Plugin):
         if self.timeout is not None:
             settings["ConnectTimeout"] = str(self.timeout)
         if not self.verify_remote_host:
-            # Or a key that has changed would make ssh refuse passwords.
+            # Otherwise ssh would not send a password to a host whose key has changed.
             settings |= dict.fromkeys(("UserKnownHostsFile", "GlobalKnownHostsFile"), "/dev/null")
         elif self.known_hosts is not None:
             settings["UserKnownHostsFile"] = f'"{self.known_hosts}"'

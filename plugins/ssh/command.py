@@ -1,7 +1,7 @@
-"""The ssh(1) command that carries SFTP: how it is run, and what it says when it fails.
+"""The ssh(1) command that carries SFTP: how it is run, and the errors it reports.
 
-It is run without a terminal and never asks anything: a password is given to it by a script of
-ours (SSH_ASKPASS).  What it writes to standard error tells why there is no connection.
+It runs without a terminal and never asks anything; a password is given to it by a small script
+(SSH_ASKPASS).  What it writes to standard error says why there is no connection.
 """
 
 import collections
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from .._link.renewal import Lost
+from .._link.reconnecting import LinkLost
 from .sftp import Sftp
 
 log = logging.getLogger(__name__)
@@ -23,33 +23,33 @@ log = logging.getLogger(__name__)
 _ASKPASS = "#!/bin/sh\nprintf '%s\\n' \"$NBDFORK_SSH_PASSWORD\"\n"
 
 _PIPE_SIZE = 1024 * 1024
-"""As much as an ordinary user may have: fewer changes between the processes (bytes)."""
+"""The most that an ordinary user may have, in bytes; larger pipes mean fewer context switches."""
 
 _HINTS = {
     "REMOTE HOST IDENTIFICATION HAS CHANGED": (
-        "the host's key is not the one that is known: somebody may be listening; if it has really"
-        " been changed, remove the old one with ssh-keygen -R, or name another file by known-hosts="
+        "the host's key is not the one that is known: somebody may be listening; if it was really"
+        " changed, remove the old one with ssh-keygen -R, or name another file with known-hosts="
     ),
     "host key is known for": (
         "the host's key is not known: connect to it once with ssh(1), which asks, or name the file"
-        " that has it by known-hosts="
+        " that has it with known-hosts="
     ),
     "Permission denied (": "the host does not let us in: see user=, password= and identity=",
 }
-"""What the user can do, by what ssh says."""
+"""What the user can do about what ssh says."""
 
 
 class Recipe(NamedTuple):
-    """How a connection is made: the command, and the password, if there is one."""
+    """How to connect: the command to run, and the password, if one is needed."""
 
     words: Sequence[str]
     password: str | None
     shown: str
-    """The far end as it appears in messages."""
+    """The name of the server in messages."""
 
 
-class Connection:
-    """SFTP through a new ssh process.  Making it raises `Lost`, which says why it failed."""
+class SshProcess:
+    """A new ssh process, and SFTP through it.  Raises `LinkLost`, which says why it failed."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._said: collections.deque[str] = collections.deque(maxlen=16)
@@ -69,17 +69,17 @@ class Connection:
             self._listener.start()
             pipes = self._process.stdin.fileno(), self._process.stdout.fileno()
             for fd in pipes:
-                with contextlib.suppress(OSError):  # the user may have too many of them
+                with contextlib.suppress(OSError):  # the user may have used up the limit
                     fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
             self.sftp = Sftp(*pipes)
             try:
                 self.sftp.start()
-            except Lost as error:
+            except LinkLost as error:
                 self.close()
-                raise Lost(self._reason(error)) from error
+                raise LinkLost(self._reason(error)) from error
 
     def _listen(self) -> None:
-        """Take what ssh says."""
+        """Keep the last lines that ssh writes to standard error."""
         assert self._process.stderr is not None
         for line in self._process.stderr:
             text = line.decode(errors="replace").strip()
@@ -87,8 +87,8 @@ class Connection:
             if not text.startswith("debug"):
                 self._said.append(text)
 
-    def _reason(self, error: Lost) -> str:
-        """Return why ssh has ended, in a line."""
+    def _reason(self, error: LinkLost) -> str:
+        """Return why ssh ended, in one line."""
         said = [line for line in self._said if line]
         for line in said:
             for part, hint in _HINTS.items():
@@ -97,8 +97,10 @@ class Connection:
         return ": ".join(said[-2:]) or f"{error.strerror} (ssh: {self._process.returncode})"
 
     def close(self) -> None:
-        """End ssh.  The pipes stay until nobody refers to them: a thread may still be about to use
-        their numbers, which must not mean another connection by then.
+        """End ssh.
+
+        The pipes are closed only when nothing refers to them any more: a thread may still be about
+        to use their numbers, which must not belong to another connection by then.
         """
         self._process.terminate()
         try:
@@ -111,10 +113,10 @@ class Connection:
 
 @contextlib.contextmanager
 def _environment(password: str | None) -> Iterator[Mapping[str, str]]:
-    """Yield the environment for ssh; as long as it lasts, the script with the password is there."""
+    """Yield the environment for ssh, and keep the script that prints the password meanwhile."""
     environment = {**os.environ, "LC_ALL": "C"}
     for name in ("SSH_ASKPASS", "DISPLAY"):
-        environment.pop(name, None)  # nobody is to see a window
+        environment.pop(name, None)  # or ssh might open a window to ask for the password
     if password is None:
         yield environment
         return

@@ -7,31 +7,31 @@ from typing import NamedTuple
 
 from nbdfork.plugin import Export, PartialError, SharedCounter
 
-from .._link.renewal import Link, Renewal, Told
-from .command import Connection, Recipe
+from .._link.reconnecting import KnownLosses, Link, ReconnectingLink
+from .command import Recipe, SshProcess
 from .sftp import CREATE, READ, TRUNCATE, WRITE
 
 _PAUSES = (0.0, 0.3, 1.0, 2.0, None)
-"""How long to wait after each attempt of a request whose connection was lost, in seconds."""
+"""Seconds to wait after each attempt at a request whose connection was lost; None: give up."""
 
 
 class NewFile(NamedTuple):
-    """That the file is to be made, in place of any that is there."""
+    """A file to be created, in place of any that exists."""
 
     size: int
     mode: int
 
 
 class RemoteFile(Link):
-    """A file, open at the far end of a connection of its own.
+    """A file opened on the server, through a connection of its own.
 
-    Raises OSError, and `Lost` if there is no connection.
+    Raises OSError, or `LinkLost` if there is no connection.
     """
 
     def __init__(self, recipe: Recipe, path: bytes, flags: int, new: NewFile | None) -> None:
         super().__init__()
-        self._connection = Connection(recipe)
-        self.sftp = self._connection.sftp
+        self._process = SshProcess(recipe)
+        self.sftp = self._process.sftp
         self.flags = flags
         try:
             self.handle = self._open(path, new)
@@ -50,7 +50,7 @@ class RemoteFile(Link):
         except OSError as error:
             if error.errno != errno.EACCES or not self.flags & WRITE:
                 raise
-            self.flags = READ  # it can perhaps still be read
+            self.flags = READ  # perhaps it can be read
             return self.sftp.open(path, self.flags, 0)
 
     def _checked_size(self) -> int:
@@ -67,14 +67,14 @@ class RemoteFile(Link):
         return self.sftp.lost is not None
 
     def close(self) -> None:
-        self._connection.close()
+        self._process.close()
 
 
 class SshExport(Export):
     """One client's view of the file *path*, through a connection made by *recipe*.
 
-    With *new*, the file is made.  The methods may be called by several threads at once.  Making
-    it raises OSError if the file cannot be served.
+    With *new*, the file is created.  Several threads may call the methods at the same time.  Raises
+    OSError if the file cannot be served.
     """
 
     def __init__(
@@ -92,14 +92,14 @@ class SshExport(Export):
         self._new = new
         self._size: int | None = None
         shown = f"{recipe.shown}:{os.fsdecode(path)}"
-        self._renewal = Renewal(self._opened, _PAUSES, shown, losses)
-        self._told = Told(losses)
-        self._flags = self._renewal.link.flags
+        self._link = ReconnectingLink(self._opened, _PAUSES, shown, losses)
+        self._known_losses = KnownLosses(losses)
+        self._flags = self._link.current.flags
 
     def _opened(self) -> RemoteFile:
-        """Open the file: at first, and again when the connection is lost."""
+        """Open the file: now, and again when the connection is lost."""
         file = RemoteFile(self._recipe, self._path, self._flags, self._new)
-        self._new = None  # it is made once
+        self._new = None  # it is created once only
         if self._size is None:
             self._size = file.size
         if file.size != self._size:
@@ -109,30 +109,30 @@ class SshExport(Export):
         return file
 
     def get_size(self) -> int:
-        return self._renewal.link.size
+        return self._link.current.size
 
     def can_write(self) -> bool:
         return bool(self._flags & WRITE)
 
     def can_flush(self) -> bool:
-        return self._renewal.link.sftp.can_fsync
+        return self._link.current.sftp.can_fsync
 
     def can_multi_conn(self) -> bool:
-        # All clients write to one file of one host, and fsync there is for the whole file.
+        # All clients write to the same file of one host, where fsync covers the whole file.
         return True
 
     def pread_into(self, data: memoryview, offset: int) -> None:
-        count = self._renewal.attempt(lambda file: file.sftp.read(file.handle, data, offset))
+        count = self._link.attempt(lambda file: file.sftp.read(file.handle, data, offset))
         if count < len(data):
             text = "the file has become shorter than it was when opened"
-            error = self._renewal.named(OSError(errno.EIO, text))
+            error = self._link.named(OSError(errno.EIO, text))
             raise PartialError(errno.EIO, error.strerror or "", count)
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
-        self._renewal.write(lambda file: file.sftp.write(file.handle, data, offset))
+        self._link.write(lambda file: file.sftp.write(file.handle, data, offset))
 
     def flush(self) -> None:
-        self._renewal.flush(lambda file: file.sftp.fsync(file.handle), self._told)
+        self._link.flush(lambda file: file.sftp.fsync(file.handle), self._known_losses)
 
     def close(self) -> None:
-        self._renewal.close()
+        self._link.close()

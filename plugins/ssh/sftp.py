@@ -1,8 +1,8 @@
-"""SFTP, version 3, on a pair of pipes to ssh(1): requests and replies, and nothing of the disk.
+"""SFTP, version 3, on a pair of pipes to ssh(1): requests and replies; it knows nothing of disks.
 
 The protocol is draft-ietf-secsh-filexfer-02, with the extension fsync@openssh.com (OpenSSH's
-PROTOCOL file, section 4).  Each packet is its length, a type and, but for the first two, the
-number of the request; a reply may come in any order.  Many threads may have requests under way:
+PROTOCOL file, section 4).  Each packet has its length, a type and, except for the first two, the
+number of the request; replies may come in any order.  Many threads may have requests under way:
 each sends its own, and they take turns at receiving.
 """
 
@@ -13,11 +13,11 @@ import struct
 import threading
 from typing import NamedTuple
 
-from .._link.renewal import Lost
-from .._link.turns import Answer, Turns
+from .._link.reconnecting import LinkLost
+from .._link.turns import PendingReply, Turns
 
-MOST_AT_ONCE = 32 * 1024
-"""What every server reads or writes at once, in bytes (section 3); more would be no faster."""
+MAX_DATA = 32 * 1024
+"""What every server can read or write at once, in bytes (section 3); more is no faster."""
 
 READ = 0x01
 WRITE = 0x02
@@ -36,27 +36,27 @@ _HAS_SIZE, _HAS_PERMISSIONS = 0x01, 0x04
 
 _FSYNC = b"fsync@openssh.com"
 
-_LONGEST = 256 * 1024
-"""The longest packet that a server may send, in bytes; those we ask for are far shorter."""
+_MAX_PACKET = 256 * 1024
+"""The longest packet taken from a server, in bytes; the replies asked for are far shorter."""
 
 _BUFFER = 1024 * 1024
 
 
-class Garbled(Exception):
-    """What came is not SFTP."""
+class NotSftp(Exception):
+    """What was received is not SFTP."""
 
 
 class Attributes(NamedTuple):
-    """What is known of a file; None for what the server does not tell."""
+    """What is known about a file; None for what the server does not tell."""
 
     size: int | None
     permissions: int | None
 
 
-class Call(Answer):
-    """A request under way, and then its reply.
+class Call(PendingReply):
+    """A request under way, and later its reply.
 
-    Of a READ, the bytes are put into *target*, and *count* is how many there were.
+    The data of a READ is put into *target*, and *count* is its length in bytes.
     """
 
     def __init__(self, target: memoryview | None = None) -> None:
@@ -68,9 +68,9 @@ class Call(Answer):
 
 
 class Sftp:
-    """A conversation with an SFTP server, over pipes that it does not own: to it, and from it.
+    """A conversation with an SFTP server over two pipes, which it does not own.
 
-    Raises `Lost` if it ends, and `OSError` for what the server refuses.
+    The methods raise `LinkLost` if it ends, and OSError for what the server refuses.
     """
 
     def __init__(self, to_server: int, from_server: int) -> None:
@@ -83,31 +83,31 @@ class Sftp:
         self._buffer = memoryview(bytearray(_BUFFER))
         self._start = self._end = 0
         self.lost: str | None = None
-        """Why no more can come, or None as long as it can."""
+        """Why nothing more can be received; None while it can."""
 
     # -- requests -----------------------------------------------------------------------
 
     def start(self) -> None:
-        """Say hello, and learn what the server can do."""
+        """Exchange versions, and learn what the server can do."""
         hello = Call()
         self._calls[-1] = hello  # it has no number
         self._send(struct.pack(">IBI", 5, _INIT, 3))
         self._turns.wait(hello, self._receive)
         if hello.kind != _VERSION:
-            raise Lost(self.lost or "the server did not begin with its version of SFTP")
+            raise LinkLost(self.lost or "the server did not begin with its version of SFTP")
         self.can_fsync = (_FSYNC, b"1") in _extensions(hello.body)
 
     def open(self, path: bytes, flags: int, mode: int) -> bytes:
         """Open the file *path*, which is relative to the user's home directory; return a handle.
 
-        *mode* is that of a file which is made.
+        *mode* are the permissions of a file that is created.
         """
         attributes = struct.pack(">II", _HAS_PERMISSIONS, mode)
         call = self._begin(_OPEN, _string(path) + struct.pack(">I", flags) + attributes)
         return _take_string(self._finish(call, _HANDLE))[0]
 
     def attributes(self, handle: bytes) -> Attributes:
-        """Return what is known of an open file."""
+        """Return what the server tells about an open file."""
         body = self._finish(self._begin(_FSTAT, _string(handle)), _ATTRS)
         try:
             (flags,) = struct.unpack_from(">I", body)
@@ -120,26 +120,26 @@ class Sftp:
         return Attributes(size, permissions)
 
     def set_size(self, handle: bytes, size: int) -> None:
-        """Cut an open file off at *size* bytes, or fill it up with zeroes."""
+        """Truncate an open file to *size* bytes, or extend it with zeroes."""
         body = _string(handle) + struct.pack(">IQ", _HAS_SIZE, size)
         self._finish(self._begin(_FSETSTAT, body), _STATUS)
 
     def fsync(self, handle: bytes) -> None:
-        """Return when all that was written to the file is on stable storage."""
+        """Return when everything written to the file is on stable storage."""
         self._finish(self._begin(_EXTENDED, _string(_FSYNC) + _string(handle)), _STATUS)
 
     def read(self, handle: bytes, data: memoryview, offset: int) -> int:
-        """Fill *data* from *offset*; return how many bytes there are before the end of the file."""
-        parts = range(0, len(data), MOST_AT_ONCE)
+        """Fill *data* from *offset*; return how many bytes came before the end of the file."""
+        parts = range(0, len(data), MAX_DATA)
         calls = [
-            self._begin_read(handle, data[start : start + MOST_AT_ONCE], offset + start)
+            self._begin_read(handle, data[start : start + MAX_DATA], offset + start)
             for start in parts
         ]
         self._wait_for(calls)
         for start, call in zip(parts, calls, strict=True):
-            part = data[start : start + MOST_AT_ONCE]
+            part = data[start : start + MAX_DATA]
             count = self._count(call)
-            while 0 < count < len(part):  # a server may give less than was asked for
+            while 0 < count < len(part):  # a server may return less than it was asked for
                 more = self._begin_read(handle, part[count:], offset + start + count)
                 self._wait_for([more])
                 gained = self._count(more)
@@ -155,7 +155,7 @@ class Sftp:
         return self._begin(_READ, body, target=target)
 
     def _count(self, call: Call) -> int:
-        """Return how many bytes a READ brought: 0 at the end of the file."""
+        """Return how many bytes a READ returned: 0 at the end of the file."""
         if call.kind == _DATA:
             return call.count
         if _status(call) == _EOF:
@@ -166,8 +166,8 @@ class Sftp:
     def write(self, handle: bytes, data: memoryview, offset: int) -> None:
         """Write all of *data* at *offset*."""
         calls = []
-        for start in range(0, len(data), MOST_AT_ONCE):
-            part = data[start : start + MOST_AT_ONCE]
+        for start in range(0, len(data), MAX_DATA):
+            part = data[start : start + MAX_DATA]
             head = _string(handle) + struct.pack(">QI", offset + start, len(part))
             calls.append(self._begin(_WRITE, head, part))
         self._wait_for(calls)
@@ -183,7 +183,7 @@ class Sftp:
         data: memoryview | None = None,
         target: memoryview | None = None,
     ) -> Call:
-        """Send a request; *data*, if any, stands at its end."""
+        """Send a request, with *data*, if any, at its end."""
         call = Call(target)
         number = next(self._numbers) & 0xFFFFFFFF
         self._calls[number] = call
@@ -204,7 +204,7 @@ class Sftp:
         except OSError as error:
             self._lose(f"the connection is lost: {error.strerror}")
         if self.lost is not None:
-            self._end_all()  # those who began after it was noticed wait as well
+            self._end_all()  # also for requests that began after the loss was noticed
 
     # -- receiving ----------------------------------------------------------------------
 
@@ -214,14 +214,14 @@ class Sftp:
         return call.body
 
     def _wait_for(self, calls: list[Call]) -> None:
-        """Wait for all of *calls*: whoever stops before must not have its memory written to."""
+        """Wait for all of *calls*, so that nothing is written to their memory afterwards."""
         for call in calls:
             self._turns.wait(call, self._receive)
 
     def _check(self, call: Call, expected: int) -> None:
-        """Raise OSError unless the reply is what is *expected*, or a good status."""
+        """Raise OSError unless the reply is of the type *expected*, or a good status."""
         if call.kind == 0:
-            raise Lost(self.lost or "the connection is lost")
+            raise LinkLost(self.lost or "the connection is lost")
         code = _status(call)
         if code not in (None, _OK):
             text = _take_string(call.body[4:])[0].decode(errors="replace") or f"status {code}"
@@ -230,7 +230,7 @@ class Sftp:
             raise OSError(errno.EIO, f"the server's reply is of the unexpected type {call.kind}")
 
     def _receive(self) -> None:
-        """Take what has come, or wait for more, and finish the calls whose replies are whole."""
+        """Receive what has come, or wait for it, and finish the calls whose replies are here."""
         try:
             if self._end == len(self._buffer) or self._start == self._end:
                 rest = self._buffer[self._start : self._end]
@@ -238,30 +238,30 @@ class Sftp:
                 self._start, self._end = 0, len(rest)
             count = os.readv(self._from_server, [self._buffer[self._end :]])
             if not count:
-                raise Garbled("the connection is lost")
+                raise NotSftp("the connection is lost")
             self._end += count
             while self._take_packet():
                 pass
-        except (OSError, Garbled, struct.error) as error:
+        except (OSError, NotSftp, struct.error) as error:
             self._lose(str(error))
             self._end_all()
 
     def _take_packet(self) -> bool:
-        """Take a packet out of the buffer; return False if there is no whole one."""
-        here = self._end - self._start
-        if here < 5:
+        """Take a packet out of the buffer; return False if none is complete."""
+        available = self._end - self._start
+        if available < 5:
             return False
         length, kind = struct.unpack_from(">IB", self._buffer, self._start)
-        if not 5 <= length <= _LONGEST:
-            raise Garbled(f"a packet of {length} bytes came, which is not SFTP")
-        if here < 4 + length:
+        if not 5 <= length <= _MAX_PACKET:
+            raise NotSftp(f"a packet of {length} bytes came, which is not SFTP")
+        if available < 4 + length:
             return False
         body = self._buffer[self._start + 5 : self._start + 4 + length]
         self._start += 4 + length
         number = -1 if kind == _VERSION else struct.unpack_from(">I", body)[0]
         call = self._calls.pop(number, None)
         if call is None:
-            raise Garbled("a reply came to a request that was never made")
+            raise NotSftp("a reply came to a request that was never made")
         try:
             _fill(call, kind, body if kind == _VERSION else body[4:])
         finally:
@@ -273,22 +273,22 @@ class Sftp:
             self.lost = why
 
     def _end_all(self) -> None:
-        """Finish every call, with no reply."""
+        """Finish every call without a reply."""
         while self._calls:
             try:
                 _, call = self._calls.popitem()
-            except KeyError:  # another thread was faster
+            except KeyError:  # another thread took the last one
                 return
             self._turns.finish(call)
 
 
 def _fill(call: Call, kind: int, body: memoryview) -> None:
-    """Give *call* its reply; its kind stays 0 if that makes no sense."""
+    """Store the reply in *call*, whose kind stays 0 if the reply makes no sense."""
     if kind == _DATA:
         (call.count,) = struct.unpack_from(">I", body)
         data = body[4:]
         if call.target is None or not 0 < call.count <= min(len(data), len(call.target)):
-            raise Garbled(f"{call.count} bytes came for a request that was not for as many")
+            raise NotSftp(f"{call.count} bytes came for a request that was not for as many")
         call.target[: call.count] = data[: call.count]
     else:
         call.body = bytes(body)
@@ -296,7 +296,7 @@ def _fill(call: Call, kind: int, body: memoryview) -> None:
 
 
 def _status(call: Call) -> int | None:
-    """Return the status that the reply is; None if it is anything else."""
+    """Return the reply's status code; None if it is not a status."""
     if call.kind != _STATUS or len(call.body) < 4:
         return None
     return int.from_bytes(call.body[:4], "big")
@@ -307,7 +307,7 @@ def _string(text: bytes) -> bytes:
 
 
 def _take_string(body: bytes) -> tuple[bytes, bytes]:
-    """Return the string at the beginning of *body*, and what is after it; both may be cut off."""
+    """Return the string at the start of *body*, and the rest; both may be cut off."""
     length = int.from_bytes(body[:4], "big")
     return body[4 : 4 + length], body[4 + length :]
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
-from nbdfork.plugins._link.renewal import Link, Renewal, Told
+from nbdfork.plugins._link.reconnecting import KnownLosses, Link, ReconnectingLink
 
 from nbdfork.backend.backend import Backend, Layer
 from nbdfork.backend.load import find
@@ -637,17 +637,17 @@ def test_a_write_that_is_acknowledged_while_its_connection_is_replaced() -> None
         def close(self) -> None:
             pass
 
-    renewal = Renewal(Flimsy, (None,), "far", SharedCounter())
-    told = Told(renewal.losses)
+    link = ReconnectingLink(Flimsy, (None,), "far", SharedCounter())
+    known = KnownLosses(link.losses)
 
-    def acknowledge(link: Flimsy) -> None:
-        link.lost = True
-        renewal.attempt(lambda new: None)
-        assert renewal.link is not link
+    def acknowledge(first: Flimsy) -> None:
+        first.lost = True
+        link.attempt(lambda new: None)
+        assert link.current is not first
 
-    renewal.write(acknowledge)
+    link.write(acknowledge)
     with refused(errno.EIO, "lost after writes that had not been flushed"):
-        renewal.flush(lambda link: None, told)
+        link.flush(lambda far: None, known)
 
 
 def test_another_export_when_the_server_comes_back(place: Path) -> None:
@@ -670,7 +670,7 @@ def test_another_export_when_the_server_comes_back(place: Path) -> None:
         ("socket=/s hostname=h", "say which server by one of"),
         ("socket=/s port=1", "port= goes with hostname= or vsock="),
         ("hostname=h port=a/b", "expected a port number or the name of a service"),
-        ("vsock=2 port=http", "port=http: of vsock, it is a number"),
+        ("vsock=2 port=http", "port=http: with vsock=, the port is a number"),
         ("vsock=x", "vsock=x: expected a whole number"),
         ("socket=/s arg=x", "arg= goes with command="),
         ("command=/none", "command=/none: there is no such program"),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from nbdfork.plugins._link.renewal import Lost
+from nbdfork.plugins._link.reconnecting import LinkLost
 from nbdfork.plugins.ssh.sftp import Sftp
 
 from nbdfork.backend.backend import Backend, Layer
@@ -500,10 +500,10 @@ def test_replies_in_another_order() -> None:
 )
 def test_what_is_not_sftp(answer: Callable[[bytes], bytes | None], message: str) -> None:
     with conversation(lambda kind, body: answer(body[:4])) as sftp:
-        with pytest.raises(Lost, match=message):
+        with pytest.raises(LinkLost, match=message):
             read(sftp, 10)
         assert sftp.lost is not None
-        with pytest.raises(Lost):  # at once, for good
+        with pytest.raises(LinkLost):  # at once, for good
             read(sftp, 10)
 
 
@@ -539,7 +539,7 @@ def test_a_server_that_does_not_tell_the_size() -> None:
 
 def test_a_server_that_is_none() -> None:
     with conversation(lambda kind, body: packet(101, b"", 0, 0, 0)) as sftp:
-        with pytest.raises(Lost):
+        with pytest.raises(LinkLost):
             sftp.start()
     with conversation(lambda kind, body: packet(2, b"", 3)) as sftp:
         sftp.start()

@@ -1,9 +1,9 @@
-"""A link to the far end that is made anew when it is lost, and what may be lost with it.
+"""A link to the far end that is made again when it is lost, and the writes that are lost with it.
 
 Requests that were under way are made again on the new link: reads, and writes of the same data to
-the same place, may be repeated.  What cannot be repeated are writes that had been acknowledged
-before, and not flushed: if the far end has been down they are gone, and so the next flush fails,
-of each client: it is not known whose flush was to cover which writes.
+the same place, can be repeated.  Writes that were acknowledged earlier cannot.  If the far end has
+been down, those that had not been flushed are gone, so the next flush of every client fails: nobody
+knows which client's flush was meant to cover which writes.
 """
 
 import errno
@@ -18,7 +18,7 @@ from nbdfork.plugin import SharedCounter
 log = logging.getLogger(__name__)
 
 
-class Lost(OSError):
+class LinkLost(OSError):
     """The link is gone; the request may or may not have been carried out."""
 
     def __init__(self, text: str) -> None:
@@ -26,33 +26,33 @@ class Lost(OSError):
 
 
 class Link:
-    """A connection, and how many writes it has acknowledged."""
+    """A connection that counts the writes it has acknowledged.  A subclass makes the requests."""
 
     def __init__(self) -> None:
         self._counting = threading.Lock()
         self._writes = 0
-        self._flushed = 0  # how many of them were made before a flush that has succeeded
-        self._is_given_up = False
+        self._flushed = 0  # how many of the writes are covered by a flush that succeeded
+        self._is_replaced = False
 
     def is_lost(self) -> bool:
-        """Return whether nothing more can come."""
+        """Return whether nothing more can be received."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """End it.  Threads that still use it must see it lost."""
+        """Close it.  Threads that still use it must find it lost."""
         raise NotImplementedError
 
-    def write(self, request: Callable[[], None]) -> bool:
+    def counted_write(self, request: Callable[[], None]) -> bool:
         """Make a request that changes what is at the far end.
 
-        Return False if another link has taken the place of this one meanwhile.
+        Return False if another link has replaced this one meanwhile.
         """
         request()
         with self._counting:
             self._writes += 1
-            return not self._is_given_up
+            return not self._is_replaced
 
-    def flush(self, request: Callable[[], None]) -> None:
+    def counted_flush(self, request: Callable[[], None]) -> None:
         """Make a request that flushes."""
         with self._counting:
             before = self._writes
@@ -60,30 +60,30 @@ class Link:
         with self._counting:
             self._flushed = max(self._flushed, before)
 
-    def give_up(self) -> bool:
-        """Return whether there are writes that no flush covers, as another link takes its place."""
+    def replace(self) -> bool:
+        """Note that another link replaces this one; return whether it has unflushed writes."""
         with self._counting:
-            self._is_given_up = True
+            self._is_replaced = True
             return self._writes > self._flushed
 
 
-class Told:
-    """How many of the *losses* a client knows of, who has come now."""
+class KnownLosses:
+    """How many losses one client knows of; those from before it connected do not concern it."""
 
     def __init__(self, losses: SharedCounter) -> None:
-        self.losses = losses.value
+        self.count = losses.value
 
 
 L = TypeVar("L", bound=Link)
 T = TypeVar("T")
 
 
-class Renewal(Generic[L]):
-    """The link to *shown*, made by *make*, at once and whenever it is lost.
+class ReconnectingLink(Generic[L]):
+    """The link to *shown*, made by *make* now, and again whenever it is lost.
 
-    *pauses*: how long to wait after each attempt of a request that failed for want of a link, in
-    seconds; None, the last one, is not to try again.  *losses*: how often, of all workers' links,
-    writes may have been lost.
+    *pauses*: the seconds to wait after each attempt at a request that failed because the link was
+    lost; the last one is None, which means not to try again.  *losses* counts, for the links of all
+    workers, how often writes may have been lost.  Raises OSError if the first link cannot be made.
     """
 
     def __init__(
@@ -97,25 +97,25 @@ class Renewal(Generic[L]):
         self._pauses = pauses
         self._shown = shown
         self.losses = losses
-        self._renewing = threading.Lock()
+        self._reconnecting = threading.Lock()
         self._failure: OSError | None = None
         self._failed_at = 0.0
         try:
-            self.link = make()
+            self.current = make()
         except OSError as error:
             raise self.named(error) from error
 
     def named(self, error: OSError) -> OSError:
-        """Return *error* with the far end's name in its text."""
+        """Return *error* with the name of the far end in its text."""
         return OSError(error.errno, f"{self._shown}: {error.strerror}")
 
     def attempt(self, request: Callable[[L], T]) -> T:
         """Make a request, again on a new link if need be.  Raises OSError."""
         for pause in self._pauses:
             try:
-                link = self.link
-                return request(self._renewed(link) if link.is_lost() else link)
-            except Lost as error:
+                link = self.current
+                return request(self._reconnected(link) if link.is_lost() else link)
+            except LinkLost as error:
                 if pause is None:
                     raise self.named(error) from error
                 log.info("%s: %s; trying again in %s s", self._shown, error.strerror, pause)
@@ -125,23 +125,23 @@ class Renewal(Generic[L]):
         raise AssertionError("the last pause is None")
 
     def write(self, request: Callable[[L], None]) -> None:
-        """Make a request that changes what is at the far end."""
+        """Make a request that changes what is at the far end.  Raises OSError."""
 
         def write(link: L) -> None:
-            if not link.write(lambda: request(link)):
+            if not link.counted_write(lambda: request(link)):
                 self.losses.add()
 
         self.attempt(write)
 
-    def flush(self, request: Callable[[L], None], told: Told) -> None:
-        """Make a request that flushes, for the client who has been *told* of losses.
+    def flush(self, request: Callable[[L], None], known: KnownLosses) -> None:
+        """Make a request that flushes, for the client that knows of the losses *known*.
 
-        Raises OSError, too, if there are others.
+        Raises OSError if it fails, and also if there are losses that the client does not know of.
         """
-        before = told.losses
-        self.attempt(lambda link: link.flush(lambda: request(link)))
-        told.losses = self.losses.value
-        if told.losses != before:
+        before = known.count
+        self.attempt(lambda link: link.counted_flush(lambda: request(link)))
+        known.count = self.losses.value
+        if known.count != before:
             text = (
                 "the connection was lost after writes that had not been flushed; if the far end has"
                 " been down, they are lost"
@@ -149,15 +149,18 @@ class Renewal(Generic[L]):
             raise self.named(OSError(errno.EIO, text))
 
     def close(self) -> None:
-        """Nobody needs the link any more."""
-        self.link.close()
+        """Close the link; nobody needs it any more."""
+        self.current.close()
 
-    def _renewed(self, lost: L) -> L:
-        """Return a new link.  One thread makes it; if it cannot, the others need not try."""
+    def _reconnected(self, lost: L) -> L:
+        """Return a link that replaces *lost*.
+
+        One thread makes it.  If that thread fails, those that waited for it fail with it.
+        """
         asked_at = time.monotonic()
-        with self._renewing:
-            if self.link is not lost:
-                return self.link
+        with self._reconnecting:
+            if self.current is not lost:
+                return self.current
             if self._failure is not None and self._failed_at > asked_at:
                 raise self._failure
             try:
@@ -165,8 +168,8 @@ class Renewal(Generic[L]):
             except OSError as error:
                 self._failure, self._failed_at = error, time.monotonic()
                 raise
-            if lost.give_up():
+            if lost.replace():
                 self.losses.add()
-            self.link = link
+            self.current = link
         lost.close()
         return link
