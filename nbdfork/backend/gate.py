@@ -52,8 +52,10 @@ _MOST_PARTS = 64
 _MOST_EMULATED = 4 * 1024 * 1024 * 1024
 """The most that a compact request can ask for; what is emulated takes time with every byte."""
 
+_MOST_LOCKED = 32 * 1024 * 1024
+"""So many zeroes are written while other clients wait for the lock."""
+
 _PIECE = 1024 * 1024
-_ZEROES = memoryview(bytes(_PIECE))
 
 
 class Gate:
@@ -103,6 +105,7 @@ class Gate:
         self._flush = self._bind(export.flush)
         self._trim = self._bind(export.trim)
         self._zero = self._bind(export.zero)
+        self._write_zeroes = self._bind(export.write_zeroes)
         self._cache = self._bind(export.cache)
         self._extents = self._bind(ExtentReader(export.extents, HOLE | ZERO).read, "extents")
         self._context_extents = {
@@ -183,11 +186,15 @@ class Gate:
         if not self.can_zero:
             raise Refused(errno.EINVAL, "this export cannot zero")
         self._known_data = (0, 0)
-        if count and not self._zero_natively(count, offset, may_trim, fast, fua):
-            if fast:
-                raise Refused(errno.EOPNOTSUPP, "zeroing this range is no faster than writing")
-            self._refuse_endless(count)
-            self._write_zeroes(count, offset, self._fua_flag if fua else 0)
+        flags = (MAY_TRIM if may_trim else 0) | (FAST_ZERO if fast else 0)
+        try:
+            if count:
+                self._zero_or_write(count, offset, flags | (self._fua_flag if fua else 0))
+        except OSError as error:
+            if not fast or error.errno not in NOT_SUPPORTED:
+                raise
+            text = "zeroing this range is no faster than writing"
+            raise Refused(errno.EOPNOTSUPP, text) from error
         if fua:
             self._finish_fua()
 
@@ -316,27 +323,22 @@ class Gate:
         if self.fua is not Support.NATIVE:
             self._flush()
 
-    def _zero_natively(
-        self, count: int, offset: int, may_trim: bool, fast: bool, fua: bool
-    ) -> bool:
-        """Let the export zero the range; return False if it says it is not able to."""
-        if not self._can_zero:
-            return False
-        flags = (MAY_TRIM if may_trim else 0) | (FAST_ZERO if fast else 0)
-        try:
-            self._zero(count, offset, flags | (self._fua_flag if fua else 0))
-        except OSError as error:
-            if error.errno not in NOT_SUPPORTED:
-                raise
-            return False
-        return True
-
-    def _write_zeroes(self, count: int, offset: int, flags: int) -> None:
+    def _zero_or_write(self, count: int, offset: int, flags: int) -> None:
+        """Let the export zero the range, or have zeroes written if it says it is not able to."""
+        if self._can_zero:
+            try:
+                self._zero(count, offset, flags)
+            except OSError as error:
+                if error.errno not in NOT_SUPPORTED or flags & FAST_ZERO:
+                    raise
+            else:
+                return
+        if not flags & FAST_ZERO:
+            self._refuse_endless(count)
         end = offset + count
-        while offset < end:
-            piece = _ZEROES[: min(self._piece, end - offset)]
-            self._pwrite(piece, offset, flags)
-            offset += len(piece)
+        step = count if self._lock is None else _MOST_LOCKED
+        for start in range(offset, end, step):
+            self._write_zeroes(min(step, end - start), start, flags)
 
     # -- what is called with every operation ---------------------------------------------
 

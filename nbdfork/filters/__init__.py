@@ -1,12 +1,10 @@
 """The filters that come with nbdfork, one file a filter; and here, what several of them need."""
 
 import errno
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
-from nbdfork.plugin import FAST_ZERO, FUA, Export, Extent
+from nbdfork.plugin import FAST_ZERO, Export, Extent
 from nbdfork.plugin.errors import NOT_SUPPORTED
-
-_ZEROES = memoryview(bytes(1024 * 1024))
 
 
 def clipped(extents: Iterable[Extent], start: int, end: int) -> Iterator[Extent]:
@@ -20,37 +18,18 @@ def clipped(extents: Iterable[Extent], start: int, end: int) -> Iterator[Extent]
             start = stop
 
 
-def write_zeroes(next: Export, count: int, offset: int, flags: int) -> None:
-    """Make a range of *next* read as zeroes by writing them."""
-    end = offset + count
-    while offset < end:
-        piece = _ZEROES[: end - offset]
-        next.pwrite(piece, offset, flags)
-        offset += len(piece)
+def zero_or_write(next: Export, count: int, offset: int, flags: int) -> None:
+    """Make a range of *next*, which can zero, read as zeroes: by writing where it is not able to.
 
-
-def zeroer(next: Export) -> Callable[[int, int, int], None]:
-    """Return a `zero` for *next*, which must be writable, that writes what cannot be zeroed.
-
-    The gate would do this as well, but above all filters: one that is to see a request to zero
-    as just that has to have it done below itself.
+    The server would do this as well, but above all filters: one that is to see a request to zero
+    as just one has to have it done below itself.
     """
-    native = next.can_zero()
-
-    def zero(count: int, offset: int, flags: int) -> None:
-        if native:
-            try:
-                next.zero(count, offset, flags)
-            except OSError as error:
-                if error.errno not in NOT_SUPPORTED or flags & FAST_ZERO:
-                    raise
-            else:
-                return
-        elif flags & FAST_ZERO:
-            raise not_fast()
-        write_zeroes(next, count, offset, flags & FUA)
-
-    return zero
+    try:
+        next.zero(count, offset, flags)
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED or flags & FAST_ZERO:
+            raise
+        next.write_zeroes(count, offset, flags)
 
 
 def not_fast() -> OSError:

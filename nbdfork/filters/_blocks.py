@@ -145,9 +145,12 @@ class _Cache:
 class BlocksExport(Export):
     """The *disk* in *source*, with up to *capacity* bytes of decoded blocks kept.
 
-    Nothing of the export below is passed on: it speaks of the compressed data.  A client that
-    asks to cache a range gets its blocks decoded.
+    Of the facts of the export below, only what people are told of it, with the name of its
+    *format*, and whether seeking is slow are passed on: the rest is about the compressed data.  A
+    client that asks to cache a range gets its blocks decoded.
     """
+
+    format = ""
 
     def __init__(self, source: Source, disk: Disk, capacity: int) -> None:
         self.source = source
@@ -174,6 +177,10 @@ class BlocksExport(Export):
 
     def is_rotational(self) -> bool:
         return self.source.next.is_rotational()
+
+    def description(self) -> str:
+        below = self.source.next.description()
+        return below and f"expansion of {self.format}-compressed image: {below}"  # nbdkit's words
 
     def pread(self, count: int, offset: int) -> Buffer:
         parts: list[memoryview] = []

@@ -3,6 +3,7 @@
 import os
 import stat
 
+from nbdfork.filters._blocks import BlocksExport
 from nbdfork.plugin import ConfigError, Export, Filter, Parameter, Plugin, parse
 from nbdfork.plugin.descriptor import DescriptorExport
 
@@ -10,7 +11,7 @@ from nbdfork.plugin.descriptor import DescriptorExport
 class UnpackFilter(Filter):
     """Serve what is in the compressed data below, read-only."""
 
-    def unpack(self, next: Export, name: str) -> Export:
+    def unpack(self, next: Export, name: str) -> BlocksExport:
         """Return the disk that is in *next*, which is called *name* in messages."""
         raise self._missing("unpack")
 
@@ -18,7 +19,10 @@ class UnpackFilter(Filter):
         return super().open(export_name, read_only=True)
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
-        return self.unpack(next, f"export {export_name!r}" if export_name else "the disk below")
+        name = f"export {export_name!r}" if export_name else "the disk below"
+        unpacked = self.unpack(next, name)
+        unpacked.format = type(self).__name__.lower()
+        return unpacked
 
 
 class UnpackPlugin(Plugin):

@@ -11,6 +11,7 @@ from typing import Any
 from nbdfork.filters._blocks import (
     LIBRARY_ERRORS,
     Block,
+    BlocksExport,
     Disk,
     SeekingExport,
     damaged,
@@ -35,7 +36,7 @@ class Bzip2(UnpackFilter):
         self._library = _library()
         self._store = IndexStore()
 
-    def unpack(self, next: Export, name: str) -> Export:
+    def unpack(self, next: Export, name: str) -> BlocksExport:
         source = Source(next, name)
         if source.pread(len(_MAGIC), 0) != _MAGIC:
             raise refused(source, "these are not bzip2 data")

@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
-from nbdfork.filters import clipped, write_zeroes
+from nbdfork.filters import clipped
 from nbdfork.plugin import (
     HOLE,
     MAY_TRIM,
@@ -330,10 +330,10 @@ class CowExport(FilterExport):
         first = -(-offset // self._block) * self._block
         last = end if end == self._end else end - end % self._block
         if first >= last:
-            write_zeroes(self, count, offset, 0)
+            self.write_zeroes(count, offset, 0)
             return
-        write_zeroes(self, first - offset, offset, 0)
-        write_zeroes(self, end - last, last, 0)
+        self.write_zeroes(first - offset, offset, 0)
+        self.write_zeroes(end - last, last, 0)
         step = _AT_ONCE * self._block
         for start in range(first, last, step):
             self._clear_blocks(min(step, last - start), start, state)

@@ -2,8 +2,9 @@
 
 import re
 import time
+from collections.abc import Iterable
 
-from nbdfork.filters import not_fast, zeroer
+from nbdfork.filters import not_fast, zero_or_write
 from nbdfork.plugin import (
     FAST_ZERO,
     Buffer,
@@ -58,14 +59,20 @@ class Delay(Filter):
             raise ConfigError("delay: rdelay= and delay-read= are the same: give one of them")
 
     def waits(self) -> bool:
-        return True
+        return self._delays_requests()
+
+    def _delays_requests(self) -> bool:
+        """Whether there is a delay after the disk is opened."""
+        reads = (self.rdelay, self.delay_read, self.delay_extents, self.delay_cache)
+        writes = (self.wdelay, self.delay_write, self.delay_zero, self.delay_trim)
+        return any((*reads, *writes, self.delay_close))
 
     def open(self, export_name: str, read_only: bool) -> Export:
         _sleep(self.delay_open or 0)
         return super().open(export_name, read_only)
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
-        return DelayExport(next, self)
+        return DelayExport(next, self) if self._delays_requests() else next
 
     def first(self, *delays: float | None) -> float:
         """Return the first of *delays* that is set, or 0."""
@@ -85,10 +92,9 @@ class DelayExport(FilterExport):
         self._cache = delays.delay_cache or 0
         self._close = delays.delay_close or 0
         self._refuse_fast = self._zero > 0 and not delays.delay_fast_zero
-        self._zero_below = zeroer(next)
 
-    def can_zero(self) -> bool:
-        return self.next.can_write()
+    def can_resize(self) -> bool:
+        return self.next.can_resize()
 
     def can_fast_zero(self) -> bool:
         return self._refuse_fast or self.next.can_fast_zero()
@@ -106,18 +112,31 @@ class DelayExport(FilterExport):
         self.next.trim(count, offset, flags)
 
     def zero(self, count: int, offset: int, flags: int) -> None:
+        self._delay_zero(flags)
+        zero_or_write(self.next, count, offset, flags)
+
+    def write_zeroes(self, count: int, offset: int, flags: int) -> None:
+        self._delay_zero(flags)
+        self.next.write_zeroes(count, offset, flags)
+
+    def _delay_zero(self, flags: int) -> None:
         if self._refuse_fast and flags & FAST_ZERO:
             raise not_fast()
         _sleep(self._zero)
-        self._zero_below(count, offset, flags)
 
     def cache(self, count: int, offset: int) -> None:
         _sleep(self._cache)
         self.next.cache(count, offset)
 
-    def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
+    def extents(self, count: int, offset: int, flags: int) -> Iterable[Extent]:
         _sleep(self._extents)
-        return list(self.next.extents(count, offset, flags))
+        return self.next.extents(count, offset, flags)
+
+    def context_extents(
+        self, context: str, count: int, offset: int, flags: int
+    ) -> Iterable[Extent]:
+        _sleep(self._extents)
+        return self.next.context_extents(context, count, offset, flags)
 
     def close(self) -> None:
         _sleep(self._close)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from nbdfork.filters import zeroer
+from nbdfork.filters import zero_or_write
 from nbdfork.plugin import Buffer, Export, Extent, Filter, FilterExport, Parameter, parse
 
 _ERRORS = ("EPERM", "EIO", "ENOMEM", "EINVAL", "ENOSPC", "ESHUTDOWN")  # all that NBD has
@@ -65,7 +65,8 @@ class Error(Filter):
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         names = ("pread", "pwrite", "trim", "zero", "extents", "cache")
-        return ErrorExport(next, {name: self._fault(name) for name in names})
+        faults = {name: self._fault(name) for name in names}
+        return ErrorExport(next, faults) if any(one.rate for one in faults.values()) else next
 
     def _fault(self, operation: str) -> "Fault":
         """Return how *operation* fails: by its own settings, or else those for all."""
@@ -97,10 +98,9 @@ class ErrorExport(FilterExport):
     def __init__(self, next: Export, faults: dict[str, Fault]) -> None:
         super().__init__(next)
         self._faults = faults
-        self._zero_below = zeroer(next)
 
-    def can_zero(self) -> bool:
-        return self.next.can_write()
+    def can_resize(self) -> bool:
+        return self.next.can_resize()
 
     def pread(self, count: int, offset: int) -> Buffer:
         self._faults["pread"].strike()
@@ -116,11 +116,21 @@ class ErrorExport(FilterExport):
 
     def zero(self, count: int, offset: int, flags: int) -> None:
         self._faults["zero"].strike()
-        self._zero_below(count, offset, flags)
+        zero_or_write(self.next, count, offset, flags)
+
+    def write_zeroes(self, count: int, offset: int, flags: int) -> None:
+        self._faults["zero"].strike()
+        self.next.write_zeroes(count, offset, flags)
 
     def extents(self, count: int, offset: int, flags: int) -> Iterable[Extent]:
         self._faults["extents"].strike()
         return self.next.extents(count, offset, flags)
+
+    def context_extents(
+        self, context: str, count: int, offset: int, flags: int
+    ) -> Iterable[Extent]:
+        self._faults["extents"].strike()
+        return self.next.context_extents(context, count, offset, flags)
 
     def cache(self, count: int, offset: int) -> None:
         self._faults["cache"].strike()

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 from nbdfork.filters._blocks import (
     LIBRARY_ERRORS,
     Block,
+    BlocksExport,
     Disk,
     SeekingExport,
     damaged,
@@ -66,7 +67,7 @@ class Gzip(UnpackFilter):
         _library()
         self._store = IndexStore()
 
-    def unpack(self, next: Export, name: str) -> Export:
+    def unpack(self, next: Export, name: str) -> BlocksExport:
         source = Source(next, name)
         points = self.gzip_index_size // _WINDOW
         known = Known.load(self._store.get(source, lambda: learn(source, points).dump()))

@@ -7,11 +7,11 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 
-from nbdfork.filters import zeroer
+from nbdfork.filters import zero_or_write
 from nbdfork.plugin import (
     FAST_ZERO,
     FUA,
@@ -137,8 +137,6 @@ class LogExport(FilterExport):
         self._journal = journal
         self._prefix = f"connection={journal.connections.add()} "
         self._transactions = 0
-        self._writable = next.can_write()
-        self._zero_below = zeroer(next)
         facts = _listed(self._facts(read_only))
         journal.write(
             f"{self._prefix}Connect export={_quoted(export_name)} tls={client.is_tls():d}{facts}"
@@ -147,7 +145,7 @@ class LogExport(FilterExport):
     def _facts(self, read_only: bool) -> dict[str, object]:
         below = self.next
         minimum, preferred, maximum = below.block_size()
-        writable = self._writable and not read_only
+        writable = below.can_write() and not read_only
         zero = below.can_zero()
         if not isinstance(zero, Support):
             zero = Support.NATIVE if zero else Support.EMULATE
@@ -164,15 +162,15 @@ class LogExport(FilterExport):
             "fua": str(_LEVELS[below.can_fua()] if writable else 0),
             "extents": below.can_extents(),
             "cache": str(_LEVELS[below.can_cache()]),
-            "fast_zero": writable and below.can_fast_zero(),
+            "fast_zero": writable and zero is not Support.NONE and below.can_fast_zero(),
         }
 
     def _call(self, action: str, **fields: object) -> AbstractContextManager[dict[str, str]]:
         self._transactions += 1
         return self._journal.call(action, prefix=self._prefix, number=self._transactions, **fields)
 
-    def can_zero(self) -> bool:
-        return self._writable
+    def can_resize(self) -> bool:
+        return self.next.can_resize()
 
     def pread(self, count: int, offset: int) -> Buffer:
         with self._call("Read", offset=offset, count=count):
@@ -191,26 +189,60 @@ class LogExport(FilterExport):
             self.next.trim(count, offset, flags)
 
     def zero(self, count: int, offset: int, flags: int) -> None:
+        with self._call_to_zero(count, offset, flags):
+            zero_or_write(self.next, count, offset, flags)
+
+    def write_zeroes(self, count: int, offset: int, flags: int) -> None:
+        with self._call_to_zero(count, offset, flags):
+            self.next.write_zeroes(count, offset, flags)
+
+    def _call_to_zero(
+        self, count: int, offset: int, flags: int
+    ) -> AbstractContextManager[dict[str, str]]:
         asked = {"trim": MAY_TRIM, "fua": FUA, "fast": FAST_ZERO}
         shown = {name: bool(flags & flag) for name, flag in asked.items()}
-        with self._call("Zero", offset=offset, count=count, **shown):
-            self._zero_below(count, offset, flags)
+        return self._call("Zero", offset=offset, count=count, **shown)
 
     def cache(self, count: int, offset: int) -> None:
         with self._call("Cache", offset=offset, count=count):
             self.next.cache(count, offset)
 
-    def extents(self, count: int, offset: int, flags: int) -> list[Extent]:
-        one = bool(flags & REQ_ONE)
-        with self._call("Extents", offset=offset, count=count, req_one=one) as result:
-            found = list(self.next.extents(count, offset, flags))
-            words = [f'{start:#x} {length:#x} "{_TYPES[kind]}"' for start, length, kind in found]
-            result["extents"] = f"({' '.join(words)})"
-        return found
+    def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
+        call = self._call("Extents", offset=offset, count=count, req_one=bool(flags & REQ_ONE))
+        return _passed(call, lambda: self.next.extents(count, offset, flags), _TYPES)
+
+    def context_extents(
+        self, context: str, count: int, offset: int, flags: int
+    ) -> Iterator[Extent]:
+        asked = {"offset": offset, "count": count, "req_one": bool(flags & REQ_ONE)}
+        call = self._call("Extents", context=_quoted(context), **asked)
+        return _passed(call, lambda: self.next.context_extents(context, count, offset, flags), {})
+
+    def resize(self, size: int) -> None:
+        with self._call("Resize", size=size):
+            self.next.resize(size)
 
     def close(self) -> None:
         self._journal.write(f"{self._prefix}Disconnect transactions={self._transactions}")
         self.next.close()
+
+
+def _passed(
+    call: AbstractContextManager[dict[str, str]],
+    ask: Callable[[], Iterable[Extent]],
+    names: Mapping[int, str],
+) -> Iterator[Extent]:
+    """Yield extents, and log those that are wanted; *names* has what types are called."""
+    words: list[str] = []
+    with call as result:
+        try:
+            for extent in ask():
+                start, length, kind = extent
+                words.append(f'{start:#x} {length:#x} "{names.get(kind, kind)}"')
+                yield extent
+        except GeneratorExit:
+            pass  # no more are wanted
+        result["extents"] = f"({' '.join(words)})"
 
 
 def _thread_model(plugin: Plugin) -> int:

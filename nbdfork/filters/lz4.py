@@ -4,7 +4,7 @@ lz4 data are frames, and nothing tells where they are.  So the first client of a
 it decoded to find out, and the others share that.
 """
 
-from nbdfork.filters._blocks import check_blocks, dump, load, max_block, max_depth
+from nbdfork.filters._blocks import BlocksExport, check_blocks, dump, load, max_block, max_depth
 from nbdfork.filters._frames import Codec, FramesExport, scan
 from nbdfork.filters._source import IndexStore, Source
 from nbdfork.filters._unpack import UnpackFilter
@@ -27,7 +27,7 @@ class Lz4(UnpackFilter):
         self._codec = _codec()
         self._store = IndexStore()
 
-    def unpack(self, next: Export, name: str) -> Export:
+    def unpack(self, next: Export, name: str) -> BlocksExport:
         source = Source(next, name)
         disk = load(self._store.get(source, lambda: self._learn(source)))
         largest = check_blocks(

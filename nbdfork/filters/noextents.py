@@ -15,3 +15,6 @@ class NoExtentsExport(FilterExport):
 
     def can_extents(self) -> bool:
         return False
+
+    def can_resize(self) -> bool:
+        return self.next.can_resize()

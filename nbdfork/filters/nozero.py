@@ -2,7 +2,7 @@
 
 import errno
 
-from nbdfork.filters import not_fast, zeroer
+from nbdfork.filters import not_fast, zero_or_write
 from nbdfork.plugin import (
     FAST_ZERO,
     MAY_TRIM,
@@ -48,8 +48,8 @@ class NoZero(Filter):
 class WrittenZeroes(FilterExport):
     """*next* without its `zero`.
 
-    If *offer*, clients may ask for zeroes, and the server writes them; if *offer_fast*, they may
-    ask whether it is fast: no.
+    If *offer*, clients may ask for zeroes, and they are written; if *offer_fast*, they may ask
+    whether it is fast: no.
     """
 
     def __init__(self, next: Export, offer: bool, offer_fast: bool) -> None:
@@ -63,6 +63,12 @@ class WrittenZeroes(FilterExport):
     def can_fast_zero(self) -> bool:
         return self._offer_fast
 
+    def write_zeroes(self, count: int, offset: int, flags: int) -> None:
+        super().write_zeroes(count, offset, flags)  # and not that of `next`, which sees writes
+
+    def can_resize(self) -> bool:
+        return self.next.can_resize()
+
 
 class ChangedZeroes(FilterExport):
     """*next* with the flags of its `zero` changed."""
@@ -71,7 +77,6 @@ class ChangedZeroes(FilterExport):
         super().__init__(next)
         self._fast = fast
         self._may_trim = may_trim
-        self._zero_below = zeroer(next)
 
     def can_fast_zero(self) -> bool:
         if self._fast == "default":
@@ -85,4 +90,7 @@ class ChangedZeroes(FilterExport):
             flags &= ~FAST_ZERO
         if not self._may_trim:
             flags &= ~MAY_TRIM
-        self._zero_below(count, offset, flags)
+        zero_or_write(self.next, count, offset, flags)
+
+    def can_resize(self) -> bool:
+        return self.next.can_resize()

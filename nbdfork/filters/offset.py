@@ -47,6 +47,9 @@ class OffsetExport(FilterExport):
     def zero(self, count: int, offset: int, flags: int) -> None:
         self.next.zero(count, offset + self._offset, flags)
 
+    def write_zeroes(self, count: int, offset: int, flags: int) -> None:
+        self.next.write_zeroes(count, offset + self._offset, flags)
+
     def cache(self, count: int, offset: int) -> None:
         self.next.cache(count, offset + self._offset)
 

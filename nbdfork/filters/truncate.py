@@ -3,8 +3,9 @@
 import errno
 from collections.abc import Iterator
 
-from nbdfork.filters import clipped
+from nbdfork.filters import clipped, not_fast
 from nbdfork.plugin import (
+    FAST_ZERO,
     HOLE,
     ZERO,
     Buffer,
@@ -56,6 +57,7 @@ class TruncateExport(FilterExport):
         super().__init__(next)
         self._size = size
         self._real = next.get_size()
+        self._fast_below = next.can_fast_zero()
         minimum = next.block_size().minimum
         if size > self._real and self._real % minimum:
             raise OSError(
@@ -91,9 +93,18 @@ class TruncateExport(FilterExport):
         if inside := self._inside(count, offset):
             self.next.trim(inside, offset, flags)
 
+    def can_fast_zero(self) -> bool:
+        return True  # to leave zeroes as they are; what has to be asked below may be refused
+
     def zero(self, count: int, offset: int, flags: int) -> None:
         if inside := self._inside(count, offset):
+            if flags & FAST_ZERO and not self._fast_below:
+                raise not_fast()
             self.next.zero(inside, offset, flags)
+
+    def write_zeroes(self, count: int, offset: int, flags: int) -> None:
+        if inside := self._inside(count, offset):
+            self.next.write_zeroes(inside, offset, flags)
 
     def cache(self, count: int, offset: int) -> None:
         if inside := self._inside(count, offset):

@@ -50,7 +50,7 @@ class Xz(UnpackFilter):
     def get_ready(self) -> None:
         _library()
 
-    def unpack(self, next: Export, name: str) -> Export:
+    def unpack(self, next: Export, name: str) -> BlocksExport:
         source = Source(next, name)
         found = read_index(source)
         blocks = [block for block, _ in found]

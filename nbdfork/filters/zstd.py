@@ -11,6 +11,7 @@ from typing import Any
 
 from nbdfork.filters._blocks import (
     Block,
+    BlocksExport,
     Disk,
     check_blocks,
     dump,
@@ -51,7 +52,7 @@ class Zstd(UnpackFilter):
         self._codec = _codec()
         self._store = IndexStore()
 
-    def unpack(self, next: Export, name: str) -> Export:
+    def unpack(self, next: Export, name: str) -> BlocksExport:
         source = Source(next, name)
         disk = read_table(source)
         if disk is None:

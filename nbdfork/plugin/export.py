@@ -6,7 +6,9 @@ never needs to.  What an export does not override is emulated, or not offered to
 """
 
 import enum
+import errno
 from collections.abc import Iterable
+from functools import cached_property
 from typing import NamedTuple
 
 from nbdfork.types import Buffer
@@ -31,6 +33,9 @@ HOLE = 1 << 0
 
 ZERO = 1 << 1
 """Type of an extent: reads as zeroes."""
+
+
+_ZEROES = memoryview(bytes(1024 * 1024))
 
 
 class Support(enum.Enum):
@@ -123,9 +128,29 @@ class Export:
         """Make *count* bytes from *offset* read as zeroes.
 
         *flags*: `MAY_TRIM`, `FAST_ZERO`, and `FUA` if `can_fua` is native.  OSError with
-        EOPNOTSUPP, raised before anything is changed, makes the server write zeroes instead.
+        EOPNOTSUPP, raised before anything is changed, makes the server call `write_zeroes` instead.
         """
         raise self._missing("zero")
+
+    def write_zeroes(self, count: int, offset: int, flags: int) -> None:
+        """Make a range read as zeroes by writing them: what is done where `zero` does not work.
+
+        Only a filter that wants to see requests to zero over any disk has a reason to override
+        it.  *flags*: as for `zero`.  Raises OSError with EOPNOTSUPP for `FAST_ZERO`.
+        """
+        if flags & FAST_ZERO:
+            raise OSError(errno.EOPNOTSUPP, "zeroing is no faster than writing")
+        end = offset + count
+        while offset < end:
+            zeroes = _ZEROES[: min(self._most_zeroes, end - offset)]
+            self.pwrite(zeroes, offset, flags & FUA)
+            offset += len(zeroes)
+
+    @cached_property
+    def _most_zeroes(self) -> int:
+        """How many zeroes are written at once; the block sizes are asked for only once."""
+        minimum, _, maximum = self.block_size()
+        return min(len(_ZEROES), maximum - maximum % minimum)
 
     def cache(self, count: int, offset: int) -> None:
         """Bring *count* bytes from *offset* nearer: a hint."""

@@ -26,24 +26,34 @@ _METHODS = tuple(
     if callable(value) and not name.startswith("_") and name != "pread_into"
 )
 
+_MADE_OF = {
+    "pread": ("pread_into",),
+    "view": ("pread", "pread_into"),
+    "write_zeroes": ("pwrite",),
+}
+"""Methods that do by others what `next` does not do in the same way if one of these is overridden:
+they stay those of `Export`."""
+
 
 class FilterExport(Export):
     """One client's view of a disk through a filter; `next` is what is below.
 
     A method that is not overridden is that of `next`, bound when the client connects: it costs
-    nothing.  That goes for the facts as well, so a filter that overrides `pwrite` over a disk
-    that cannot write has to override `can_write`, too.
+    nothing.  That goes for the facts as well: what the disk can do, the filter can, so a filter
+    that overrides `pwrite` over a disk that cannot write has to override `can_write`, too.
     """
 
     def __init__(self, next: Export) -> None:
         self.next = next
-        reads = self._overrides("pread") or self._overrides("pread_into")
         for name in _METHODS:
-            if not self._overrides(name) and not (reads and name in ("pread", "view")):
+            if not any(map(self._overrides, (name, *_MADE_OF.get(name, ())))):
                 setattr(self, name, getattr(next, name))
 
     def can_resize(self) -> bool:
-        """Only a filter that knows what becomes of its own view can allow it."""
+        """Whether clients may change the size: not, unless a filter says so.
+
+        One to which all sizes of `next` are the same may return what that does.
+        """
         return False
 
 

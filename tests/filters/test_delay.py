@@ -2,13 +2,15 @@
 
 import errno
 import time
+from functools import partial
 
 import pytest
 
 from nbdfork.plugin import (
     ConfigError,
 )
-from tests.support.disks import SIZE, Disk, ZeroingDisk, gate, refused
+from tests.support.disks import SIZE, Disk, ZeroingDisk, backend, gate, refused
+from tests.support.facts import EVERYTHING, Facts, name_of
 from tests.support.model import carry_out
 from tests.support.noise import noise
 
@@ -54,6 +56,27 @@ def test_delay_can_refuse_fast_zeroes_at_once(slept: list[float], delayed: bool)
         with refused(errno.EOPNOTSUPP):
             top.zero(10, 0, may_trim=True, fast=True, fua=False)
     assert slept == []
+
+
+@pytest.mark.parametrize("argument", ["delay-extents=5", "error-extents-rate=100%"])
+def test_what_else_is_asked_about_a_disk_counts_as_extents_do(
+    slept: list[float], argument: str
+) -> None:
+    name = argument.split("-", maxsplit=1)[0]
+    made = backend(Facts(), name, argument).open(name_of(EVERYTHING))
+    for ask in (made.extents, partial(made.status, "x-test:age")):
+        if name == "error":
+            with refused(errno.EIO):
+                ask(10, 0, 0)
+        else:
+            ask(10, 0, 0)
+    assert slept == ([5.0, 5.0] if name == "delay" else [])
+
+
+def test_only_a_delay_of_requests_makes_it_worthwhile_to_have_several_at_once() -> None:
+    assert backend(Disk(b""), "delay", "delay-trim=1").waits()
+    for arguments in ([], ["delay-open=1"], ["rdelay=0"]):
+        assert not backend(Disk(b""), "delay", *arguments).waits()
 
 
 def test_both_names_of_one_delay() -> None:

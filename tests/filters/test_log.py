@@ -1,13 +1,18 @@
 """The log filter: nbdkit's lines, of the clients of all workers."""
 
+import errno
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from nbdfork.plugin import REQ_ONE, Extent
+from tests.support import facts
 from tests.support.beside import EVERYTHING, FAST, SERVERS, outcomes
-from tests.support.disks import MIB, SIZE, Disk, gate
+from tests.support.disks import BLOCK, MIB, SIZE, Disk, backend, gate, refused
+from tests.support.facts import Facts, name_of
 from tests.support.harness import Server, nbdfork, need, output
 from tests.support.libnbd import connected
 from tests.support.noise import noise
@@ -51,6 +56,43 @@ def test_the_log_as_nbdkit_writes_it(tmp_path: Path) -> None:
                 arguments += ["error=ENOSPC", "error-rate=1"]
             outcomes(server, arguments, script)
         assert without_times(logs[0]) == without_times(logs[1])
+
+
+def test_the_log_tells_what_was_taken_of_the_answers(tmp_path: Path) -> None:
+    disk = backend(Facts(), "log", f"logfile={tmp_path / 'log'}").open(name_of(facts.EVERYTHING))
+    disk.extents(4096, 512, REQ_ONE)
+    disk.status("x-test:age", 4096, 0, 0)
+    disk.resize(1 << 20)
+    lines = without_times(tmp_path / "log")
+    first = lines.index("connection=1 Extents id=1 offset=0x200 count=0x1000 req_one=1 ...")
+    assert lines[first + 1 :] == [
+        'connection=1 ...Extents id=1 extents=(0x200 0x1000 "") return=0',
+        'connection=1 Extents id=2 context="x-test:age" offset=0x0 count=0x1000 req_one=0 ...',
+        'connection=1 ...Extents id=2 extents=(0x0 0x1000 "5") return=0',
+        "connection=1 Resize id=3 size=0x100000 ...",
+        "connection=1 ...Resize id=3 return=0",
+    ]
+
+
+def test_an_answer_of_which_only_a_part_is_taken_has_succeeded(tmp_path: Path) -> None:
+    disk = backend(Disk(bytes(BLOCK) + noise(BLOCK)), "log", f"logfile={tmp_path / 'log'}")
+    top = disk.open("")
+    top.extents(2 * BLOCK, 0, REQ_ONE)
+    line = without_times(tmp_path / "log")[-1]
+    assert "...Extents" in line
+    assert line.endswith("return=0")
+
+
+def test_an_answer_that_fails_on_its_way_has_failed(tmp_path: Path) -> None:
+    class Failing(Disk):
+        def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
+            yield Extent(0, 10, 0)
+            raise OSError(errno.ENOMEM, "no more is known")
+
+    top = backend(Failing(bytes(BLOCK)), "log", f"logfile={tmp_path / 'log'}").open("")
+    with refused(errno.ENOMEM):
+        top.extents(BLOCK, 0, 0)
+    assert without_times(tmp_path / "log")[-1].endswith("return=-1 error=ENOMEM")
 
 
 def test_the_log_counts_the_clients_of_all_workers(tmp_path: Path) -> None:

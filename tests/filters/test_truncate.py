@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.beside import compare, random_script
-from tests.support.disks import BLOCK, SIZE, Disk, gate, refused
+from tests.support.disks import BLOCK, SIZE, Disk, ZeroingDisk, gate, refused
 from tests.support.noise import noise
 
 
@@ -29,6 +29,15 @@ def test_a_disk_with_an_unreachable_end_cannot_be_made_longer() -> None:
 def test_the_size_cannot_be_rounded_up_past_the_largest() -> None:
     with refused(errno.EFBIG):
         gate(Disk(bytes(SIZE)), "truncate", f"truncate={2**63 - 1}", "round-up=512")
+
+
+def test_a_fast_zero_past_the_real_end_has_nothing_to_do() -> None:
+    top = gate(ZeroingDisk(noise(SIZE)), "truncate", "round-up=1M")
+    assert top.can_fast_zero  # though the disk below does not say that it is fast
+    top.zero(BLOCK, top.size - BLOCK, may_trim=True, fast=True, fua=False)
+    with refused(errno.EOPNOTSUPP):
+        top.zero(BLOCK, SIZE - BLOCK, may_trim=True, fast=True, fua=False)
+    assert top.pread(SIZE, 0) == noise(SIZE)
 
 
 @pytest.mark.parametrize(

@@ -303,3 +303,14 @@ def test_wrong_parameters(words: list[str], problem: str) -> None:
     done = nbdfork("-U", "-", *words, "--run", "true")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert problem in done.stderr
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_what_people_are_told_of_the_disk_below(name: str) -> None:
+    need_libraries(name)
+    made = filter_of(name)
+    below = Below(compressed(name, bytes(MIB)))
+    assert kept(made.wrap(below, "", read_only=True)).description() == ""
+    below.description = lambda: "a disk"  # type: ignore[method-assign]
+    unpacked_disk = kept(made.wrap(below, "", read_only=True))
+    assert unpacked_disk.description() == f"expansion of {name}-compressed image: a disk"

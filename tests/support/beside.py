@@ -1,12 +1,13 @@
 """The same requests to nbdfork and to nbdkit, whose outcomes must be the same."""
 
 import random
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.harness import NBDFORK, need
+from tests.support.harness import NBDFORK, SECONDS, eventually, need
 from tests.support.libnbd import libnbd
 
 SERVERS = {"nbdfork": [*NBDFORK, "-s", "-n"], "nbdkit": ["nbdkit", "-s", "--exit-with-parent"]}
@@ -83,3 +84,18 @@ EVERYTHING = [
 ]
 
 FAST = 16  # LIBNBD_CMD_FLAG_FAST_ZERO
+
+
+@contextmanager
+def served_by_nbdkit(directory: Path, *arguments: str | Path) -> Iterator[Path]:
+    """Let nbdkit serve in *directory*, and yield its socket."""
+    need("nbdkit")
+    path, pidfile = directory / "nbdkit.sock", directory / "nbdkit.pid"
+    command = ["nbdkit", "-f", "-n", "-U", str(path), "-P", str(pidfile), *map(str, arguments)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: pidfile.exists() and pidfile.read_text())  # written once it listens
+        yield path
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
