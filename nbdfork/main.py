@@ -24,6 +24,7 @@ from nbdfork.protocol import wire
 from nbdfork.protocol.connection import Connection
 from nbdfork.protocol.handshake import Offer
 from nbdfork.server import daemon, parent, privileges, processes, sockets, stdio
+from nbdfork.server.admission import Rules
 from nbdfork.server.errors import StartupError
 from nbdfork.server.inheritance import show_in_ps
 from nbdfork.server.pool import PoolSize
@@ -31,6 +32,7 @@ from nbdfork.server.scoreboard import Scoreboard, Slot
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.stopper import Stopper
 from nbdfork.server.supervisor import STOP_SIGNALS
+from nbdfork.server.watchdog import HangLimits
 from nbdfork.uri import Endpoint
 
 if TYPE_CHECKING:
@@ -114,7 +116,8 @@ def _serve(options: Options, world: _World) -> int:
             start.write_pidfile()
             size = PoolSize(options.max_clients, options.spare_workers, options.clients_per_worker)
             limit = options.shutdown_limit
-            supervisor = assembly.supervisor(backend, listeners, terms, size, limit)
+            hangs = HangLimits(options.hang_warning, options.hang_limit)
+            supervisor = assembly.supervisor(backend, listeners, terms, size, limit, hangs)
             if options.foreground:  # a signal, which the reader may send now, ends it cleanly
                 _announce(options, where, listeners)
             # The command keeps the privileges of its user; it can connect already, and will be
@@ -205,8 +208,15 @@ def _terms(options: Options) -> Terms:
         meta_contexts=not options.no_meta_contexts,
         tls=_tls(options),
     )
-    limit = options.handshake_limit
-    return Terms(options.newstyle, offer, limit, options.threads, options.keepalive)
+    return Terms(
+        options.newstyle,
+        offer,
+        options.handshake_limit,
+        options.threads,
+        options.keepalive,
+        options.max_clients_per_address,
+        Rules(options.allow, options.deny),
+    )
 
 
 def _tls(options: Options) -> "Tls | None":

@@ -8,10 +8,13 @@ import math
 import re
 import socket
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nbdfork.declaration import Field, Flag, Gathered, Option
 from nbdfork.plugin import parse
+
+if TYPE_CHECKING:
+    from nbdfork.server.admission import Rule
 
 
 def _text(text: str) -> str:
@@ -31,6 +34,12 @@ def _seconds(text: str) -> float:
     if value == math.inf:
         raise ValueError("a number of seconds is expected")
     return value
+
+
+def _rule(text: str) -> "Rule":
+    from nbdfork.server.admission import Rule
+
+    return Rule.parse(text)
 
 
 def _mask(text: str) -> int:
@@ -79,6 +88,7 @@ class Options:
             not_activated=True,
         ),
     )
+    allow = Gathered(Option("--allow RULE", "let only these clients in (may be repeated)", _rule))
     clients_per_worker = Field(
         1,
         Option(
@@ -94,6 +104,7 @@ class Options:
             _debug_flag,
         )
     )
+    deny = Gathered(Option("--deny RULE", "refuse these clients (may be repeated)", _rule))
     dump_config = Field(False, Flag("--dump-config", "print how nbdfork was installed", True))
     dump_plugin = Field(False, Flag("--dump-plugin", "print what is known of the plugin", True))
     export_name = Field(
@@ -127,6 +138,22 @@ class Options:
             _seconds,
         ),
     )
+    hang_limit = Field(
+        0.0,
+        Option(
+            "--hang-limit SECONDS",
+            "time a call to the plugin may take before its worker is killed (0: any)",
+            _seconds,
+        ),
+    )
+    hang_warning = Field(
+        60.0,
+        Option(
+            "--hang-warning SECONDS",
+            "time it may take before the log tells where it is ({default}; 0: any)",
+            _seconds,
+        ),
+    )
     help = Field(False, Flag("--help", "print this help, and that of PLUGIN if given", True))
     address = Field(
         None,
@@ -137,7 +164,11 @@ class Options:
             not_activated=True,
         ),
     )
-    keepalive = Field(False, Flag("--keepalive", "set TCP keepalive on connections", True))
+    keepalive = Field(
+        True,
+        Flag("--keepalive", "find out if a client's machine is gone, by TCP (default)", True),
+        Flag("--no-keepalive", "do not find out", False),
+    )
     log = Field(
         None,
         Option(
@@ -160,6 +191,14 @@ class Options:
             "--max-clients N",
             "the most clients served at once ({default})",
             parse.whole(1, _MOST),
+        ),
+    )
+    max_clients_per_address = Field[int | None](
+        None,
+        Option(
+            "--max-clients-per-address N",
+            "the most clients of one address or user (7/8 of all; 0: any)",
+            parse.whole(0, _MOST),
         ),
     )
     no_extended_headers = Field(
@@ -230,7 +269,8 @@ class Options:
             implies="-f",
             excludes={
                 f"{_FOR_TCP} -U --run --print-uri": "with -s the client is on stdin and stdout",
-                "--max-clients --spare-workers --clients-per-worker": (
+                "--max-clients --max-clients-per-address --spare-workers --clients-per-worker"
+                " --hang-limit --hang-warning --allow --deny": (
                     "with -s there is one client and no pool of workers"
                 ),
             },

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from nbdfork.server import processes, worker
 from nbdfork.server.errors import StartupError
 from nbdfork.server.inheritance import STACK_SIGNAL, Inheritance
-from nbdfork.server.pool import PoolSize, Throttle
+from nbdfork.server.pool import SILENCE_SECONDS, PoolSize, Throttle
 from nbdfork.server.scoreboard import Scoreboard, State
 from nbdfork.server.service import Service
 from nbdfork.server.sockets import Listeners
@@ -61,6 +61,7 @@ class Generation:
         self._workers: dict[int, range] = {}  # their slots, by pid
         self._retired: set[int] = set()  # those of them that were told to end
         self._failure = ""  # of the last worker that failed before it served anyone
+        self._sent_away: set[int] = set()  # those whose clients were
         self._ending = False
         self._at_limit = False
         self._throttle = Throttle()
@@ -91,7 +92,9 @@ class Generation:
     def pause(self) -> float | None:
         """Return after how many seconds there is something to do even if nothing happens."""
         throttle = self._throttle.remaining(time.monotonic()) or None
-        return min(filter(None, (throttle, self._watchdog.pause())), default=None)
+        room = SILENCE_SECONDS / 4 if self._at_limit else None
+        pauses = (throttle, self._watchdog.pause(), room)
+        return min((pause for pause in pauses if pause is not None), default=None)
 
     def _spares(self) -> list[int]:
         """Return the workers that wait for clients and have not been told to end."""
@@ -112,11 +115,26 @@ class Generation:
     def _watch_limit(self) -> None:
         if self._size == PoolSize.one():
             return  # that it is busy is nothing to warn of
-        states = [self._board.state(slots[0]) for slots in self._workers.values()]
-        at_limit = states.count(State.SERVING) == self._size.max_clients
+        serving = [pid for pid, slots in self._workers.items() if self._is_serving(slots)]
+        at_limit = len(serving) == self._size.max_clients
         if at_limit and not self._at_limit:
             log.warning("all %d clients are taken: others have to wait", self._size.max_clients)
         self._at_limit = at_limit
+        if at_limit and self._listeners.has_waiting():
+            self._make_room(serving)
+
+    def _is_serving(self, slots: range) -> bool:
+        return self._board.state(slots[0]) is State.SERVING
+
+    def _make_room(self, serving: Iterable[int]) -> None:
+        """Send clients away that only take the place of others: they have come and said nothing."""
+        limit = time.time() - SILENCE_SECONDS
+        for pid in serving:
+            entry = self._board.entry(self._workers[pid][0])
+            if entry.is_silent and entry.since < limit and pid not in self._sent_away:
+                log.info("client %s is sent away: it is silent, and others wait", entry.client)
+                processes.send(pid, signal.SIGTERM)
+                self._sent_away.add(pid)
 
     # -- forking ------------------------------------------------------------------------
 
@@ -177,6 +195,7 @@ class Generation:
         """Free the slots of a reaped worker, and say so if its end was not in order."""
         slots = self._workers.pop(pid)
         self._retired.discard(pid)
+        self._sent_away.discard(pid)
         entry = self._board.entry(slots[0])
         who = f"worker {pid}, {self._occupation(slots)}"
         has_served = any(self._board.entry(slot).counters.clients for slot in slots)

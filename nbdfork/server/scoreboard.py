@@ -36,7 +36,10 @@ _LATENCIES = 12
 _LATENCY = Struct(f"={_LATENCIES}Q")
 _LATENCY_AT = _NUMBERS_AT + _COUNTERS.size
 _BUSY_AT = _LATENCY_AT + _LATENCY.size
-_BUSY = 5 + _LATENCIES  # its place among the numbers
+_BUSY = 5 + _LATENCIES  # its place among the numbers, as those that follow
+_FIRST = _BUSY + 1  # how many requests there had been before this client's
+_PARTY = _BUSY + 2
+_PARTY_AT = _NUMBERS_AT + 8 * _PARTY
 _TEXTS_AT = 256
 _PEER_SIZE, _EXPORT_SIZE, _REASON_SIZE = 64, 256, 1024
 _PEER_AT = _TEXTS_AT
@@ -84,6 +87,7 @@ class Entry(NamedTuple):
     *export*: who is served what.  *reason*: why the worker failed.  *latency*: how many requests
     took up to each of `LATENCY_BOUNDS`.  *busy_since*: when the oldest request, or other call to
     the plugin, that is being carried out began, in nanoseconds of the monotonic clock; 0 if none.
+    *is_silent*: the client has not sent a request yet, or none that was answered.
     """
 
     state: State
@@ -96,6 +100,7 @@ class Entry(NamedTuple):
     counters: Counters
     latency: tuple[int, ...]
     busy_since: int
+    is_silent: bool
 
     @property
     def client(self) -> str:
@@ -149,7 +154,7 @@ class Scoreboard:
             numbers = self._writable(index)[_NUMBERS_AT:_TEXTS_AT].cast("Q")
             for place in range(_BUSY):
                 gone[place] = (gone[place] + numbers[place]) & _MOST
-            self._writable(index)[_STATE_AT] = State.FREE
+            self._writable(index)[:_TEXTS_AT] = bytes(_TEXTS_AT)  # State.FREE, and nobody's client
             self._taken[index] = False
 
     def retire(self, index: int) -> None:
@@ -175,6 +180,12 @@ class Scoreboard:
         """Return who is served by the owner of *slots*, for people; empty if nobody is."""
         serving = [index for index in slots if self.state(index) is State.SERVING]
         return "; ".join(filter(None, (self.entry(index).client for index in serving)))
+
+    def count_party(self, party: int) -> int:
+        """Return how many clients of a party there are (`Peer.party`)."""
+        end = self._offset(self.used)
+        numbers = self.bytes[self._offset(0) : end].cast("Q")[_PARTY_AT // 8 :: _SLOT_SIZE // 8]
+        return numbers.tolist().count(party)
 
     @property
     def used(self) -> int:
@@ -216,12 +227,19 @@ class Slot:
         self._set_text(_PEER_AT, _PEER_SIZE, peer)
         self._set_text(_EXPORT_AT, _EXPORT_SIZE, "")
         self._set_text(_REASON_AT, _REASON_SIZE, reason)
+        if state is not State.SERVING:
+            self._numbers[_PARTY] = 0
         self._bytes[_STATE_AT] = state
 
     def begin(self, peer: str) -> None:
         """A client has come."""
         self.set(State.SERVING, peer)
+        self._numbers[_FIRST] = self._numbers[1]
         self._numbers[0] += 1  # Counters.clients
+
+    def set_party(self, party: int) -> None:
+        """The client belongs to *party* (`Peer.party`); 0: there is none."""
+        self._numbers[_PARTY] = party
 
     def set_export(self, name: str) -> None:
         """The client has chosen the export *name*."""
@@ -271,7 +289,8 @@ class Slot:
 
 def _entry(slot: memoryview) -> Entry:
     pid, generation, since = _IDENTITY.unpack_from(slot, _IDENTITY_AT)
-    (busy_since,) = Struct("=Q").unpack_from(slot, _BUSY_AT)
+    counters = Counters(*_COUNTERS.unpack_from(slot, _NUMBERS_AT))
+    busy_since, first = Struct("=2Q").unpack_from(slot, _BUSY_AT)
     return Entry(
         _STATES.get(slot[_STATE_AT], State.SERVING),
         pid,
@@ -280,9 +299,10 @@ def _entry(slot: memoryview) -> Entry:
         _text(slot, _PEER_AT, _PEER_SIZE),
         _text(slot, _EXPORT_AT, _EXPORT_SIZE),
         _text(slot, _REASON_AT, _REASON_SIZE),
-        Counters(*_COUNTERS.unpack_from(slot, _NUMBERS_AT)),
+        counters,
         _LATENCY.unpack_from(slot, _LATENCY_AT),
         busy_since,
+        counters.requests == first,
     )
 
 

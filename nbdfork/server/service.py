@@ -5,7 +5,9 @@ import socket
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from nbdfork.server import sockets
+from nbdfork.server import peers, sockets
+from nbdfork.server.admission import Admission, Door
+from nbdfork.server.peers import Peer
 from nbdfork.server.scoreboard import Slot
 from nbdfork.server.stopper import Servable, Stopper
 
@@ -21,43 +23,58 @@ class Service(NamedTuple):
     *after_fork* is called in each worker before its first client, *cleanup* after its last.  The
     former is given a function that stops the whole server, and a descriptor that is readable once
     this process has been told to end.  *connect* makes a client of a stream, and has what
-    it does counted in its slot.  A worker serves
+    it does counted in its slot; only those who fulfil the conditions of *admission* come so far.
+    A worker serves
     *clients_per_worker* clients (0: any number), *clients_at_once* of them at the same time.
     """
 
     after_fork: Callable[[Callable[[], None], int], None]
     connect: Callable[[socket.socket, OnExport, Slot], Servable]
     cleanup: Callable[[], None]
+    admission: Admission
     keepalive: bool
     clients_per_worker: int
     clients_at_once: int
 
 
+Admitted: TypeAlias = tuple[socket.socket, Peer]
+"""A client that was let in, and who it is."""
+
+
+def admit(client: socket.socket, service: Service, door: Door, slot: Slot) -> Admitted | None:
+    """Return *client* and who it is; close it if it has gone already or is not let in."""
+    try:
+        sockets.prepare_client(client, service.keepalive)
+        peer = peers.identify(client)
+    except OSError as error:
+        log.info("lost a client at once: %s", error)
+    else:
+        if door.lets_in(peer, slot):
+            return client, peer
+    client.close()
+    return None
+
+
 def serve(
     client: socket.socket,
+    peer: Peer,
     service: Service,
     stopper: Stopper,
     slot: Slot,
     announce: Callable[[], None],
 ) -> None:
     """Serve one client to its end; *slot* says who it is, and *announce* is called for changes."""
-    try:
-        peer = sockets.prepare_client(client, service.keepalive)
-    except OSError as error:  # it has left already
-        log.info("lost a client at once: %s", error)
-        client.close()
-        return
 
     def on_export(name: str) -> None:
         slot.set_export(name)
         announce()
 
-    slot.begin(peer)
+    slot.begin(peer.shown)
     announce()
-    log.info("client %s connected", peer)
+    log.info("client %s connected", peer.shown)
     try:
         stopper.serve(service.connect(client, on_export, slot))
     except BaseException as error:
-        log.error("client %s is lost: %s in its worker", peer, type(error).__name__)
+        log.error("client %s is lost: %s in its worker", peer.shown, type(error).__name__)
         raise
-    log.info("client %s is gone", peer)
+    log.info("client %s is gone", peer.shown)

@@ -10,10 +10,10 @@ import logging
 import os
 import select
 import socket
-import struct
 from collections.abc import Iterable, MutableMapping
 from typing import Any, TypeAlias
 
+from nbdfork.server import peers
 from nbdfork.server.errors import StartupError
 
 log = logging.getLogger(__name__)
@@ -55,12 +55,19 @@ class Listeners:
             if not is_shut_down(listener):
                 continue
             name = self._names[index]
-            shown = _shown(listener.family, name)
+            shown = peers.show(listener.family, name)
             log.error("the socket for %s does not listen any more: making it anew", shown)
             try:
                 self.sockets[index] = _listen_again(listener, name)
             except OSError as error:
                 log.critical("cannot listen on %s again: %s", shown, error)
+
+    def has_waiting(self) -> bool:
+        """Return whether a client has come that nobody has accepted yet."""
+        looking = select.poll()
+        for listener in self.sockets:
+            looking.register(listener, select.POLLIN)
+        return bool(looking.poll(0))
 
     def close(self) -> None:
         """Stop listening."""
@@ -95,7 +102,7 @@ class Listeners:
 
     def describe(self) -> str:
         """Return where the server listens, for people."""
-        return ", ".join(_shown(one.family, one.getsockname()) for one in self.sockets)
+        return ", ".join(peers.show(one.family, one.getsockname()) for one in self.sockets)
 
 
 def _identity(path: str) -> tuple[int, int]:
@@ -149,7 +156,7 @@ def _bind_all(
                 if any_port and bound and error.errno == errno.EADDRINUSE:
                     raise _PortTaken from error
                 raise StartupError(
-                    f"cannot listen on {_shown(family, address)}: {error.strerror}"
+                    f"cannot listen on {peers.show(family, address)}: {error.strerror}"
                 ) from error
             failure = error
     if not bound:
@@ -298,7 +305,7 @@ def _listen_again(old: socket.socket, name: Any) -> socket.socket:
         raise
 
 
-# -- addresses and accepted connections -------------------------------------------------------
+# -- accepted connections -------------------------------------------------------
 
 _FAMILIES: dict[int, str] = {
     socket.AF_UNIX: "AF_UNIX",
@@ -309,25 +316,15 @@ _FAMILIES: dict[int, str] = {
 """The address families whose clients can be served."""
 
 
-def prepare_client(client: socket.socket, keepalive: bool) -> str:
-    """Set the options of an accepted connection and return its peer, for people."""
-    if client.family == socket.AF_UNIX:
-        credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        pid, uid, _ = struct.unpack("3i", credentials)
-        return f"unix pid {pid} uid {uid}"
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 4}
+"""A client whose machine is gone is noticed in two minutes, and not, as is the default, hours."""
+
+
+def prepare_client(client: socket.socket, keepalive: bool) -> None:
+    """Set the options of an accepted connection.  Raises OSError if the client has gone."""
     if client.family in (socket.AF_INET, socket.AF_INET6):
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if keepalive:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return _shown(client.family, client.getpeername())
-
-
-def _shown(family: int, address: Any) -> str:
-    """Return *address*, as the functions of `socket` give it, for people."""
-    if family == socket.AF_UNIX:
-        path = os.fsdecode(address)
-        return f"@{path[1:]}" if path.startswith("\0") else path  # as in unix(7): abstract
-    host, port = address[:2]
-    if family == socket.AF_VSOCK:
-        return f"vsock {'any' if host == socket.VMADDR_CID_ANY else host}:{port}"
-    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+            for option, value in _KEEPALIVE.items():
+                client.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -4,10 +4,11 @@ import logging
 import socket
 import threading
 
+from nbdfork.server.admission import Door
 from nbdfork.server.entrance import Entrance
 from nbdfork.server.inheritance import Inheritance
 from nbdfork.server.scoreboard import State
-from nbdfork.server.service import Service, serve
+from nbdfork.server.service import Service, admit, serve
 from nbdfork.server.stopper import Stopper
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ class Threads:
         self._inherited = inherited
         self._service = service
         self._stopper = stopper
+        self._door = Door(service.admission, inherited.board)
         self._own_slot = inherited.slot(0)
         self._free = list(range(1, len(inherited.slots)))
         self._available = threading.Semaphore(len(self._free))
@@ -68,7 +70,9 @@ class Threads:
         index = self._free.pop()
         slot = self._inherited.slot(index)
         try:
-            serve(client, self._service, self._stopper, slot, self._report)
+            admitted = admit(client, self._service, self._door, slot)
+            if admitted is not None:
+                serve(*admitted, self._service, self._stopper, slot, self._report)
         except BaseException:
             log.exception("a client's thread failed")
         finally:

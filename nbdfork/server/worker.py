@@ -10,11 +10,12 @@ import logging
 import signal
 
 from nbdfork.server import linux
+from nbdfork.server.admission import Door
 from nbdfork.server.entrance import Entrance
 from nbdfork.server.errors import CannotAccept
 from nbdfork.server.inheritance import STACK_SIGNAL, Inheritance
 from nbdfork.server.scoreboard import State
-from nbdfork.server.service import Service, serve
+from nbdfork.server.service import Service, admit, serve
 from nbdfork.server.stopper import Stopper
 from nbdfork.server.threads import Threads
 
@@ -73,18 +74,22 @@ def _prepare(inherited: Inheritance, stopper: Stopper) -> bool:
 
 def _serve_in_turn(inherited: Inheritance, service: Service, stopper: Stopper) -> None:
     slot = inherited.slot(0)
+    door = Door(service.admission, inherited.board)
     served = 0
     while not stopper.stopped:
         slot.set(State.IDLE)
         inherited.announce()
         with Entrance(inherited, stopper, has_clients=False) as entrance:
-            client = entrance.accept()
-        if client is None:
-            return
+            admitted = None
+            while admitted is None:
+                client = entrance.accept()
+                if client is None:
+                    return
+                admitted = admit(client, service, door, slot)
         served += 1
         if served == service.clients_per_worker:
             for listener in inherited.listeners:
                 listener.close()
-        serve(client, service, stopper, slot, inherited.announce)
+        serve(*admitted, service, stopper, slot, inherited.announce)
         if served == service.clients_per_worker:
             return

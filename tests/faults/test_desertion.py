@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.harness import Server, eventually, nbdfork
-from tests.support.libnbd import connected
+from tests.support.libnbd import connected, libnbd
 from tests.support.paths import SAMPLES
 
 DESERTING = SAMPLES / "deserting.py"
@@ -73,4 +73,30 @@ def test_sockets_that_a_plugin_spoils_are_made_anew(
         eventually(lambda: not mark.exists())
         eventually(lambda: serves_again(server))
         said = "cannot accept clients: " if way == "close" else "does not listen any more"
-        assert said in server.log
+        eventually(lambda: said in server.log)
+
+
+def test_a_plugin_that_hangs_is_told_of_and_killed() -> None:
+    limits = ("--hang-warning", "0.5", "--hang-limit", "2")
+    with Server("-n", *limits, DESERTING, "way=hang") as server, connected(server.uri) as other:
+        with pytest.raises(Exception, match="CLOSED"), connected(server.uri) as client:
+            with pytest.raises(Exception, match="pread"):
+                client.pread(512, 0)
+        assert other.pread(512, 512) == bytes(512)
+        assert "stack: " in server.log
+        assert "in pread" in server.log
+        assert "has been busy for 2 seconds: killed" in server.log
+        eventually(lambda: "was killed by signal 9" in server.log)
+        assert server.log.count("has been busy") == 2
+
+
+def test_a_plugin_that_hangs_is_left_alone_by_default() -> None:
+    with Server("-n", "--hang-warning", "0.5", DESERTING, "way=hang") as server:
+        client = libnbd().NBD()
+        client.connect_uri(server.uri)
+        client.aio_pread(libnbd().Buffer(512), 0)
+        eventually(lambda: "in pread" in server.log)
+        (worker,) = server.serving()
+        worker.kill()
+        eventually(lambda: "was killed by signal 9" in server.log)
+        assert server.log.count("has been busy") == 1

@@ -30,9 +30,9 @@ ALLOWED = {
 
 ORDER = {
     "server": [
-        ["errors", "linux", "pool", "processes", "stopper"],
-        ["scoreboard"],
-        ["privileges", "sockets", "daemon", "captive", "inheritance", "parent"],
+        ["errors", "linux", "peers", "pool", "processes", "stopper"],
+        ["scoreboard", "sockets"],
+        ["privileges", "daemon", "captive", "inheritance", "parent", "admission"],
         ["stdio", "entrance", "service", "watchdog"],
         ["threads"],
         ["worker"],
