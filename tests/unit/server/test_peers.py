@@ -42,5 +42,15 @@ def test_which_addresses_are_one_party() -> None:
     assert 0 not in party("10.0.0.1", "2001:db8::1")
 
 
-def test_a_virtual_machine() -> None:
-    assert show(socket.AF_VSOCK, (3, 10809)) == "vsock 3:10809"
+@pytest.mark.parametrize(
+    ("family", "address", "shown"),
+    [
+        (socket.AF_INET6, ("::1", 10809, 0, 0), "[::1]:10809"),
+        (socket.AF_UNIX, b"\0name", "@name"),
+        (socket.AF_UNIX, "/run/sock", "/run/sock"),
+        (socket.AF_VSOCK, (3, 10809), "vsock 3:10809"),
+        (socket.AF_VSOCK, (socket.VMADDR_CID_ANY, 10809), "vsock any:10809"),
+    ],
+)
+def test_addresses_are_shown(family: int, address: object, shown: str) -> None:
+    assert show(family, address) == shown
