@@ -1,8 +1,7 @@
 """The partitioning plugin: files as the partitions of one disk.
 
-The partition table is not in any file: it is computed when the server starts, by `tables`.  Here
-the parameters are collected, and the tables, the files and the padding between them are put in
-a row and served as the split plugin serves its files.
+The partition table is not in any file: `tables` computes it when the server starts.  This file
+collects the parameters, and puts the tables, the files and the padding between them in a row.
 """
 
 import errno
@@ -17,7 +16,7 @@ from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, parse
 
 from ._parts import tables
 from ._parts.concatenation import Concatenation
-from ._parts.files import check_part, open_part
+from ._parts.files import check_servable, open_part
 from ._parts.fixed import Fixed
 
 _LINUX_BYTE = 0x83
@@ -28,9 +27,9 @@ _positions = itertools.count()
 
 
 class Given(NamedTuple):
-    """An argument of the command line, and which one of them it is.
+    """An argument of the command line, with its position there.
 
-    Some parameters are about the files that follow them, so their order has a meaning.
+    The position matters because some parameters apply to the files that follow them.
     """
 
     position: int
@@ -124,7 +123,7 @@ class Partitioning(Plugin):
                 tables.Partition(
                     os.path.basename(path),
                     _size_of(path),
-                    # Made from the name, the GUID is the same whenever the disk is served.
+                    # The GUID is made from the name, so it is the same each time.
                     guid=uuid.uuid5(uuid.NAMESPACE_URL, f"file:{name}"),
                     **setting,
                 )
@@ -132,7 +131,7 @@ class Partitioning(Plugin):
         self._layout = self._lay_out()
 
     def _given(self) -> Iterator[Given]:
-        """Yield all parameters.  A program may have set plain values: they are for all files."""
+        """Yield all arguments.  Plain values, which a program may have set, apply to all files."""
         for key in ("alignment", "mbr_id", "type_guid", "file"):
             for value in getattr(self, key):
                 plain = not isinstance(value, Given)
@@ -154,11 +153,11 @@ class Partitioning(Plugin):
     def open(self, export_name: str, read_only: bool) -> Export:
         with ExitStack() as opened:
             disk = Concatenation(list(self._parts(read_only, opened)))
-            opened.pop_all()  # from now on it is the disk that closes them
+            opened.pop_all()  # from now on, the disk closes them
         return disk
 
     def _parts(self, read_only: bool, opened: ExitStack) -> Iterator[Export]:
-        """Yield what the disk consists of, from its first byte to its last."""
+        """Yield the parts of the disk, from its first byte to its last."""
         places: list[tuple[int, bytes | int]] = [*self._layout.tables]
         places += zip(self._layout.starts, range(len(self._paths)), strict=True)
         end = 0
@@ -185,7 +184,7 @@ class Partitioning(Plugin):
 
 
 def _size_of(path: str) -> int:
-    check_part("partitioning", path)
+    check_servable("partitioning", path)
     try:
         file = open_part(path, read_only=True)
     except OSError as error:

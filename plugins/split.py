@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from nbdfork.plugin import Export, Parameter, Plugin, parse
 
 from ._parts.concatenation import Concatenation
-from ._parts.files import check_part, open_part
+from ._parts.files import check_servable, open_part
 
 
 class Split(Plugin):
@@ -22,7 +22,7 @@ class Split(Plugin):
 
     def config_complete(self) -> None:
         for path in self.file:
-            check_part("split", path)
+            check_servable("split", path)
 
     def open(self, export_name: str, read_only: bool) -> Export:
         with ExitStack() as opened:
@@ -31,5 +31,5 @@ class Split(Plugin):
                 parts.append(open_part(path, read_only))
                 opened.callback(parts[-1].close)
             disk = Concatenation(parts)
-            opened.pop_all()  # from now on it is the disk that closes them
+            opened.pop_all()  # from now on, the disk closes them
         return disk

@@ -1,1 +1,4 @@
-"""What disks are put together of: files, content that is computed, and all of it in a row."""
+"""What plugins share that serve local files, or put a disk together from several parts.
+
+It knows neither parameters nor any plugin; what is opened or computed here is an `Export`.
+"""

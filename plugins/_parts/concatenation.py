@@ -15,7 +15,7 @@ class Concatenation(Export):
         self._ends = list(accumulate(part.get_size() for part in parts))
 
     def _pieces(self, count: int, offset: int) -> Iterator[tuple[Export, int, int]]:
-        """Yield the part, and the count and offset in it, for each piece of a range."""
+        """Split a range at the ends of parts: yield a part, and count and offset in it."""
         end = offset + count
         number = bisect_right(self._ends, offset)
         while offset < end:
@@ -41,7 +41,7 @@ class Concatenation(Export):
         return Support.NATIVE
 
     def can_fast_zero(self) -> bool:
-        # A part may turn out not to be able to when the one before is zeroed already.
+        # A part might refuse to when the part before it has already been zeroed.
         return False
 
     def can_extents(self) -> bool:

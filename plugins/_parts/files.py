@@ -1,28 +1,96 @@
-"""Files as parts of a disk."""
+"""Files and block devices as disks: which ones can be served, and how they are opened."""
 
+import errno
+import fcntl
 import os
 import stat
 
 from nbdfork.plugin import ConfigError
 from nbdfork.plugin.descriptor import DescriptorExport
 
+_BLKROGET = 0x125E  # linux/fs.h
 
-def check_part(plugin: str, path: str) -> None:
-    """Raise `ConfigError`, naming *plugin*, unless *path* can be a part of a disk."""
+_READ_ONLY_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY})
+"""Errors of opening for writing after which opening for reading may still succeed."""
+
+_NOT_SERVABLE = "is neither a regular file nor a block device"
+
+
+def is_servable(mode: int) -> bool:
+    """Return whether a file of this mode (stat.st_mode) can be a disk."""
+    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+
+
+def check_servable(plugin: str, path: str) -> None:
+    """Raise `ConfigError`, in the name of *plugin*, unless *path* can be served."""
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
         raise ConfigError(f"{plugin}: {path}: {error.strerror}") from error
-    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-        raise ConfigError(f"{plugin}: {path}: is neither a regular file nor a block device")
+    if not is_servable(mode):
+        raise ConfigError(f"{plugin}: {path} {_NOT_SERVABLE}")
 
 
-def open_part(path: str, read_only: bool) -> DescriptorExport:
-    """Open *path* as a part of a disk.  Raises OSError."""
-    flags = os.O_CLOEXEC | os.O_NONBLOCK  # should it have become a fifo, not to wait for it
-    fd = os.open(path, flags | (os.O_RDONLY if read_only else os.O_RDWR))
+def demand_servable(path: str, number: int = errno.EINVAL) -> None:
+    """Raise OSError, with the errno *number*, unless *path* can be served.
+
+    It is looked at before it is opened, which some devices take as an order, and again for each
+    client, because it may have been replaced.
+    """
+    if not is_servable(os.stat(path).st_mode):
+        raise OSError(number, _NOT_SERVABLE, path)
+
+
+def open_writable(path: str, read_only: bool) -> tuple[int, bool]:
+    """Open *path*, for writing if possible unless *read_only*.
+
+    Return the descriptor, and whether it can be written.  Raises OSError.
+    """
+    if not read_only:
+        try:
+            fd = _open(path, os.O_RDWR)
+        except OSError as error:
+            if error.errno not in _READ_ONLY_ERRORS:
+                raise
+        else:
+            return fd, not _is_read_only_device(fd)
+    return _open(path, os.O_RDONLY), False
+
+
+def open_disk(path: str, read_only: bool) -> DescriptorExport:
+    """Open *path* as a disk, which can be written if that is possible unless *read_only*.
+
+    Raises OSError.
+    """
+    demand_servable(path)
+    fd, writable = open_writable(path, read_only)
     try:
-        return DescriptorExport(fd, writable=not read_only)
+        return DescriptorExport(fd, writable=writable)
     except BaseException:
         os.close(fd)
         raise
+
+
+def open_part(path: str, read_only: bool) -> DescriptorExport:
+    """Open *path* as a part of a disk, all of whose parts are to be writable unless *read_only*.
+
+    Raises OSError.
+    """
+    fd = _open(path, os.O_RDONLY if read_only else os.O_RDWR)
+    try:
+        return DescriptorExport(fd, writable=not read_only and not _is_read_only_device(fd))
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _open(path: str, mode: int) -> int:
+    # O_NONBLOCK, so that it does not wait for a writer if the file has been replaced by a fifo.
+    return os.open(path, mode | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _is_read_only_device(fd: int) -> bool:
+    """Return whether *fd* is a block device that can be opened for writing but not written."""
+    if not stat.S_ISBLK(os.fstat(fd).st_mode):
+        return False
+    return any(fcntl.ioctl(fd, _BLKROGET, bytes(4)))

@@ -1,4 +1,4 @@
-"""Content that is in memory and cannot be changed."""
+"""A part of a disk whose content was computed and cannot be changed."""
 
 import errno
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from nbdfork.plugin import HOLE, ZERO, Export, Extent
 
 
 class Fixed(Export):
-    """A table or padding: what is there may be written again, but not changed."""
+    """A table or padding.  It may be written with the content that it has, but not changed."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -23,7 +23,7 @@ class Fixed(Export):
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
         if data != self.pread(len(data), offset):
-            raise OSError(errno.EIO, "the partition table and padding cannot be changed")
+            raise OSError(errno.EIO, "this part of the disk is computed, and cannot be changed")
 
     def flush(self) -> None:
         """Nothing ever changes."""

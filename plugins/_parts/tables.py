@@ -1,8 +1,8 @@
 """Partition tables: where each partition goes on a disk, and the bytes that say so.
 
-It knows nothing of files and clients.  An MBR describes up to four partitions; more are kept in
-a chain of extended boot records (EBR).  A GPT describes any number, and there are two copies of
-it, at both ends of the disk.
+It knows nothing about files or clients.  An MBR has up to four partitions; further ones are in a
+chain of extended boot records (EBR).  A GPT has any number, and there are two copies of it, one at
+each end of the disk.
 """
 
 import struct
@@ -14,8 +14,9 @@ from typing import NamedTuple
 SECTOR = 512
 PRIMARY_PARTITIONS = 4
 MAX_MBR_SIZE = (2**32 - 1 - 10240) * SECTOR
-"""Up to here the partitions of an MBR, if there are no more than four, fit in with their padding:
-its sector numbers have 32 bits."""
+"""The most bytes in up to four partitions, leaving room for padding, that an MBR is used for.
+
+Its sector numbers have 32 bits."""
 
 _EXTENDED = 0x0F
 _PROTECTIVE = 0xEE
@@ -24,7 +25,7 @@ _LEGACY_BOOTABLE = 1 << 2
 
 
 class Partition(NamedTuple):
-    """What is to be known of a partition before it has a place; sizes in bytes."""
+    """What is known about a partition before it has a place; sizes are in bytes."""
 
     name: str
     size: int
@@ -39,12 +40,14 @@ class Partition(NamedTuple):
         return -(-self.size // SECTOR)
 
     def place_after(self, sector: int) -> int:
-        """Return the first sector, from *sector* on, at which it is aligned."""
+        """Return the first sector from *sector* on at which the partition is aligned."""
         return _round_up(sector, self.alignment // SECTOR)
 
 
 class Layout(NamedTuple):
-    """Where everything is, in bytes: the partitions' starts, and the tables with their offsets."""
+    """Where everything is, in bytes: the size of the disk, the starts of the partitions, and the
+    tables with their offsets.
+    """
 
     size: int
     starts: list[int]
@@ -92,8 +95,8 @@ def _extended_records(
 ) -> list[tuple[int, bytes]]:
     """Return the chain of EBRs at the sectors *records*, one in front of each partition.
 
-    Its first entry is the partition, counted from the EBR itself; its second one is the next
-    EBR with its partition, counted from the first EBR.
+    The first entry of an EBR is its partition, counted from this EBR.  The second is the next EBR
+    together with its partition, counted from the first EBR.
     """
     tables = []
     for number, (partition, start, record) in enumerate(
@@ -113,7 +116,7 @@ def _boot_record(entries: Sequence[bytes]) -> bytes:
 
 
 def _entry(kind: int, start: int, sectors: int, bootable: bool = False) -> bytes:
-    use_lba = b"\xfe\xff\xff"  # a CHS address that says: see the sector numbers instead
+    use_lba = b"\xfe\xff\xff"  # a CHS address that means "see the sector numbers"
     status = 0x80 if bootable else 0
     return struct.pack("<B3sB3sII", status, use_lba, kind, use_lba, start, sectors)
 
@@ -130,7 +133,7 @@ def gpt(partitions: Sequence[Partition]) -> Layout:
     for partition in partitions:
         starts.append(partition.place_after(end))
         end = starts[-1] + partition.sectors
-    last = end + table_sectors  # of the disk; it holds the backup header
+    last = end + table_sectors  # the last sector of the disk has the backup header
 
     entries = b"".join(map(_gpt_entry, range(len(partitions)), partitions, starts))
     entries = entries.ljust(slots * _ENTRY_SIZE, b"\0")
@@ -169,7 +172,7 @@ def _gpt_header(
     slots: int,
     entries_crc: int,
 ) -> bytes:
-    """Return the sector of a header; its checksum is computed with zeroes in its own place."""
+    """Return the sector of a header, whose checksum is computed with zeroes in place of itself."""
 
     def pack(crc: int) -> bytes:
         return struct.pack(

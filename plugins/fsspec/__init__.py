@@ -13,7 +13,7 @@ from typing import Any
 from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, Secret, parse
 from nbdfork.plugin.password import read_password
 
-from ..file import File
+from .._parts.files import check_servable, open_disk
 from .recipe import LINK, Recipe
 
 
@@ -98,10 +98,10 @@ class Fsspec(Plugin):
         classes = [_file_system(protocol, library) for protocol in protocols]
         if protocols[-1] in ("file", "local"):  # a daemon changes its directory
             parts[-1] = f"file://{classes[-1]._strip_protocol(parts[-1])}"
-        self._local: File | None = None
+        self._local_path: str | None = None
         if len(parts) == 1 and protocols[0] in ("file", "local"):
-            self._local = File(file=parts[0].removeprefix("file://"))
-            self._local.config_complete()
+            self._local_path = parts[0].removeprefix("file://")
+            check_servable("fsspec", self._local_path)
         self._is_memory = protocols == ["memory"]
         self._recipe = Recipe(
             parts=tuple(parts),
@@ -112,8 +112,8 @@ class Fsspec(Plugin):
         )
 
     def open(self, export_name: str, read_only: bool) -> Export:
-        if self._local is not None:
-            return self._local.open(export_name, read_only)
+        if self._local_path is not None:
+            return open_disk(self._local_path, read_only)
         if self._is_memory:
             from .memory import MemoryExport
 

@@ -121,7 +121,7 @@ def test_plugin_parameters_that_are_wrong() -> None:
         ("example1", "x"): "'x' is not of the form key=value",
         ("file",): "give either file=FILENAME or dir=DIRECTORY",
         ("file", "/nonexistent"): "file: /nonexistent: No such file or directory",
-        ("file", "/usr"): "/usr is a directory: use dir=/usr",
+        ("file", "/usr"): "/usr is a directory: use dir=",
         ("file", "/dev/null"): "neither a regular file nor a block device",
         ("file", "dir=/etc/passwd"): "not a directory",
         ("file", "/etc/passwd", "fadvise=x"): "expected one of: normal, random, sequential",

@@ -406,7 +406,7 @@ def test_a_local_file(tmp_path: Path) -> None:
         disk.write_bytes(CONTENT)
         with Server("-n", "-r", "fsspec", url) as server, connected(server.uri) as handle:
             assert handle.is_read_only()
-    with pytest.raises(ConfigError, match=r"file: .*/none: No such file"):
+    with pytest.raises(ConfigError, match=r"fsspec: .*/none: No such file"):
         plugin(f"file://{tmp_path}/none")
 
 

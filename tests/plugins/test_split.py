@@ -57,7 +57,7 @@ def test_split_that_cannot(tmp_path: Path, parts: list[Path]) -> None:
     for name in ("split", "partitioning"):
         assert "missing: No such file" in refusal(name, parts[0], tmp_path / "missing")
         for path in (tmp_path, tmp_path / "fifo", Path("/dev/null")):
-            message = f"{path}: is neither a regular file nor a block device"
+            message = f"{path} is neither a regular file nor a block device"
             assert message in refusal(name, parts[0], path)
         assert "required" in refusal(name)
     export = opened("split", *parts, read_only=True)

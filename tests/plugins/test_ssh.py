@@ -348,22 +348,28 @@ def test_writes_that_may_be_forgotten(host: Sshd) -> None:
 def test_requests_under_way_are_made_again(host: Sshd) -> None:
     path = host.file("under way", CONTENT)
     with opened(*host.way, path) as export:
-        done = threading.Event()
+        offsets = [n * 4096 for n in range(256)] * 8
+        read = threading.Semaphore(0)
 
         def disturb() -> None:
-            while not done.wait(0.3):
-                host.end_sessions()
+            """End the sessions each time that the disk has been read once more, but the last."""
+            for number in range(1, len(offsets) - 255):
+                read.acquire()
+                if number % 256 == 0:
+                    host.end_sessions()
+
+        def pread(offset: int) -> bytes:
+            try:
+                return bytes(export.pread(4096, offset))
+            finally:
+                read.release()
 
         disturber = threading.Thread(target=disturb)
         disturber.start()
-        try:
-            with ThreadPoolExecutor(8) as pool:
-                offsets = [n * 4096 for n in range(256)] * 8
-                read = list(pool.map(lambda at: bytes(export.pread(4096, at)), offsets))
-        finally:
-            done.set()
-            disturber.join()
-        assert read == [CONTENT[at : at + 4096] for at in offsets]
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(pread, offsets))
+        disturber.join()
+        assert found == [CONTENT[at : at + 4096] for at in offsets]
 
 
 def test_sshd_dies_and_comes_back() -> None:
