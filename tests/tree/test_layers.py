@@ -210,6 +210,24 @@ def test_every_module_states_its_law_and_stays_small() -> None:
         assert len(text.splitlines()) <= 400, path
 
 
+def test_the_map_names_every_module_and_no_other() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    (block,) = re.findall(r"^nbdfork/\n(.*?)^plugins/", text, re.MULTILINE | re.DOTALL)
+    named: dict[str, set[str]] = {"": set()}
+    wing = ""
+    for indent, name, slash in re.findall(r"^( +)(\w+)(/?) ", block, re.MULTILINE):
+        if slash:
+            wing = name
+            named[wing] = set()
+        elif len(indent) == (4 if wing else 2):
+            named[wing].add(name)
+    wings = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert named.keys() - {""} == wings
+    for wing in named.keys() - {"filters"}:
+        found = {path.stem for path in (PACKAGE / wing).glob("*.py")} - {"__init__", "__main__"}
+        assert named[wing] == found, f"ARCHITECTURE.md, nbdfork/{wing}"
+
+
 def test_wire_numbers_stand_in_one_file() -> None:
     for path in PACKAGE.rglob("*.py"):
         numbers = [
