@@ -56,3 +56,68 @@ def test_no_test_sleeps() -> None:
     }
     found = {name: what for name, what in found.items() if what}
     assert {name: len(what) for name, what in found.items()} == dict.fromkeys(MAY_SLEEP, 1), found
+
+
+WITHOUT_UNIT_TESTS = {
+    "__init__": "names from other modules, and the version",
+    "__main__": "one call; whatever runs the command runs it",
+    "assembly": "it only hands the wings to each other: every test with a server runs it",
+    "backend/client": "names from another module; `plugin/test_client` is about them",
+    "embed": "it starts a server: clients/test_embed.py",
+    "info": "it prints, and the command is what is tested: clients/test_info.py",
+    "main": "the command as a whole: everything in clients",
+    "plugin/_serving": "what a thread remembers; `plugin/test_client` is about it",
+    "plugin/loaded": "a tuple without methods",
+    "protocol/errors": "exceptions without methods",
+    "protocol/stream": "a protocol for type checkers",
+    "pytest_plugin": "a fixture, which clients/test_embed.py uses",
+    "scripting/embedded": "it needs an interpreter: plugins/test_lua.py and plugins/test_perl.py",
+    "scripting/helper": "it needs a helper process: plugins/test_host.py",
+    "scripting/plugin": "it needs a script that something runs: plugins/test_scripts.py",
+    "scripting/template": "it needs a helper process: plugins/test_host.py",
+    "server/errors": "exceptions without methods",
+    "server/generation": "a pool of processes: clients/test_pool.py",
+    "server/supervisor": "a pool of processes: clients/test_pool.py",
+    "server/threads": "a worker with threads: clients/test_contract.py",
+    "server/worker": "the child's side of a fork: clients/test_pool.py",
+    "types": "a name for type checkers",
+}
+"""Modules without a file in tests/unit, and why.  Those of the filters are in tests/filters."""
+
+
+def modules(folder: Path) -> set[str]:
+    """Return the modules below *folder*, but for the packages that contain others."""
+    return {
+        str(path.relative_to(folder).with_suffix(""))
+        for path in folder.rglob("*.py")
+        if path.name != "__init__.py" or path.parent == folder
+    }
+
+
+def having_tests(folder: Path) -> set[str]:
+    """Return the modules whose tests are below *folder*."""
+    found = (path.relative_to(folder) for path in folder.rglob("test_*.py"))
+    return {str(path.with_name(path.stem.removeprefix("test_"))) for path in found}
+
+
+def test_every_module_has_its_unit_tests_or_a_reason_to_have_none() -> None:
+    own = {name for name in modules(ROOT / "nbdfork") if not name.startswith("filters/")}
+    tested = having_tests(TESTS / "unit")
+    assert own - tested - WITHOUT_UNIT_TESTS.keys() == set()
+    assert tested - own == {"scripting/scripting"}, "a test of no module"
+    assert WITHOUT_UNIT_TESTS.keys() & tested == set(), "an excuse that is not needed"
+    assert WITHOUT_UNIT_TESTS.keys() <= own, "an excuse for what is no more"
+
+
+def test_every_filter_and_every_plugin_has_its_file() -> None:
+    filters = {name.removeprefix("_") for name in modules(FILTERS) if name != "__init__"}
+    assert filters - having_tests(TESTS / "filters") - UNPACKING == set()
+    plugins = {path.name.removesuffix(".py") for path in (ROOT / "plugins").iterdir()}
+    named = {name for name in plugins if not name.startswith(("_", "."))}
+    assert named - having_tests(TESTS / "plugins") == {"eval"}  # which is one with sh
+
+
+FILTERS = ROOT / "nbdfork" / "filters"
+
+UNPACKING = {"bzip2", "lz4", "frames"}
+"""What they do is what all filters do that unpack: filters/test_unpack.py runs each of them."""

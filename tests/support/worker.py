@@ -1,0 +1,56 @@
+"""A worker's place among the others, in one process."""
+
+import os
+import socket
+
+from nbdfork.server.entrance import Entrance
+from nbdfork.server.inheritance import Inheritance
+from nbdfork.server.scoreboard import Scoreboard
+from nbdfork.server.stopper import Stopper
+
+
+class Place:
+    """A worker's place, with the supervisor's ends of all that it inherits."""
+
+    def __init__(self) -> None:
+        self.board = Scoreboard(1)
+        self.board.claim(1)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(b"\0nbdfork-test-%d" % os.getpid())
+        self.listener.listen()
+        self.listener.setblocking(False)
+        self.leash, self.leash_end = os.pipe2(os.O_NONBLOCK)
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK)
+        self.news, self.news_end = os.pipe2(os.O_NONBLOCK)
+        self.stopper = Stopper()
+        self.inherited = Inheritance(
+            range(1),
+            self.board,
+            self.board.share(range(1)),
+            [self.listener],
+            self.leash,
+            self.bell,
+            self.news_end,
+            -1,
+            os.getpid(),
+        )
+
+    def client(self) -> socket.socket:
+        """Connect."""
+        made = socket.socket(socket.AF_UNIX)
+        made.connect(self.listener.getsockname())
+        return made
+
+    def accept(self, has_clients: bool = False) -> socket.socket | None:
+        """Wait for a client, or the end."""
+        with Entrance(self.inherited, self.stopper, has_clients=has_clients) as waiting:
+            return waiting.accept()
+
+    def close(self) -> None:
+        """Close what the test has left open."""
+        self.listener.close()
+        for fd in (self.leash, self.leash_end, self.bell, self.news, self.news_end):
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the test has done so

@@ -1,0 +1,145 @@
+"""How a server is launched: where it listens, who is told, and what is left if it fails."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from nbdfork.launch import Place, ReadyPipe, Start, endpoint, tls_parameters
+from nbdfork.server import sockets
+from nbdfork.server.errors import StartupError
+from nbdfork.server.sockets import Listeners
+
+
+def forked(pipe: ReadyPipe, say: object) -> int:
+    """Run *say* in a process that is being started; return its pid."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if callable(say):
+                say(pipe)
+        finally:
+            os._exit(0)
+    return pid
+
+
+def test_the_one_who_waits_is_told_when_the_server_is_ready() -> None:
+    def start(pipe: ReadyPipe) -> None:
+        pipe.begin()
+        pipe.tell_ready()
+
+    pipe = ReadyPipe()
+    pid = forked(pipe, start)
+    pipe.wait()
+    assert pipe.server == pid
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_one_who_waits_is_told_what_went_wrong(begun: bool) -> None:
+    def start(pipe: ReadyPipe) -> None:
+        if begun:
+            pipe.begin()
+        pipe.tell_failed("no such disk: \udcff")
+
+    pipe = ReadyPipe()
+    pid = forked(pipe, start)
+    with pytest.raises(StartupError, match="no such disk: \udcff"):
+        pipe.wait()
+    assert pipe.server == pid
+    os.waitpid(pid, 0)
+
+
+def test_a_server_that_dies_has_not_started() -> None:
+    for say in (None, ReadyPipe.begin):
+        pipe = ReadyPipe()
+        pid = forked(pipe, say)
+        with pytest.raises(StartupError, match="the server died while it was starting"):
+            pipe.wait()
+        os.waitpid(pid, 0)
+
+
+def test_a_server_that_nobody_waits_for_does_not_start() -> None:
+    pipe = ReadyPipe()
+    pipe.begin()  # which closes the only end to read from
+    with pytest.raises(StartupError, match="the process that waited for the server is gone"):
+        pipe.tell_ready()
+
+
+# -- where ------------------------------------------------------------------------------------
+
+
+def test_a_place_on_a_unix_domain_socket(tmp_path: Path) -> None:
+    listeners = Place(unix=str(tmp_path / "sock")).listen()
+    assert endpoint(listeners, None, None).uri() == f"nbd+unix:///?socket={tmp_path}/sock"
+    listeners.close()
+
+
+def test_a_private_place() -> None:
+    listeners = Place(unix="-").listen()
+    path = endpoint(listeners, "disk", None).unix_path
+    assert path is not None
+    assert Path(path).is_socket()
+    listeners.close()
+    listeners.remove_private()
+    assert not Path(path).parent.exists()
+
+
+def test_a_place_on_tcp() -> None:
+    listeners = Place(port="0", family=socket.AF_INET).listen()
+    found = endpoint(listeners, "disk", {})
+    assert (found.host, found.export_name, found.tls) == ("localhost", "disk", {})
+    assert found.port == listeners.sockets[0].getsockname()[1]
+    listeners.close()
+    listeners = Place(address="127.0.0.1", port="0").listen()
+    assert endpoint(listeners, None, None).host == "127.0.0.1"
+    listeners.close()
+
+
+def test_of_several_sockets_the_best_known_is_named(tmp_path: Path) -> None:
+    local = sockets.listen_unix(str(tmp_path / "sock"))
+    tcp = sockets.listen_tcp("127.0.0.1", "0", socket.AF_INET)
+    both = Listeners([*tcp.sockets, *local.sockets])
+    assert endpoint(both, None, None).unix_path == str(tmp_path / "sock")
+    both.close()
+
+
+def test_what_clients_need_for_tls() -> None:
+    assert tls_parameters(None, None) == {}
+    assert tls_parameters("/d", None) == {"tls-certificates": "/d"}
+    assert tls_parameters(None, "/k") == {"tls-psk-file": "/k"}
+
+
+# -- what is left ------------------------------------------------------------------------------
+
+
+def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    listeners = sockets.listen_unix(str(tmp_path / "sock"))
+
+    def fail() -> None:
+        with Start(listeners, str(tmp_path / "pid")) as start:
+            start.write_pidfile()
+            assert len(list(tmp_path.iterdir())) == 2
+            raise StartupError("no")
+
+    with pytest.raises(StartupError, match="no"):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_normal_end_leaves_the_pidfile_and_the_socket(tmp_path: Path) -> None:
+    listeners = sockets.listen_unix(str(tmp_path / "sock"))
+    with Start(listeners, str(tmp_path / "pid")) as start:
+        start.write_pidfile()
+        start.tell_ready()
+    assert {path.name for path in tmp_path.iterdir()} == {"sock", "pid"}
+
+
+def test_a_pidfile_of_another_server_stays(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    path.write_text("1\n")
+    with pytest.raises(StartupError, match="no"):
+        with Start(None, str(path)):
+            raise StartupError("no")
+    assert path.read_text() == "1\n"
