@@ -1,6 +1,7 @@
 """One client's view of a script's disk: each fact and each operation is one request."""
 
 import logging
+from bisect import bisect_right
 from collections.abc import Iterator
 
 from nbdfork.plugin import BlockSize, Buffer, Extent, ThreadModel, parse
@@ -80,7 +81,7 @@ class ScriptExport(CallbackExport):
         payload = self._on_range("extents", count, offset, flags)
         if len(payload) % EXTENT.size:
             raise self._script.error("extents", "the answer is not a list of extents")
-        return map(Extent._make, EXTENT.iter_unpack(payload))
+        return _unpacked(payload, offset)
 
     def _on_range(self, callback: str, count: int, offset: int, flags: int) -> bytes:
         return self._script.call(
@@ -94,3 +95,17 @@ class ScriptExport(CallbackExport):
             self._script.call("close", handle=self._handle)
         except OSError as error:  # the client has gone and cannot be told
             log.error("%s", error)
+
+
+def _unpacked(payload: bytes, offset: int) -> Iterator[Extent]:
+    """Return the extents in *payload*, without those that end before *offset*: nbdkit lets scripts
+    tell of the whole disk at any time.
+    """
+    places = range(0, len(payload), EXTENT.size)
+
+    def start(place: int) -> int:
+        found: int = EXTENT.unpack_from(payload, place)[0]
+        return found
+
+    first = max(bisect_right(places, offset, key=start) - 1, 0)
+    return map(Extent._make, EXTENT.iter_unpack(memoryview(payload)[first * EXTENT.size :]))

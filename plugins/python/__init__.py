@@ -115,7 +115,8 @@ class Python(Plugin):
         script = self._load()
         if script.get("list_exports") is None:
             return super().list_exports(read_only)
-        return script.call_for_items("list_exports", _export_info, read_only, client.is_tls())
+        found = script.call("list_exports", read_only, client.is_tls())
+        return script.converted("list_exports", _export_info, found)
 
     def default_export(self, read_only: bool) -> str:
         script = self._load()

@@ -3,6 +3,7 @@
 import errno
 import logging
 import operator
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any
 
@@ -136,7 +137,8 @@ class ScriptExport(CallbackExport):
         self._script.call("cache", self._handle, count, offset, 0)
 
     def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
-        return self._script.call_for_items("extents", _extent, self._handle, count, offset, flags)
+        found = self._script.call("extents", self._handle, count, offset, flags)
+        return self._script.converted("extents", _extent, _from_offset(found, offset))
 
     def close(self) -> None:
         try:
@@ -145,6 +147,21 @@ class ScriptExport(CallbackExport):
         finally:
             self._handle = None
             request.export_name = None
+
+
+def _from_offset(found: Any, offset: int) -> Iterator[object]:
+    """Yield what a script has returned, of a list only what does not end before *offset*: nbdkit
+    lets scripts tell of the whole disk at any time.
+    """
+    if not isinstance(found, list) or not found:
+        yield from found
+        return
+    first = _extent(found[0])
+    start = 0
+    if first.offset + first.length <= offset:
+        start = bisect_right(found, offset, key=operator.itemgetter(0)) - 1
+    for number in range(start, len(found)):
+        yield found[number]
 
 
 def _extent(item: object) -> Extent:

@@ -240,13 +240,8 @@ class Script:
         except FAILURES as error:
             raise self.error(name, error) from error
 
-    def call_for_items(
-        self, name: str, convert: Callable[[object], T], *arguments: object
-    ) -> Iterator[T]:
-        """Call a callback that returns an iterable, and convert its items when they are wanted."""
-        return self._converted(name, convert, self.call(name, *arguments))
-
-    def _converted(self, name: str, convert: Callable[[object], T], found: Any) -> Iterator[T]:
+    def converted(self, name: str, convert: Callable[[object], T], found: Any) -> Iterator[T]:
+        """Convert the items of what the callback *name* has returned when they are wanted."""
         try:
             for item in found:
                 yield convert(item)

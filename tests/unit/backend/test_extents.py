@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -16,6 +17,7 @@ from nbdfork.plugin import HOLE, REQ_ONE, ZERO, BlockSize, Export, Extent
 from nbdfork.plugin.descriptor import DescriptorExport
 from tests.support.exports import Filling
 from tests.support.exports import Mapped as Given
+from tests.support.paths import ROOT
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 BLOCK = 4 * KIB
@@ -329,3 +331,8 @@ def test_extents_stop_at_a_gap() -> None:
 
 def test_without_extents_all_is_data() -> None:
     assert Gate(Filling(), True).extents(4096, 0, 0) == [(0, 4096, 0)]
+
+
+def test_the_library_for_c_plugins_keeps_as_many_as_a_reply_has_room_for() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "plugins/c").glob("*.c"))
+    assert re.findall(r"^#define MAX_EXTENTS (\d+)$", sources, re.MULTILINE) == [str(MOST_EXTENTS)]

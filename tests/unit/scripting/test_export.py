@@ -85,6 +85,14 @@ def test_extents() -> None:
         list(export(extents=(0, b"odd"))[0].extents(512, 0, 0))
 
 
+@pytest.mark.parametrize("offset", [0, 1, 511, 512, 999 * 512, 1000 * 512 - 1])
+def test_of_extents_of_the_whole_disk_those_before_the_range_are_left_out(offset: int) -> None:
+    whole = [Extent(number * 512, 512, number % 4) for number in range(1000)]
+    told = b"".join(struct.pack(">QQI", *extent) for extent in whole)
+    disk, _ = export(extents=(0, told))
+    assert list(disk.extents(1, offset, 0)) == whole[offset // 512 :]
+
+
 def test_a_description_that_fails_is_none(caplog: pytest.LogCaptureFixture) -> None:
     assert export()[0].description() == ""
     assert export(export_description=(0, b"a disk \xff"))[0].description() == "a disk \ufffd"
