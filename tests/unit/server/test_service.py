@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from nbdfork.server.admission import EVERYBODY, Admission, Door, Rule, Rules
 from nbdfork.server.scoreboard import Scoreboard, Slot, State
-from nbdfork.server.service import OnExport, Service, serve
+from nbdfork.server.service import OnExport, Service, admit, serve
 from nbdfork.server.stopper import Servable, Stopper
 
 US = f"unix pid {os.getpid()} uid {os.getuid()}"
@@ -35,18 +36,31 @@ class Desk:
         self.board.claim(1)
         self.slot = Slot(self.board.share(range(1)), 0)
         self.announced: list[str] = []
+        self.admission = Admission(EVERYBODY, most_per_party=0)
 
     def announce(self) -> None:
         entry = self.board.entry(0)
         self.announced.append(f"{entry.state.name} {entry.client}")
 
     def serve(self, client: socket.socket, action: Callable[[OnExport], object]) -> None:
+        """Let *client* in and serve it, if it is let in."""
+
         def connect(stream: socket.socket, on_export: OnExport, slot: Slot) -> Servable:
             assert (stream, slot) == (client, self.slot)
             return Serving(lambda: action(on_export))
 
-        service = Service(lambda stop, ending: None, connect, lambda: None, False, 1, 1)
-        serve(client, service, Stopper(), self.slot, self.announce)
+        service = Service(
+            after_fork=lambda stop, ending: None,
+            connect=connect,
+            cleanup=lambda: None,
+            admission=self.admission,
+            keepalive=False,
+            clients_per_worker=1,
+            clients_at_once=1,
+        )
+        admitted = admit(client, service, Door(service.admission, self.board), self.slot)
+        if admitted is not None:
+            serve(*admitted, service, Stopper(), self.slot, self.announce)
 
 
 @pytest.fixture
@@ -73,6 +87,15 @@ def test_one_that_has_left_already_is_let_go(desk: Desk) -> None:
         assert never_connected.fileno() == -1
     assert desk.announced == []
     assert desk.board.entry(0).state is State.STARTING
+
+
+def test_one_that_may_not_come_in_is_closed_before_anything_is_made_of_it(
+    desk: Desk, client: socket.socket
+) -> None:
+    desk.admission = Admission(Rules(deny=(Rule("any"),)), most_per_party=0)
+    desk.serve(client, lambda on_export: pytest.fail("it was served"))
+    assert client.fileno() == -1
+    assert desk.announced == []
 
 
 def test_one_that_is_lost_is_named_in_the_log(
