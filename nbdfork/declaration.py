@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Never, NoReturn, TypeVar, overload
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -89,8 +89,11 @@ class Field(Generic[T]):
     def __get__(self, instance: object | None, owner: type) -> "Field[T] | T":
         if instance is None:
             return self
-        value: T = vars(instance)[self.name]  # where Python looks first
+        value: T = vars(instance)[self.name]
         return value
+
+    def __set__(self, instance: object, value: Never) -> NoReturn:
+        raise AttributeError(f"{self.name}: options are set by the command line alone")
 
 
 class Gathered(Field[tuple[T, ...]]):

@@ -8,7 +8,7 @@ import math
 import re
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from nbdfork.declaration import Field, Flag, Gathered, Option
 from nbdfork.plugin import parse
@@ -353,9 +353,6 @@ class Options:
         if unknown:
             raise TypeError(f"there is no option field {', '.join(sorted(unknown))}")
         vars(self).update({field.name: field.default for field in FIELDS} | values)
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"{name}: options are set by the command line alone")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Options) and vars(self) == vars(other)

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.harness import NBDFORK, SECONDS, Server, eventually, need, output, run
+import pytest
+
+from tests.support.harness import NBDFORK, SECONDS, Server, need, output, run
 from tests.support.libnbd import libnbd
 
 # Becomes nbdfork with the sockets that it was given as descriptors 3 and up.
@@ -67,6 +69,73 @@ def test_a_descriptor_that_is_not_listening() -> None:
         _, text = server.communicate(timeout=SECONDS)
     assert server.returncode == 1
     assert "the descriptor 3 passed by LISTEN_FDS is not listening" in text
+
+
+def test_a_socket_whose_clients_cannot_be_served() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind("")  # to any abstract name
+        listener.listen()
+        server = start("null", sockets=[listener])
+        _, text = server.communicate(timeout=SECONDS)
+    assert server.returncode == 1
+    assert "the descriptor 3 passed by LISTEN_FDS is a socket of family 1 and type 5" in text
+    assert "AF_UNIX, AF_INET, AF_INET6, AF_VSOCK" in text
+
+
+def test_the_address_of_a_socket_is_named() -> None:
+    """Not localhost, which may be another."""
+    with socket.create_server(("127.0.0.2", 0)) as tcp:
+        server = start("--print-uri", "null", sockets=[tcp])
+        assert server.stdout is not None
+        assert server.stdout.readline() == f"nbd://127.0.0.2:{tcp.getsockname()[1]}\n"
+        server.terminate()
+        server.communicate(timeout=SECONDS)
+
+
+def test_an_abstract_socket() -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("")
+        listener.listen()
+        server = start("-v", "memory", "1M", sockets=[listener])
+        assert server.stderr is not None
+        name = os.fsdecode(listener.getsockname()[1:])
+        for line in server.stderr:
+            if "listening on" in line:
+                assert f"listening on @{name}: " in line
+                break
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(listener.getsockname())
+            assert greets(client)
+        server.terminate()
+        server.communicate(timeout=SECONDS)
+        assert server.returncode == 0
+
+
+def test_a_socket_of_vsock() -> None:
+    """It is named, whether or not this machine has a way to connect to it."""
+    try:
+        listener = socket.socket(socket.AF_VSOCK)
+        listener.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
+    except OSError as error:
+        pytest.skip(f"no vsock: {error}")
+    with listener:
+        listener.listen()
+        port = listener.getsockname()[1]
+        server = start("-v", "--print-uri", "memory", "1M", sockets=[listener])
+        assert server.stdout is not None
+        assert server.stdout.readline() == f"nbd+vsock://1:{port}\n"
+        with socket.socket(socket.AF_VSOCK) as client:
+            client.settimeout(1)
+            try:
+                client.connect((1, port))
+            except OSError:  # the kernel has no loopback for it
+                pass
+            else:
+                assert greets(client)
+        server.terminate()
+        _, text = server.communicate(timeout=SECONDS)
+    assert server.returncode == 0
+    assert f"listening on vsock any:{port}: nbd+vsock://1:{port}\n" in text
 
 
 def test_options_that_contradict_it() -> None:
@@ -145,23 +214,3 @@ def test_the_real_port_is_shown() -> None:
     with Server("-v", "null", listen=("-p", "0")) as server:
         assert server.port > 1023
         assert f"listening on 0.0.0.0:{server.port}, [::]:{server.port}" in server.log
-
-
-def test_exit_with_parent() -> None:
-    script = (
-        "import os, subprocess, sys\n"
-        "child = subprocess.Popen([*sys.argv[1:]], stdout=subprocess.PIPE, text=True)\n"
-        "child.stdout.readline()\n"
-        "print(child.pid, flush=True)\n"
-        "os._exit(0)\n"
-    )
-    command = [*NBDFORK, "--exit-with-parent", "--print-uri", "-U", "-", "null"]
-    pid = int(output(sys.executable, "-c", script, *command))
-    assert eventually(lambda: not is_running(pid))
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False

@@ -4,7 +4,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -23,7 +25,7 @@ from nbdfork.plugin import (
     parse,
 )
 from nbdfork.server.errors import StartupError
-from tests.support.harness import NBDFORK, eventually, is_alive, need, output
+from tests.support.harness import NBDFORK, SECONDS, eventually, is_alive, need, output
 
 
 class Ram(Plugin):
@@ -113,6 +115,38 @@ def test_mistakes_are_raised(tmp_path: Path) -> None:
 
     with pytest.raises(StartupError, match="not today"):
         nbdfork.serve(Unready(size=1))
+
+
+def test_a_server_that_cannot_start_leaves_no_socket(tmp_path: Path) -> None:
+    class Unready(Ram):
+        def get_ready(self) -> None:
+            raise OSError(5, "not today")
+
+    class Unstarted(Ram):
+        def after_fork(self) -> None:
+            raise OSError(5, "not today")
+
+    for plugin, error in ((Unready, ConfigError), (Unstarted, StartupError)):
+        with pytest.raises(error, match="not today"):
+            nbdfork.serve(plugin(size=1), unix=str(tmp_path / "sock"))
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_keys_that_cannot_be_read_leave_no_socket(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="--tls-psk"):
+        nbdfork.serve(Ram(size=1), unix=str(tmp_path / "sock"), tls_psk=str(tmp_path / "none"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_thread_that_starts_a_server_and_ends() -> None:
+    need("nbdinfo")
+    with ThreadPoolExecutor(1) as thread:
+        server = thread.submit(nbdfork.serve, Ram(size=4096)).result(SECONDS)
+        tid = thread.submit(threading.get_native_id).result()
+    assert eventually(lambda: not Path(f"/proc/self/task/{tid}").exists())
+    with server:
+        for _ in range(6):  # more than there were workers when the thread ended
+            assert output("nbdinfo", "--size", server.uri) == "4096\n"
 
 
 def test_servers_can_be_stopped_in_any_order() -> None:

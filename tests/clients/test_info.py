@@ -68,6 +68,18 @@ def test_dump_plugin() -> None:
     assert found["path"].endswith("/file.py")
 
 
+def test_dump_plugin_makes_the_layers_that_would_be_served(tmp_path: Path) -> None:
+    (tmp_path / "d.img").write_bytes(bytes(512))
+    words = ["--filter=cow", "--dump-plugin", "file", str(tmp_path / "d.img"), "cow-on-cache=true"]
+    assert dict(pairs(nbdfork(*words).stdout))["name"] == "file"
+    done = nbdfork("--dump-plugin", *words[2:])  # without the filter
+    assert done.returncode == 1
+    assert "unknown parameter cow-on-cache=" in done.stderr
+    done = nbdfork(*words, "-D", "cow.nosuch=1")
+    assert done.returncode == 1
+    assert "no such debug flag" in done.stderr
+
+
 @pytest.mark.parametrize("option", ["--help", "--version", "--dump-plugin"])
 def test_a_wrong_plugin_name_is_answered_with_the_right_ones(option: str) -> None:
     done = nbdfork(option, "memroy")

@@ -36,16 +36,17 @@ def test_the_one_who_waits_is_told_when_the_server_is_ready() -> None:
     os.waitpid(pid, 0)
 
 
+@pytest.mark.parametrize("message", ["no such disk: \udcff", "x" * 50_000, "not ready"])
 @pytest.mark.parametrize("begun", [False, True])
-def test_the_one_who_waits_is_told_what_went_wrong(begun: bool) -> None:
+def test_the_one_who_waits_is_told_what_went_wrong(begun: bool, message: str) -> None:
     def start(pipe: ReadyPipe) -> None:
         if begun:
             pipe.begin()
-        pipe.tell_failed("no such disk: \udcff")
+        pipe.tell_failed(message)
 
     pipe = ReadyPipe()
     pid = forked(pipe, start)
-    with pytest.raises(StartupError, match="no such disk: \udcff"):
+    with pytest.raises(StartupError, match=message):
         pipe.wait()
     assert pipe.server == pid
     os.waitpid(pid, 0)
@@ -97,12 +98,41 @@ def test_a_place_on_tcp() -> None:
     listeners.close()
 
 
-def test_of_several_sockets_the_best_known_is_named(tmp_path: Path) -> None:
-    local = sockets.listen_unix(str(tmp_path / "sock"))
-    tcp = sockets.listen_tcp("127.0.0.1", "0", socket.AF_INET)
-    both = Listeners([*tcp.sockets, *local.sockets])
-    assert endpoint(both, None, None).unix_path == str(tmp_path / "sock")
-    both.close()
+def bound(family: int, address: str | tuple[object, ...]) -> socket.socket:
+    try:
+        one = socket.socket(family)
+        one.bind(address)
+    except OSError as error:
+        pytest.skip(str(error))
+    one.listen()
+    return one
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "host"),
+    [
+        (socket.AF_INET, "0.0.0.0", "localhost"),
+        (socket.AF_INET6, "::", "localhost"),
+        (socket.AF_INET, "127.0.0.2", "127.0.0.2"),
+    ],
+)
+def test_an_endpoint_of_tcp(family: int, address: str, host: str) -> None:
+    listeners = Listeners([bound(family, (address, 0))])
+    found = endpoint(listeners, "x", None)
+    assert (found.host, found.export_name, found.unix_path) == (host, "x", None)
+    assert found.port == listeners.sockets[0].getsockname()[1]
+    listeners.close()
+
+
+def test_the_socket_that_most_clients_know_is_named(tmp_path: Path) -> None:
+    path = str(tmp_path / "sock")
+    any_vsock = (socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY)
+    vsock = bound(socket.AF_VSOCK, any_vsock)
+    tcp, unix = bound(socket.AF_INET, ("127.0.0.1", 0)), bound(socket.AF_UNIX, path)
+    assert endpoint(Listeners([vsock, tcp, unix]), None, None).unix_path == path
+    assert endpoint(Listeners([vsock, tcp]), None, None).host == "127.0.0.1"
+    assert endpoint(Listeners([vsock]), None, None).cid == 1
+    Listeners([vsock, tcp, unix]).close()
 
 
 def test_what_clients_need_for_tls() -> None:

@@ -1,12 +1,14 @@
 """Options: declared once, and what a declaration says holds for the command line."""
 
 import socket
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nbdfork.cli import UsageError, parse_arguments
+from nbdfork.declaration import Option
 from nbdfork.options import FIELDS, TABLE, Options
 
 
@@ -37,7 +39,7 @@ def test_options_are_set_once_and_compare_by_value() -> None:
     assert options != Options(port="1")
     assert repr(options) == "Options(port='1', verbose=True)"
     with pytest.raises(AttributeError, match="port: options are set by the command line alone"):
-        options.port = "2"
+        options.port = "2"  # type: ignore[assignment]
     with pytest.raises(TypeError, match="no option field prot"):
         Options(prot="1")
 
@@ -91,3 +93,74 @@ def test_any_words_are_options_or_one_line_that_says_what_is_wrong(words: list[s
         line = repr(options)
     assert line
     assert "\n" not in line
+
+
+# -- declarations taken at their word --------------------------------------------------------
+
+BY_NAME = {name: option for option in TABLE for name in option.names}
+ARGUMENTS = {
+    "allow": "any",
+    "debug": "nbdfork.backend.datapath=0",
+    "deny": "any",
+    "log": "null",
+    "tls": "require",
+    "unix": "/run/s",
+}
+
+
+def words(option: Option[Any]) -> list[str]:
+    """Return *option* as it is given, with a value that is not the default."""
+    name = option.names[-1]
+    if option.metavar is None:
+        return [name]
+    return [name, ARGUMENTS.get(option.field.name, "7")]
+
+
+def pairs() -> list[tuple[str, str]]:
+    return [(option.names[0], other) for option in TABLE for other in option.excludes]
+
+
+@pytest.mark.parametrize(("one", "other"), pairs())
+def test_what_is_excluded_is_refused_in_either_order(one: str, other: str) -> None:
+    first, second = words(BY_NAME[one]), words(BY_NAME[other])
+    reason = BY_NAME[one].excludes[other]
+    for line in ([*first, *second], [*second, "null", *first]):
+        with pytest.raises(UsageError) as caught:
+            parse_arguments(line)
+        assert str(caught.value).endswith(f"cannot go together: {reason}")
+
+
+@pytest.mark.parametrize(
+    "option", [one for one in TABLE if one.implies], ids=lambda one: one.names[0]
+)
+def test_what_is_implied_is_as_good_as_given(option: Option[Any]) -> None:
+    assert option.implies is not None
+    implied = BY_NAME[option.implies.partition("=")[0]].field
+    options = parse_arguments([*words(option), "null"])
+    assert getattr(options, implied.name) == getattr(
+        parse_arguments([option.implies]), implied.name
+    )
+    assert option.help.endswith(f"(implies {option.implies})")
+
+
+@pytest.mark.parametrize("option", TABLE, ids=lambda one: one.names[0])
+def test_what_a_service_manager_takes_the_place_of(option: Option[Any]) -> None:
+    if not option.not_activated:
+        parse_arguments(words(option), activated=True)
+        return
+    with pytest.raises(UsageError, match="passes the sockets"):
+        parse_arguments(words(option), activated=True)
+
+
+@pytest.mark.parametrize("option", TABLE, ids=lambda one: one.names[0])
+def test_the_last_one_counts_or_all_are_gathered(option: Option[Any]) -> None:
+    once, twice = parse_arguments(words(option)), parse_arguments(words(option) * 2)
+    value = getattr(once, option.field.name)
+    expected = value * 2 if option.field.gathers else value
+    assert getattr(twice, option.field.name) == expected
+
+
+def test_the_help_tells_defaults() -> None:
+    assert BY_NAME["--port"].help == "listen on this TCP port (10809; 0: any free one)"
+    assert BY_NAME["--shutdown-limit"].help.endswith("(10)")
+    assert not any("{" in option.help for option in TABLE)

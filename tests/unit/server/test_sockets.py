@@ -137,6 +137,13 @@ def test_a_long_temporary_directory_is_not_taken(
         listeners.remove_private()
 
 
+def test_no_place_for_a_private_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 100)))
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **_: os.mkdir("/nonexistent/x"))
+    with pytest.raises(StartupError, match=r"private directory: .*No such file"):
+        sockets.listen_private()
+
+
 # -- sockets of a service manager -------------------------------------------------------------
 
 
@@ -184,6 +191,14 @@ def test_a_socket_of_no_use(
             sockets.listen_activated(environment())
 
 
+def test_a_family_whose_clients_cannot_be_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which it is does not matter: few machines have any but those that are known."""
+    monkeypatch.delitem(sockets._FAMILIES, socket.AF_INET)
+    with passed(monkeypatch, socket.create_server(("127.0.0.1", 0))):
+        with pytest.raises(StartupError, match="a socket of family 2 and type 1; clients are"):
+            sockets.listen_activated(environment())
+
+
 @pytest.mark.parametrize("count", ["0", "x", "-1", ""])
 def test_a_number_of_sockets_that_is_none(count: str) -> None:
     with pytest.raises(StartupError, match="not a number of sockets"):
@@ -226,3 +241,22 @@ def test_the_options_of_a_client_from_afar(keepalive: bool) -> None:
                 options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE))
                 set_ = [bool(accepted.getsockopt(*option)) for option in options]
                 assert set_ == [True, keepalive]
+
+
+class Peer(socket.socket):
+    """A client of vsock, for machines that can have none."""
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_VSOCK)
+
+    def setsockopt(self, *arguments: object) -> None:
+        raise AssertionError("TCP's options are not for this")
+
+
+def test_the_options_of_tcp_are_not_for_other_clients() -> None:
+    try:
+        client = Peer()
+    except OSError as error:
+        pytest.skip(f"no vsock: {error}")
+    with client:
+        sockets.prepare_client(client, keepalive=True)
