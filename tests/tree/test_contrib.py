@@ -293,8 +293,8 @@ def test_completing_options(complete: Callable[..., set[str]]) -> None:
     names = {name for option in TABLE for name in option.names}
     assert complete("-") == names
     assert complete("--s") == {name for name in names if name.startswith("--s")}
-    assert complete("file", "--max") == {"--max-clients"}
-    assert complete("-v", "--max") == {"--max-clients"}
+    assert complete("file", "--print") == {"--print-uri"}
+    assert complete("-v", "--print") == {"--print-uri"}
 
 
 def test_completing_arguments_of_options(complete: Callable[..., set[str]], tmp_path: Path) -> None:
