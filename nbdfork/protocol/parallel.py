@@ -35,6 +35,7 @@ class ParallelTransmission(Transmission):
         self, channel: SharedChannel, session: Session, meter: Meter, threads: int
     ) -> None:
         super().__init__(channel, session, meter)
+        self._begin_batch = lambda since: None  # each request is a batch of its own: see `_begin`
         self._limit = threads
         self._receiving = threading.Lock()  # held by the thread that receives
         self._threads: list[threading.Thread] = []
@@ -103,8 +104,6 @@ class ParallelTransmission(Transmission):
         finally:
             self._wait_to_receive()
 
-    # Here each request is a batch of its own.
-
     def _begin(self) -> int:
         began = time.monotonic_ns()
         with self._counting:
@@ -117,9 +116,6 @@ class ParallelTransmission(Transmission):
             super()._count_batch(1, began)
             self._under_way.remove(began)
             self._meter.set_busy(self._under_way[0] if self._under_way else 0)
-
-    def _begin_batch(self, began: int) -> None:
-        pass
 
     def _count_batch(self, requests: int, began: int) -> None:
         pass

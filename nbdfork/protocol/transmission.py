@@ -96,6 +96,7 @@ class Transmission:
     def __init__(self, channel: Channel, session: Session, meter: Meter) -> None:
         self._channel = channel
         self._meter = meter
+        self._begin_batch = meter.set_busy
         self._bytes_read = self._bytes_written = self._errors = 0  # of the batch being answered
         self._gate = gate = session.gate
         self._unknown: tuple[int, Command] = (_ANY_FLAG, _unknown)
@@ -141,6 +142,7 @@ class Transmission:
         size = self._replies.request.size
         unpack = self._replies.request.unpack_from
         expected = self._replies.request_magic
+        begin = self._begin_batch
         requests = began = 0
         try:
             while True:
@@ -151,7 +153,7 @@ class Transmission:
                     if not channel.receive(size):
                         return
                     began = time.monotonic_ns()
-                    self._begin_batch(began)
+                    begin(began)
                 magic, flags, command, cookie, offset, length = unpack(
                     channel.buffer, channel.start
                 )
@@ -168,10 +170,6 @@ class Transmission:
         finally:
             if requests:
                 self._count_batch(requests, began)
-
-    def _begin_batch(self, began: int) -> None:
-        """A batch was received at *began*."""
-        self._meter.set_busy(began)
 
     def _count_batch(self, requests: int, began: int) -> None:
         """A batch that was received at *began* has been carried out."""

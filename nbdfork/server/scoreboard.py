@@ -31,12 +31,14 @@ _ORDER_AT = 1
 _IDENTITY_AT = 8
 _IDENTITY = Struct("=IId")  # pid, generation, since
 _NUMBERS_AT = 64  # as unsigned 64-bit numbers, from here to the texts
-_COUNTERS = Struct("=5Q")
+_COUNTERS = Struct("=4Q")  # clients, bytes read, bytes written, errors
+_READ, _WRITTEN, _ERRORS = 1, 2, 3  # their places among the numbers
 _LATENCIES = 12
 _LATENCY = Struct(f"={_LATENCIES}Q")
 _LATENCY_AT = _NUMBERS_AT + _COUNTERS.size
 _BUSY_AT = _LATENCY_AT + _LATENCY.size
-_BUSY = 5 + _LATENCIES  # its place among the numbers, as those that follow
+_FIRST_BUCKET = 4
+_BUSY = _FIRST_BUCKET + _LATENCIES
 _FIRST = _BUSY + 1  # how many requests there had been before this client's
 _PARTY = _BUSY + 2
 _PARTY_AT = _NUMBERS_AT + 8 * _PARTY
@@ -234,7 +236,7 @@ class Slot:
     def begin(self, peer: str) -> None:
         """A client has come."""
         self.set(State.SERVING, peer)
-        self._numbers[_FIRST] = self._numbers[1]
+        self._numbers[_FIRST] = self.entry().counters.requests & _MOST
         self._numbers[0] += 1  # Counters.clients
 
     def set_party(self, party: int) -> None:
@@ -257,15 +259,14 @@ class Slot:
         """
         numbers = self._numbers
         numbers[_BUSY] = 0
-        numbers[1] += requests
         if bytes_read:
-            numbers[2] += bytes_read
+            numbers[_READ] += bytes_read
         if bytes_written:
-            numbers[3] += bytes_written
+            numbers[_WRITTEN] += bytes_written
         if errors:
-            numbers[4] += errors
+            numbers[_ERRORS] += errors
         bucket = ((nanoseconds >> _FIRST_BUCKET_BITS).bit_length() + 1) >> 1
-        numbers[5 + (bucket if bucket < _LATENCIES else _LATENCIES - 1)] += requests
+        numbers[_FIRST_BUCKET + (bucket if bucket < _LATENCIES else _LATENCIES - 1)] += requests
 
     def merge_into(self, other: "Slot") -> None:
         """Move what was counted here to *other*."""
@@ -289,7 +290,9 @@ class Slot:
 
 def _entry(slot: memoryview) -> Entry:
     pid, generation, since = _IDENTITY.unpack_from(slot, _IDENTITY_AT)
-    counters = Counters(*_COUNTERS.unpack_from(slot, _NUMBERS_AT))
+    clients, *others = _COUNTERS.unpack_from(slot, _NUMBERS_AT)
+    latency = _LATENCY.unpack_from(slot, _LATENCY_AT)
+    counters = Counters(clients, sum(latency), *others)  # what is not stored twice costs nothing
     busy_since, first = Struct("=2Q").unpack_from(slot, _BUSY_AT)
     return Entry(
         _STATES.get(slot[_STATE_AT], State.SERVING),
@@ -300,7 +303,7 @@ def _entry(slot: memoryview) -> Entry:
         _text(slot, _EXPORT_AT, _EXPORT_SIZE),
         _text(slot, _REASON_AT, _REASON_SIZE),
         counters,
-        _LATENCY.unpack_from(slot, _LATENCY_AT),
+        latency,
         busy_since,
         counters.requests == first,
     )
