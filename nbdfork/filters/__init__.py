@@ -1,4 +1,7 @@
-"""The filters that come with nbdfork, one file a filter; and here, what several of them need."""
+"""The filters that come with nbdfork, one file each; here is what several of them share.
+
+Like any filter they know the public contract, and of the rest of nbdfork nothing.
+"""
 
 import errno
 from collections.abc import Iterable, Iterator
@@ -8,7 +11,7 @@ from nbdfork.plugin.errors import NOT_SUPPORTED
 
 
 def clipped(extents: Iterable[Extent], start: int, end: int) -> Iterator[Extent]:
-    """Yield what *extents* say of the range from *start* to *end*, up to the first gap."""
+    """Yield the part of *extents* from *start* to *end*, up to the first gap."""
     for offset, length, kind in extents:
         if start >= end or offset > start:
             return
@@ -21,8 +24,8 @@ def clipped(extents: Iterable[Extent], start: int, end: int) -> Iterator[Extent]
 def zero_or_write(next: Export, count: int, offset: int, flags: int) -> None:
     """Make a range of *next*, which can zero, read as zeroes: by writing where it is not able to.
 
-    The server would do this as well, but above all filters: one that is to see a request to zero
-    as just one has to have it done below itself.
+    The server would do this too, but above all filters: a filter that is to see one request to
+    zero as one request has to do it here, below itself.
     """
     try:
         next.zero(count, offset, flags)

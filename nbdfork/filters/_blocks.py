@@ -1,8 +1,9 @@
 """A disk that is made of blocks, each decoded as a whole.
 
-What the formats have in common: a table says which part of the disk is in which part of the
-source; a block is decoded when a client wants a byte of it, and kept until others have pushed
-it out.  A damaged block fails every request for a byte of it, and no other.
+This is what the compressed formats have in common.  A table says which part of the disk is in
+which part of the source.  A block is decoded when a client wants a byte of it, and kept until
+other blocks push it out of the cache.  A damaged block fails the requests that need it, and no
+others.  Nothing here knows any format.
 """
 
 import errno
@@ -66,14 +67,16 @@ def damaged(source: Source, text: str) -> OSError:
 
 
 def refused(source: Source, text: str) -> OSError:
-    """Return the error that turns a disk down when it is opened."""
+    """Return the error that refuses a disk when it is opened."""
     return OSError(errno.EINVAL, f"{source.name}: {text}")
 
 
 def size_with_loss(good: int) -> int:
-    """Return the size of a disk of which all is lost after *good* bytes, and nobody knows how much.
+    """Return the size to show for a disk of which only the first *good* bytes are left, if its
+    real size is unknown.
 
-    It ends in a sector that cannot be read, so that nobody takes what is there for all.
+    The disk then ends in a sector that cannot be read, so that no client takes what is left for
+    the whole.
     """
     return (-(-good // 512) + 1) * 512
 
@@ -115,7 +118,7 @@ class _Entry:
 
 
 class _Cache:
-    """The blocks used last, up to *capacity* bytes, but one at least."""
+    """The most recently used blocks: up to *capacity* bytes, but always at least one block."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -124,7 +127,7 @@ class _Cache:
         self._lock = Lock()
 
     def get(self, block: Block, decode: Callable[[Block], Buffer]) -> Buffer:
-        """Return the data of *block*; whoever asks for what another thread decodes waits for it."""
+        """Return the data of *block*; if another thread is decoding it already, wait for that."""
         with self._lock:
             entry = self._entries.get(block) or self._make_room(block)
             self._entries.move_to_end(block)
@@ -215,10 +218,10 @@ LIBRARY_ERRORS = (OSError, RuntimeError, ValueError)
 
 
 class SeekingExport(BlocksExport):
-    """A *disk* of which the file that a library makes of *source* has the content.
+    """A *disk* whose content is read from a file object that a library makes of *source*.
 
-    *open_file* makes the file, of which the buffer is not used.  After an error it is made anew:
-    it may not know any more where it is.
+    *open_file* makes that object; it is read without its buffer.  After an error it is dropped and
+    made again, because it may have lost track of its position.
     """
 
     def __init__(

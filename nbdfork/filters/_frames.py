@@ -1,8 +1,8 @@
 """Formats that are frames one after another: how to decode a frame, and how to find them all.
 
-A frame (gzip and zstd have different words for it) is decoded from its first byte to its last.
-This knows no format: a `Codec` has what is peculiar to one.  The decompressors have the interface
-of the standard library's.
+A frame (the formats have different words for it) can only be decoded from its first byte to its
+last.  Nothing here knows any format: a `Codec` has what is special about one.  Decompressors have
+the interface of those in the standard library.
 """
 
 import logging
@@ -24,7 +24,7 @@ from nbdfork.plugin import Buffer
 log = logging.getLogger(__name__)
 
 _PIECE = 32 * 1024
-"""How much of the source is looked at in one go: a damaged place is known as exactly as that."""
+"""How much of the source is decoded in one step: damage is located with this precision (bytes)."""
 
 _HEAD = 8  # more than any magic number
 _READ = 4 * 1024 * 1024
@@ -114,8 +114,8 @@ def scan(source: Source, codec: Codec) -> Frames:
 def _scan_frame(source: Source, codec: Codec, block: Block) -> tuple[Block, str]:
     """Return the frame that begins where *block* does, and what is wrong with it, or "".
 
-    Of one that cannot be decoded to its end, it is the beginning; of one that can, but has the
-    wrong checksum, nothing: nobody knows which of its bytes are wrong.
+    If the frame cannot be decoded to its end, the block is what can be decoded of it.  If only its
+    checksum is wrong, the block is empty, because any of its bytes may be the wrong ones.
     """
     decompressor = codec.new()
     size, place = 0, block.place
@@ -161,7 +161,7 @@ def unpack(
     Raises ValueError if it holds more or fewer, and whatever the decompressor raises.
     """
     out = bytearray()
-    limit = size + 1 if whole else size  # with one more, to find that there is more
+    limit = size + 1 if whole else size  # one more, to notice data that should not be there
     for piece in data:
         out += decompressor.decompress(piece, limit - len(out))
         while not (decompressor.eof or decompressor.needs_input or len(out) >= limit):
@@ -180,7 +180,7 @@ class FramesExport(BlocksExport):
         super().__init__(source, disk, capacity)
         self._codec = codec
         self._errors: tuple[type[Exception], ...] = (ValueError, *codec.errors)
-        self._last = disk.blocks[-1] if disk.damage else None  # it has no end
+        self._last = disk.blocks[-1] if disk.damage else None  # this frame is incomplete
 
     def decode(self, block: Block) -> Buffer:
         data = pieces(self.source, block)

@@ -1,7 +1,7 @@
-"""The compressed data below a filter: read like a file, and what was learnt of it.
+"""The compressed data below a filter: how they are read, and where what was learnt of them is kept.
 
-To learn where in a compressed disk a byte stands may take a pass over all of it.  Workers share
-what it found, so that only the first client of a disk has to wait for that.
+Finding out where in the compressed data a byte of the disk is may take a pass over all of them.
+All workers share the result, so only the first client of a disk waits for it.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 _RECORD = struct.Struct("<32sQ")  # the key, and the length of what follows
 _SAMPLE = 4096
 _AHEAD = 1024 * 1024
-_LOCKS = 16  # of disks; those of several exports seldom share one
+_LOCKS = 16  # for disks: two different ones rarely have to share a lock
 
 
 class Source(io.RawIOBase):
     """The disk *next* as a file for reading, for libraries that want one.
 
-    *name* is for messages.  With *end* the file ends there.  A library may make an exception of
-    its own of what a read failed with: the original is in `failure`.
+    *name* is for messages.  The file ends at *end*, if that is given.  A library may turn the error
+    of a read into an exception of its own; the original is then in `failure`.
     """
 
     def __init__(self, next: Export, name: str, end: int | None = None) -> None:
@@ -61,9 +61,9 @@ class Source(io.RawIOBase):
         return data[offset - start : stop - start] if aligned - start != stop - offset else data
 
     def pread_ahead(self, count: int, offset: int) -> bytes:
-        """Return what `pread` does, and have at hand what comes next: it may be far away.
+        """Return what `pread` does, but read ahead, because the source may be far away.
 
-        One thread at a time may call this, or what files have.
+        Only one thread at a time may call this, or the methods of a file.
         """
         start, data = self._window
         if offset < start or min(offset + count, self.end) > start + len(data):
@@ -71,7 +71,7 @@ class Source(io.RawIOBase):
         return data[offset - start : offset - start + count]
 
     def fingerprint(self) -> bytes:
-        """Return what another disk, or this one after a change, will hardly share."""
+        """Return a key that another disk, or this one after a change, is unlikely to have."""
         sample = self.pread(_SAMPLE, 0) + self.pread(_SAMPLE, max(0, self.end - _SAMPLE))
         return hashlib.sha256(f"{self.name} {self.end} ".encode() + sample).digest()
 
@@ -102,11 +102,11 @@ class Source(io.RawIOBase):
 
 
 class IndexStore:
-    """What was learnt of compressed disks, for all workers: a log of records in a scratch file.
+    """What was learnt of compressed disks: a log of records in a scratch file that workers share.
 
-    The length of the log changes after a record is complete, so whoever reads needs no lock, and
-    what a worker leaves behind that dies while it writes is written over by the next.  A disk
-    that changes has a new fingerprint, and gets a new record.
+    The length of the log grows only after a record is complete.  So readers need no lock, and if a
+    worker dies while it writes, the next one overwrites what it left.  A disk that has changed has
+    a new fingerprint, and gets a new record.
     """
 
     def __init__(self) -> None:
@@ -117,9 +117,10 @@ class IndexStore:
         self._learning = [SharedLock() for _ in range(_LOCKS)]
 
     def get(self, source: Source, learn: Callable[[], bytes]) -> bytes:
-        """Return what is known of *source*; the first who asks has to *learn* it.
+        """Return what is known of *source*; the first worker that asks calls *learn* to find out.
 
-        Others who ask for the same wait meanwhile.  What *learn* raises is not kept.
+        Other workers that ask about the same disk wait meanwhile.  An error that *learn* raises is
+        not remembered.
         """
         key = source.fingerprint()
         if (found := self._find(key)) is None:

@@ -1,4 +1,7 @@
-"""The life that filters, and plugins, have in common which serve what is in compressed data."""
+"""The life cycle of the filters and plugins that serve what is in compressed data.
+
+What differs between formats is in `unpack`, a filter's; a plugin is that filter over a file.
+"""
 
 import os
 import stat

@@ -1,8 +1,8 @@
 """The bzip2 filter: serve what is in bzip2 data.
 
-They are blocks of up to 900 kB that can be decoded one without the other, but nothing tells where
-they are, to the bit.  So the first client of a disk has all of it decoded to find out, and the
-others share that.
+bzip2 data consist of blocks of up to 900 kB that can be decoded independently, but no index tells
+where they begin, and it can be at any bit.  So all of the disk is decoded for its first client to
+find out, and the result is shared with the others.
 """
 
 from itertools import pairwise
@@ -50,7 +50,7 @@ class Bzip2(UnpackFilter):
         return SeekingExport(source, disk, _KEEP, open_file)
 
     def _learn(self, source: Source) -> Disk:
-        """Return the disk in *source*; the places of its blocks are in bits.
+        """Return the disk in *source*; where its blocks are in the source is in bits.
 
         Raises OSError if nothing of it can be decoded.
         """
@@ -64,7 +64,7 @@ class Bzip2(UnpackFilter):
                 f"damaged or truncated bzip2 data at or after byte {max(offsets) // 8}: {error}"
             )
         finally:
-            file.close()  # or its threads would abort the process in the end
+            file.close()  # otherwise its threads abort the process when it exits
         points = sorted(offsets.items())
         blocks = [
             Block(offset, stop - offset, place, end - place)
@@ -78,7 +78,7 @@ class Bzip2(UnpackFilter):
 
 
 def _offsets(disk: Disk) -> dict[int, int]:
-    """Return where each block is in the disk by where it is in the source, and where they end."""
+    """Map where each block begins in the source to where it begins on the disk, and so the end."""
     last = disk.blocks[-1]
     return {
         **{block.place: block.offset for block in disk.blocks},

@@ -1,13 +1,14 @@
 """The cow filter: let clients write to a disk without changing it.
 
-What is written goes to an overlay, which all clients share and which is gone when the server
-ends.  The clients are served by different processes, so all that they must agree on is in two
-temporary files: the overlay's blocks, each at its own place, and one byte for each block that
-says what has become of it.  Both are sparse.
+What clients write goes to an overlay, which all of them share and which is gone when the server
+ends.  Clients are served by different processes, so all that these must agree on is in two sparse
+temporary files: the blocks of the overlay, each at its offset on the disk, and one byte for each
+block that says what state it is in.
 
-A block that is `DATA` is written in place, by anyone at any time.  All else needs the lock: to
-become `DATA` a block is first made whole (the bytes around those written come from below), then
-written, then marked, so that whoever reads meanwhile sees it as it was before.
+A block in the state `DATA` is written in place, by any client at any time.  Every other change
+needs the lock.  For a block to become `DATA`, the bytes around those to be written are copied from
+below first, then the new ones are written, then the block is marked; a client that reads meanwhile
+sees the block as it was.
 """
 
 import errno
@@ -36,8 +37,8 @@ from nbdfork.plugin import (
 )
 from nbdfork.plugin.descriptor import DescriptorExport
 
-# What has become of a block.
-BELOW = 0  # nothing: it is as the disk below has it
+# The states of a block.
+BELOW = 0  # untouched: it is as the disk below has it
 DATA = 1  # it is in the overlay
 ZEROED = 2  # it reads as zeroes
 TRIMMED = 3  # it reads as zeroes, and is a hole
@@ -47,8 +48,8 @@ _RUN = re.compile(b"\0+|\1+|\2+|\3+")
 _PIECE = 1024 * 1024
 
 _AT_ONCE = 1024 * 1024
-"""So many blocks' states are in memory, or are changed under the lock, at one time: a client with
-extended headers may ask about a whole disk of any size.
+"""How many blocks' states are in memory, or are changed under the lock, at one time.  A client with
+extended headers may ask about all of a disk, of any size.
 """
 
 _MOST_PREFERRED = 32 * 1024 * 1024  # of all block sizes that clients may be told to prefer
@@ -106,10 +107,10 @@ class Overlay:
         self.data = DescriptorExport(self._scratch.fd, writable=True)
         self.lock = SharedLock()
         self._states = ScratchFile().fd
-        self._size = SharedBuffer(9)  # of the disk, plus 1; 0 until the first client comes
+        self._size = SharedBuffer(9)  # of the disk, plus 1; 0 until there has been a client
 
     def settle_size(self, size: int) -> None:
-        """Raise OSError if *size* is not the size that the first client has found."""
+        """Raise OSError unless *size* is what the size was for the first client."""
         with self.lock:
             known = int.from_bytes(self._size[0:9], "little") - 1
             if known < 0:
@@ -122,18 +123,18 @@ class Overlay:
                 )
 
     def write(self, data: memoryview, offset: int) -> None:
-        """Write *data*; an error says that it is not one of the disk."""
+        """Write *data*.  An error says that it is the overlay's, not the disk's."""
         try:
             self.data.pwrite(data, offset, 0)
         except OSError as error:
             raise self._named(error) from error
 
     def states(self, first: int, count: int) -> bytes:
-        """Return what has become of *count* blocks from the block *first* on."""
+        """Return the states of *count* blocks from the block *first* on."""
         return os.pread(self._states, count, first).ljust(count, b"\0")
 
     def mark(self, offset: int, count: int, state: int) -> None:
-        """Say what has become of all blocks of a range."""
+        """Set the state of all blocks in a range."""
         first = offset // self.block_size
         marks = bytes([state]) * (-(-(offset + count) // self.block_size) - first)
         try:
@@ -144,9 +145,9 @@ class Overlay:
             raise self._named(error) from error
 
     def _named(self, error: OSError) -> OSError:
-        """Return *error* so that it cannot be taken for one of the disk below.
+        """Return *error* worded so that it cannot be mistaken for one of the disk below.
 
-        The directory is told in the log, and not to clients.
+        The directory is named in the log, but not to clients.
         """
         return OSError(error.errno, f"the overlay: {error.strerror}", self._scratch.directory)
 
@@ -170,7 +171,7 @@ class CowExport(FilterExport):
                 errno.EINVAL,
                 f"cow-block-size={self._block}: the disk below needs at least {minimum}",
             )
-        self._end = size - size % minimum  # what is after that cannot be accessed
+        self._end = size - size % minimum  # no request can reach what is after that
         self._piece = min(_PIECE, maximum - maximum % minimum)
 
     # -- facts --------------------------------------------------------------------------------
@@ -200,7 +201,7 @@ class CowExport(FilterExport):
         return True
 
     def can_multi_conn(self) -> bool:
-        return True  # nobody keeps anything to himself
+        return True  # what one client writes all others see at once
 
     def block_size(self) -> BlockSize:
         below = self.next.block_size()
@@ -209,7 +210,7 @@ class CowExport(FilterExport):
         return below._replace(preferred=max(below.preferred, self._block))
 
     def contexts(self) -> Iterable[str]:
-        return ()  # what they would tell is of the disk below, and not of what was written
+        return ()  # they would describe the disk below, without what has been written
 
     # -- operations ---------------------------------------------------------------------------
 
@@ -232,7 +233,7 @@ class CowExport(FilterExport):
             self._overlay.mark(offset, count, DATA)
 
     def flush(self) -> None:
-        """Do nothing: what is temporary has no need to be on stable storage."""
+        """Do nothing: an overlay that ends with the server has no need of stable storage."""
 
     def trim(self, count: int, offset: int, flags: int) -> None:
         self._clear(count, offset, TRIMMED)
@@ -251,7 +252,7 @@ class CowExport(FilterExport):
                 self.next.cache(length, start)
             elif state == BELOW and self._cache_below is Support.EMULATE:
                 for _ in self._pieces(state, length, start):
-                    pass  # it is enough to have read it
+                    pass  # reading it is enough
 
     def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
         most = _AT_ONCE * self._block
@@ -263,7 +264,7 @@ class CowExport(FilterExport):
                     yield extent
                     end = extent.offset + extent.length
                 if end < start + length:
-                    return  # it told less than it was asked
+                    return  # it has told of less than it was asked about
             else:
                 yield Extent(start, length, _TYPES.get(state, 0))
             if flags & REQ_ONE:
@@ -277,7 +278,7 @@ class CowExport(FilterExport):
         return offset - offset % self._block, min(end, self._end)
 
     def _runs(self, count: int, offset: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (state, count, offset) for each part of a range that is in one state."""
+        """Yield (state, count, offset) for each run of blocks in one state within a range."""
         start, end = offset, offset + count
         while start < end:
             first = start // self._block
@@ -296,12 +297,12 @@ class CowExport(FilterExport):
         return bytes(count)
 
     def _pieces(self, state: int, count: int, offset: int) -> Iterator[tuple[int, Buffer]]:
-        """Read a range piece by piece: blocks may be large, and the disk may have a limit."""
+        """Read a range in pieces: blocks may be larger than the disk can read at once."""
         for start in range(offset, offset + count, self._piece):
             yield start, self._read(state, min(self._piece, offset + count - start), start)
 
     def _fill(self, count: int, offset: int) -> None:
-        """Have a range in the overlay as it is now.  The lock is held."""
+        """Copy to the overlay what a range reads as now.  The lock is held."""
         for state, length, start in self._runs(count, offset):
             if state != DATA:
                 self._copy(state, length, start)
@@ -311,7 +312,7 @@ class CowExport(FilterExport):
             self._overlay.write(memoryview(data), start)
 
     def _keep(self, count: int, offset: int) -> None:
-        """Bring the blocks of a range into the overlay that are not in it."""
+        """Copy to the overlay those blocks of a range that are not in it."""
         if all(state != BELOW for state, _, _ in self._runs(count, offset)):
             return
         start, end = self._blocks_around(count, offset)
@@ -325,7 +326,7 @@ class CowExport(FilterExport):
         return self._on_read is True or os.path.exists(self._on_read)
 
     def _clear(self, count: int, offset: int, state: int) -> None:
-        """Make a range read as zeroes: whole blocks by marking them, the rest by writing."""
+        """Make a range read as zeroes: mark the whole blocks, and write the rest."""
         end = offset + count
         first = -(-offset // self._block) * self._block
         last = end if end == self._end else end - end % self._block
@@ -339,11 +340,11 @@ class CowExport(FilterExport):
             self._clear_blocks(min(step, last - start), start, state)
 
     def _clear_blocks(self, count: int, offset: int, state: int) -> None:
-        """Mark whole blocks, and give their space back."""
+        """Mark whole blocks, and release their space."""
         with self._overlay.lock:
             self._overlay.mark(offset, count, state)
             try:
                 self._overlay.data.trim(count, offset, 0)
             except OSError as error:
-                if error.errno != errno.EFBIG:  # where no file can have data, there is nothing
+                if error.errno != errno.EFBIG:  # beyond what a file can hold there is nothing
                     raise

@@ -1,4 +1,7 @@
-"""The delay filter: make the disk slow."""
+"""The delay filter: wait before requests are passed on, to make the disk slow.
+
+Nothing else about the disk changes.
+"""
 
 import re
 import time

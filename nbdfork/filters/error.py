@@ -1,4 +1,7 @@
-"""The error filter: let requests fail, to see what clients make of it."""
+"""The error filter: make requests fail at random, to see how clients cope.
+
+A request fails before anything is done; nothing else about the disk changes.
+"""
 
 import errno
 import os

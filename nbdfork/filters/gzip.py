@@ -1,13 +1,13 @@
 """The gzip filter: serve what is in gzip data.
 
-To read a byte in the middle of deflated data, all before it must be decoded, but for an index of
-points from which decoding can go on.  The first client of a disk has it made, which is two passes
-over all of it; the others share it.  What is between two points is decoded at once: a block.
+Deflated data can only be decoded from the beginning, unless there is an index of points where
+decoding can resume.  It is made for the first client of a disk, in two passes over all of the
+data, and shared with the others.  What lies between two points is decoded at once: a block.
 
-The library that makes the index takes data that are cut off, or have something behind them, as if
-they were whole.  So a first pass checks the members and finds where they end and what is wrong,
-and a second one, over what is good, makes the index.  That then has the points as far apart as the
-size of the disk, which nobody knows before, demands.
+The library that makes the index accepts data that are truncated, or followed by something else, as
+if nothing were wrong.  So the first pass checks the members, and finds where they end and what is
+wrong with them; the second one makes the index of what is good.  Only then is the size of the disk
+known, which decides how far apart the points are.
 """
 
 import errno

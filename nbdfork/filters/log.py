@@ -1,6 +1,7 @@
 """The log filter: write every request of every client to a file.
 
-All workers append to the one file, each line with one write, so that lines never mix.
+All workers append to one file, each line with a single write, so that lines are never mixed up.
+Nothing about the disk changes.
 """
 
 import errno
@@ -94,12 +95,12 @@ class Journal:
         self._path = path
         self._complete = True
         self._fd = os.open(path, flags if append else flags | os.O_TRUNC, 0o666)
-        # What is asked without a connection is counted by kind, as nbdkit does.
+        # What is asked before there is a connection is counted by kind, as nbdkit does.
         self._calls = {"Preconnect": SharedCounter(), "ListExports": SharedCounter()}
         self.connections = SharedCounter()
 
     def write(self, text: str) -> None:
-        """Append a line.  That there is no space for it is no reason for a request to fail."""
+        """Append a line.  If there is no space for it, no request fails for that."""
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
         try:
             os.write(self._fd, f"{now} {text}\n".encode(errors="surrogateescape"))
@@ -112,13 +113,13 @@ class Journal:
     def call(
         self, action: str, *, prefix: str = "", number: int = 0, **fields: object
     ) -> Iterator[dict[str, str]]:
-        """Log the begin and the end of what is done within; what is put into the dictionary
-        is told at the end.
+        """Log the beginning and the end of what is done within; what is put into the dictionary is
+        in the line about the end.
         """
         number = number or self._calls[action].add()
         self.write(f"{prefix}{action} id={number}{_listed(fields)} ...")
         result: dict[str, str] = {}
-        outcome = "return=-1 error=EIO"  # should it be a bug
+        outcome = "return=-1 error=EIO"  # if something other than OSError is raised
         try:
             yield result
             outcome = "return=0"
@@ -258,13 +259,13 @@ def _listed(fields: dict[str, object] | dict[str, str]) -> str:
 
 
 def _shown(value: object) -> str:
-    """Truth values are 0 and 1, numbers hexadecimal, texts as they are."""
+    """Write truth values as 0 and 1, numbers in hexadecimal, and text as it is."""
     if isinstance(value, bool):
         return str(int(value))
     return f"{value:#x}" if isinstance(value, int) else str(value)
 
 
 def _quoted(text: str) -> str:
-    """Quote what a client has sent so that it stays in its line, and within its quotes."""
+    """Quote what a client has sent, so that it cannot leave its quotes or its line."""
     text = re.sub(r'(["\\$`])', r"\\\1", text)
     return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", text) + '"'

@@ -1,7 +1,7 @@
 """The lz4 filter: serve what is in lz4 data.
 
-lz4 data are frames, and nothing tells where they are.  So the first client of a disk has all of
-it decoded to find out, and the others share that.
+lz4 data are a sequence of frames without an index.  So all of the disk is decoded for its first
+client to find out where they are, and the result is shared with the others.
 """
 
 from nbdfork.filters._blocks import BlocksExport, check_blocks, dump, load, max_block, max_depth

@@ -1,4 +1,7 @@
-"""The nozero filter: do not let the disk make zeroes in its own way."""
+"""The nozero filter: hide the disk's own way of making zeroes, or a part of what it is told.
+
+Writes are not touched, and neither is anything else.
+"""
 
 import errno
 
@@ -33,7 +36,7 @@ class NoZero(Filter):
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         if self.zeromode in ("none", "emulate"):
-            # What the disk cannot do by itself is written by the server.
+            # A disk that cannot zero by itself is no exception: the server writes the zeroes.
             offer = self.zeromode == "emulate"
             return WrittenZeroes(next, offer, offer and self.fastzeromode != "none")
         if next.can_write() and not read_only and not next.can_zero():

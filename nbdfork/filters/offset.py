@@ -1,4 +1,4 @@
-"""The offset filter: serve a part of the disk."""
+"""The offset filter: serve a part of the disk, as a disk that begins at 0."""
 
 import errno
 from collections.abc import Iterable, Iterator
@@ -27,7 +27,7 @@ class OffsetExport(FilterExport):
         if self._size < 0 or offset + self._size > size:
             wanted = f"offset={offset}" + ("" if length is None else f" range={length}")
             raise OSError(errno.EINVAL, f"{wanted}: the disk has only {size} bytes")
-        # Requests are checked to be aligned within the part, and must then be so on the disk.
+        # Requests are checked for alignment within the part; they must be aligned on the disk, too.
         minimum = next.block_size().minimum
         if offset % minimum:
             raise OSError(errno.EINVAL, f"offset={offset}: the disk needs a multiple of {minimum}")

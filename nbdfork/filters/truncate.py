@@ -1,4 +1,7 @@
-"""The truncate filter: make the disk look shorter or longer than it is."""
+"""The truncate filter: make the disk look shorter or longer than it is.
+
+Nothing past the real end of the disk is ever asked for, or stored.
+"""
 
 import errno
 from collections.abc import Iterator
@@ -94,7 +97,7 @@ class TruncateExport(FilterExport):
             self.next.trim(inside, offset, flags)
 
     def can_fast_zero(self) -> bool:
-        return True  # to leave zeroes as they are; what has to be asked below may be refused
+        return True  # past the real end nothing needs to be done; before it, `zero` may refuse
 
     def zero(self, count: int, offset: int, flags: int) -> None:
         if inside := self._inside(count, offset):
@@ -122,7 +125,7 @@ class TruncateExport(FilterExport):
     def context_extents(
         self, context: str, count: int, offset: int, flags: int
     ) -> Iterator[Extent]:
-        """What is past the real end is of no known type, which is 0 in every context."""
+        """Nothing is known of what is past the real end; that is the type 0 in every context."""
         if inside := self._inside(count, offset):
             below = self.next.context_extents(context, inside, offset, flags)
             for extent in clipped(below, offset, offset + inside):

@@ -1,9 +1,10 @@
 """The xz filter: serve what is in xz data.
 
-An xz file is made of streams, each of which ends with an index of its blocks; the blocks can be
-decoded one without the other.  So it is read backwards, from index to index, when a client
-comes, which is quick.  To decode a block with its check, it is put between a header and an index
-that make it a file of its own.  The format: https://tukaani.org/xz/xz-file-format.txt
+An xz file consists of streams, each of which ends with an index of its blocks, and the blocks can
+be decoded independently.  So the file is read backwards from index to index, which is quick enough
+to be done for each client.  To have a block decoded together with its check, a header and an index
+are put around it that make it a file of its own.  The format:
+https://tukaani.org/xz/xz-file-format.txt
 """
 
 import itertools

@@ -1,8 +1,8 @@
 """The zstd filter: serve what is in zstd data.
 
-zstd data are frames.  A seek table at the end, if there is one, tells where they are (the seekable
-format, contrib/seekable_format of zstd); without it, the first client of a disk has all of it
-decoded to find out, and the others share that.
+zstd data are a sequence of frames.  A seek table at the end, if there is one, tells where they are
+(the seekable format, contrib/seekable_format of zstd).  Without it, all of the disk is decoded for
+its first client to find out, and the result is shared with the others.
 """
 
 import struct
