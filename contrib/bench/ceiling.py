@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def reap() -> None:
-    """Collect who has ended, so that their CPU time counts as this process's."""
+    """Reap the children that have ended, so that their CPU time counts as this process's."""
     while True:
         try:
             if os.waitpid(-1, os.WNOHANG) == (0, 0):

@@ -151,7 +151,7 @@ def _columns(settings: Settings, cell: Cell, disks: Disks) -> dict[str, Column]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark, and return the exit status: 1 if a server failed anywhere."""
     settings = parse_arguments(arguments)
-    # Ending it must stop the servers, which only leaving their `with` blocks does.
+    # A signal must leave the `with` blocks, or the servers would go on.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     facts, rows = run(settings)
     text = report.markdown(facts, rows)

@@ -65,7 +65,7 @@ example4_get_ready (void)
 static void *
 example4_open (int readonly)
 {
-  (void) readonly; /* the server lets nobody write who may not */
+  (void) readonly; /* the server itself turns down writes */
   return NBDKIT_HANDLE_NOT_NEEDED;
 }
 
