@@ -18,21 +18,25 @@ MOST_EXTENTS = 4096
 client that wants to know the rest asks again from where they end.  qemu-nbd stops at 2^17, nbdkit
 at 2^20."""
 
-_FIRST_SPAN = 64 * 1024 * 1024
+_FIRST_SPAN = 16 * 1024 * 1024
 _LEAST_SPAN = 64 * 1024  # a multiple of every minimum block size
 _MOST_SPAN = 1 << 62
+"""How many bytes of the disk an export is asked about at once."""
+
 _GROWTH = 8
+"""The factor by which that grows after an answer of few extents."""
+
 _FEW = 16
-"""How much of the disk an export is asked about at once, in bytes; and how many times more after
-an answer of few extents.  Who asks for one extent only, and gets more, asks for about so few."""
+"""An export that is asked for one extent, and makes more, is then asked about so many times the
+length of the first."""
 
 
 class ExtentReader:
-    """Reads extents by a method of an export.
+    """Reads extents by calling a method of an export.
 
-    Some methods make a list of all that is in the range before it can be seen that there are too
-    many; so the range is adapted to how dense the last answers were.  *known_types* are the bits
-    that a type may have, or -1 for any.
+    Some methods list all extents of the range before any can be taken, however many that are.  So
+    the range is adapted to how dense the last answers were.  *known_types* are the bits that a
+    type may have, or -1 for any.
     """
 
     def __init__(
@@ -67,10 +71,10 @@ class ExtentReader:
 def _take(
     answer: Iterable[Extent], count: int, offset: int, most: int
 ) -> tuple[list[Extent], int, bool]:
-    """Return up to *most* extents of a range, how many of *answer* they were made of, and whether
-    it had more.
+    """Return up to *most* extents of a range, from how many of *answer* they were made, and
+    whether *answer* had more.
 
-    An export may tell of more than it was asked: all that is in the client's range counts.
+    An export may tell of more than it was asked about: all that is in the client's range counts.
     """
     found: list[Extent] = []
     seen = 0
@@ -98,7 +102,7 @@ def _take(
 
 
 def _from_offset(answer: Iterable[Extent], offset: int) -> Iterable[Extent]:
-    """Return *answer* from the extent on that holds *offset*: a list may be of the whole disk."""
+    """Return *answer*, from the extent that holds *offset* on: a list may be of the whole disk."""
     if isinstance(answer, list | tuple) and answer and answer[0][0] + answer[0][1] <= offset:
         first = max(bisect_right(answer, offset, key=itemgetter(0)) - 1, 0)
         return answer[first : first + MOST_EXTENTS + 1]

@@ -160,7 +160,8 @@ class Export:
         """Tell which parts of a range are data, holes, or zeroes.
 
         The extents follow each other without a gap, the first one holds *offset*; they may reach
-        beyond the range, or end before it.  *flags*: `REQ_ONE`.
+        beyond the range, or end before it.  They are taken one by one, and no more than there is
+        room for, so it is best to yield them.  *flags*: `REQ_ONE`.
         """
         raise self._missing("extents")
 

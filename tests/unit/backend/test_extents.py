@@ -90,7 +90,7 @@ def test_an_export_that_makes_lists_is_asked_for_about_what_a_reply_has_room_for
     list(replies(ExtentReader(disk.as_a_list), disk.size))
     assert sum(disk.gave[1:]) < 3 * 100_000
     assert max(disk.gave[1:]) <= 2 * MOST_EXTENTS
-    assert disk.gave[0] <= 64 * MIB // 512
+    assert disk.gave[0] <= 16 * MIB // block
 
 
 def test_the_same_below_filters_which_make_no_lists() -> None:
@@ -132,7 +132,7 @@ def test_one_who_asks_for_one_does_not_shorten_the_replies_to_who_wants_all() ->
 
 
 def test_an_export_whose_answers_become_sparse_is_asked_for_more_again() -> None:
-    disk = Fragmented(64 * MIB)
+    disk = Fragmented(16 * MIB)
     whole = 1024 * GIB
 
     def first_dense(count: int, offset: int, flags: int) -> list[Extent]:
