@@ -140,6 +140,28 @@ def test_every_option_has_its_argument_and_its_names_together() -> None:
     assert [head.replace(" | ", "|") for head in heads] == expected
 
 
+def explanations() -> dict[str, str]:
+    """Return what the manual says of each option, by the first of its names."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in section("nbdfork.1", "OPTIONS").splitlines():
+        if re.match(r" {5}\S", line):
+            name = re.split(r"[ ,]+", line.strip())[0]
+        found[name] = f"{found.get(name, '')} {line.strip()}"
+    return found
+
+
+def test_defaults_and_what_is_implied_are_in_the_manual() -> None:
+    need("mandoc")
+    said = explanations()
+    for option in TABLE:
+        text = said[option.names[0]]
+        if option.tells_default:
+            assert re.search(rf"default is {re.escape(option.field.shown_default)}\b", text), text
+        if option.implies is not None:
+            assert re.search(rf"impl(y|ies) {re.escape(option.implies)}(?![\w-])", text), text
+
+
 def test_help_mentions_every_option() -> None:
     text = nbdfork("--help").stdout
     assert option_names(text) == {name for option in TABLE for name in option.names}
