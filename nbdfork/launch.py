@@ -31,24 +31,28 @@ class Place(NamedTuple):
     """Where a server is to listen.
 
     *activated*: on the sockets that a service manager has passed; or at the path *unix*, "-" being
-    a private one; or on the TCP *port*, a number or the name of a service, of *address*, None being
-    all interfaces, with the address *family*.
+    a private one, with the permissions *unix_mode* if that is not None; or on the TCP *port*, a
+    number or the name of a service, of *address*, None being all interfaces, with the address
+    *family*.
     """
 
     address: str | None = None
     port: str = "10809"
     family: int = socket.AF_UNSPEC
     unix: str | None = None
+    unix_mode: int | None = None
     activated: bool = False
 
     def listen(self) -> Listeners:
         """Start to listen.  Raises `StartupError`."""
+        if self.unix_mode is not None and self.unix in (None, "-"):
+            raise StartupError("--unix-mode is for a socket that -U names")
         if self.activated:
             return sockets.listen_activated(os.environ)
         if self.unix == "-":
             return sockets.listen_private()
         if self.unix is not None:
-            return sockets.listen_unix(self.unix)
+            return sockets.listen_unix(self.unix, self.unix_mode)
         return sockets.listen_tcp(self.address, self.port, self.family)
 
 

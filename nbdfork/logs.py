@@ -3,11 +3,21 @@
 All parts of nbdfork write to `logging`; only here is it decided what becomes of it.  Messages
 of level INFO and below are for debugging: they appear with -v, on standard error (or in the
 log file), never in the system log.
+
+What is logged may have been chosen by a client, a script or a server elsewhere: control characters
+in it are shown by escapes, and however often the same thing happens, the log does not grow
+without bounds.
 """
 
 import logging
+import os
 import sys
 import syslog
+import time
+from io import TextIOWrapper
+from typing import Any, NamedTuple
+
+from nbdfork.server import files
 
 _PRIORITIES = {
     logging.CRITICAL: syslog.LOG_CRIT,
@@ -16,7 +26,55 @@ _PRIORITIES = {
 }
 
 
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_CONTROL |= {ord("\n"): "\n  ", ord("\t"): "\t"}  # a line that is indented belongs to another
+
+BURST = 10
+"""So many messages of the same kind are logged in `BURST_SECONDS`; then the others are counted."""
+
+BURST_SECONDS = 5.0
+
+
+class _Kind(NamedTuple):
+    """Messages that differ in nothing but what is filled in."""
+
+    level: int
+    message: str
+
+
+class _Bursts(logging.Filter):
+    """Holds back messages that come again and again, and says how many they were.
+
+    Messages for debugging are left alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ends = 0.0
+        self._counts: dict[_Kind, int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        now = time.monotonic()
+        if now >= self._ends:
+            missed = sum(max(0, count - BURST) for count in self._counts.values())
+            self._counts, self._ends = {}, now + BURST_SECONDS
+            if missed:
+                more = "and %d more messages like those before, which were not written down"
+                logging.getLogger(__name__).warning(more, missed)
+        kind = _Kind(record.levelno, record.msg)
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        return self._counts[kind] <= BURST
+
+
 class _Formatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # a method of logging
+        return super().formatMessage(record).translate(_CONTROL)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return "  " + super().formatException(ei).translate(_CONTROL)
+
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         if record.levelno >= logging.WARNING:
@@ -36,6 +94,14 @@ class _SyslogHandler(logging.Handler):
             syslog.syslog(_PRIORITIES[record.levelno], line)
 
 
+class _FileHandler(logging.FileHandler):
+    """A file that is the server's own: root does not follow a link that others have put there."""
+
+    def _open(self) -> TextIOWrapper:
+        fd = files.open_own(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        return TextIOWrapper(open(fd, "ab"), encoding=self.encoding, errors=self.errors)
+
+
 def set_up(destination: str, verbose: bool) -> None:
     """Send messages to *destination*: "stderr", "syslog", "null" or the path of a file.
 
@@ -49,6 +115,7 @@ def set_up(destination: str, verbose: bool) -> None:
     stderr = logging.StreamHandler(sys.stderr)
     stderr.setFormatter(_Formatter())
     handler = _handler(destination, stderr)
+    handler.addFilter(_Bursts())
     if handler is not stderr and verbose and destination in ("syslog", "null"):
         stderr.addFilter(lambda record: record.levelno < logging.WARNING)
         root.addHandler(stderr)
@@ -62,7 +129,7 @@ def _handler(destination: str, stderr: logging.Handler) -> logging.Handler:
         return _SyslogHandler()
     if destination == "null":
         return logging.NullHandler()
-    handler = logging.FileHandler(destination)
+    handler = _FileHandler(destination)
     handler.setFormatter(_Formatter())
     return handler
 

@@ -103,7 +103,14 @@ def _serve(options: Options, world: _World) -> int:
     backend = layers.configure(layers.make(layers.find(options)), options)
     _show_in_ps("supervisor", backend, world)
     terms = _terms(options)
-    place = Place(options.address, options.port, options.family, options.unix, world.activated)
+    place = Place(
+        options.address,
+        options.port,
+        options.family,
+        options.unix,
+        options.unix_mode,
+        world.activated,
+    )
     listeners = place.listen()
     with Start(listeners, options.pidfile) as start:
         where = endpoint(listeners, options.export_name, _tls_parameters(options))

@@ -42,6 +42,12 @@ def _rule(text: str) -> "Rule":
     return Rule.parse(text)
 
 
+def _permissions(text: str) -> int:
+    if not re.fullmatch(r"0?[0-7]{3}", text, re.ASCII):
+        raise ValueError("three octal digits are expected, such as 660")
+    return int(text, 8)
+
+
 def _mask(text: str) -> int:
     value = int(text, 0) if re.fullmatch(r"0[xX][0-9a-fA-F]+|0|[1-9][0-9]*", text) else -1
     if not 0 <= value <= 0xFFFF:
@@ -339,6 +345,15 @@ class Options:
             "listen on a Unix domain socket; -: a private one",
             _path_or("-"),
             excludes={f"{_FOR_TCP} --keepalive": "these are for TCP"},
+            not_activated=True,
+        ),
+    )
+    unix_mode = Field[int | None](
+        None,
+        Option(
+            "--unix-mode MODE",
+            "permissions of that socket, in octal (as the umask has it)",
+            _permissions,
             not_activated=True,
         ),
     )

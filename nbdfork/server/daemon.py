@@ -4,6 +4,7 @@ python-daemon does the detaching; what it would do at the wrong time (change the
 pidfile is written, write the pidfile after it) is done by the caller.
 """
 
+import errno
 import os
 import stat
 import sys
@@ -12,6 +13,7 @@ from contextlib import suppress
 
 import daemon
 
+from nbdfork.server import files
 from nbdfork.server.errors import StartupError
 
 
@@ -56,7 +58,7 @@ def detach(inherited: Iterable[int], keep: Iterable[int], keep_stderr: bool) -> 
     context = daemon.DaemonContext(
         detach_process=True,  # or it would guess, and stay attached where pid 1 started us
         working_directory="/",
-        umask=0o022,
+        umask=_umask(),
         files_preserve=sorted(open_descriptors() - set(inherited) | set(keep)),
         stderr=sys.stderr if keep_stderr else None,
         signal_map={},
@@ -67,20 +69,22 @@ def detach(inherited: Iterable[int], keep: Iterable[int], keep_stderr: bool) -> 
         os.set_inheritable(fd, True)
 
 
+def _umask() -> int:
+    """Return the umask that the server was started with, and keep it."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
 def write_pidfile(path: str) -> None:
     """Write this process's number to *path*, whatever was there.  Raises `StartupError`."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(fd, f"{os.getpid()}\n".encode())
-        except OSError:
-            if stat.S_ISREG(os.fstat(fd).st_mode):
-                os.unlink(path)  # it is empty now
-            raise
-        finally:
-            os.close(fd)
+        files.write_own(path, f"{os.getpid()}\n".encode())
     except OSError as error:
-        raise StartupError(f"cannot write the pidfile {path}: {error.strerror}") from error
+        reason = error.strerror
+        if error.errno == errno.ELOOP:
+            reason = "this is a link, in a directory that not only root can write to"
+        raise StartupError(f"cannot write the pidfile {path}: {reason}") from error
 
 
 def remove_pidfile(path: str, pid: int) -> None:

@@ -26,7 +26,8 @@ class Identity(NamedTuple):
 def look_up(user: str | None, group: str | None) -> Identity | None:
     """Return who *user* and *group* (names or numbers) are; None if there is nothing to change.
 
-    A user without a group brings his own.  Raises `StartupError` for an unknown name.
+    With a user alone, the group is that user's own.  Raises `StartupError` for an unknown name, and
+    for a user whose group is not known while this is root's.
     """
     if user is None and group is None:
         return None
@@ -38,7 +39,10 @@ def look_up(user: str | None, group: str | None) -> Identity | None:
         else:
             uid = int(user)
             if group is None and gid == 0:
-                log.warning("-u %s: the user has no group of his own, so it stays 0: use -g", user)
+                raise StartupError(
+                    f"-u {user}: this user is not in the password file and so has no group; name"
+                    " one with -g, or the server would keep that of root"
+                )
     if group is not None:
         gid = _group_id(group)
     return Identity(uid, gid, name)

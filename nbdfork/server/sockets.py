@@ -10,7 +10,9 @@ import logging
 import os
 import select
 import socket
-from collections.abc import Iterable, MutableMapping
+import stat
+from collections.abc import Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from nbdfork.server import peers
@@ -47,6 +49,7 @@ class Listeners:
         self._made = made
         self._identity = None if made is None else _identity(made)
         self._private_directory = private_directory
+        self._mode = None if made is None else stat.S_IMODE(os.lstat(made).st_mode)
         self._names = [listener.getsockname() for listener in sockets]
 
     def renew(self) -> None:
@@ -58,7 +61,7 @@ class Listeners:
             shown = peers.show(listener.family, name)
             log.error("the socket for %s does not listen any more: making it anew", shown)
             try:
-                self.sockets[index] = _listen_again(listener, name)
+                self.sockets[index] = _listen_again(listener, name, self._mode)
             except OSError as error:
                 log.critical("cannot listen on %s again: %s", shown, error)
 
@@ -177,12 +180,15 @@ def _bind_tcp(family: int, address: _Address) -> socket.socket:
         raise
 
 
-def listen_unix(path: str) -> Listeners:
-    """Listen on a Unix domain socket at *path*, which must not exist.  Raises `StartupError`."""
-    return Listeners([_bind_unix(path)], path)
+def listen_unix(path: str, mode: int | None = None) -> Listeners:
+    """Listen on a Unix domain socket at *path*, which must not exist.  Raises `StartupError`.
+
+    Its permissions are *mode*, or what the umask leaves.
+    """
+    return Listeners([_bind_unix(path, mode)], path)
 
 
-def _bind_unix(path: str) -> socket.socket:
+def _bind_unix(path: str, mode: int | None = None) -> socket.socket:
     if not _fits(path):
         raise StartupError(
             f"cannot listen on {path}: a path of {len(os.fsencode(path))} bytes is too long for a"
@@ -190,7 +196,8 @@ def _bind_unix(path: str) -> socket.socket:
         )
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        listener.bind(path)
+        with _permissions(mode):
+            listener.bind(path)
         return _listen(listener)
     except OSError as error:
         listener.close()
@@ -198,6 +205,17 @@ def _bind_unix(path: str) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             reason += " (a socket file of an earlier server must be removed)"
         raise StartupError(f"cannot listen on {path}: {reason}") from error
+
+
+@contextmanager
+def _permissions(mode: int | None) -> Iterator[None]:
+    """Let a file that is made here have *mode* from its first moment on."""
+    umask = os.umask(0o077)
+    os.umask(umask if mode is None else 0o777 & ~mode)
+    try:
+        yield
+    finally:
+        os.umask(umask)
 
 
 def listen_private() -> Listeners:
@@ -288,7 +306,7 @@ def is_shut_down(listener: socket.socket) -> bool:
     return bool(looking.poll(0))
 
 
-def _listen_again(old: socket.socket, name: Any) -> socket.socket:
+def _listen_again(old: socket.socket, name: Any, mode: int | None) -> socket.socket:
     """Return a socket that listens in the place of *old*, which was shut down."""
     family = old.family
     old.close()  # or its address would be taken
@@ -298,7 +316,8 @@ def _listen_again(old: socket.socket, name: Any) -> socket.socket:
     try:
         if isinstance(name, str):  # an abstract one has no file
             os.unlink(name)
-        listener.bind(name)
+        with _permissions(mode):
+            listener.bind(name)
         return _listen(listener)
     except BaseException:
         listener.close()

@@ -140,9 +140,9 @@ def test_user_switch(shared: Path, user: str, group: str | None) -> None:
 def test_a_user_without_a_group(shared: Path) -> None:
     need_root()
     done = nbdfork("-u", "12345", "-P", "pid", "-U", "sock", "memory", "1", cwd=shared)
-    assert done.returncode == 0
-    assert "warning: -u 12345: the user has no group of his own, so it stays 0" in done.stderr
-    stop(psutil.Process(int((shared / "pid").read_text())))
+    assert done.returncode == 1
+    assert "-u 12345: this user is not in the password file and so has no group" in done.stderr
+    assert not (shared / "sock").exists()
 
 
 def test_group_alone(shared: Path) -> None:

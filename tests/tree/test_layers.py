@@ -30,7 +30,7 @@ ALLOWED = {
 
 ORDER = {
     "server": [
-        ["errors", "linux", "peers", "pool", "processes", "stopper"],
+        ["errors", "files", "linux", "peers", "pool", "processes", "stopper"],
         ["scoreboard", "sockets"],
         ["privileges", "daemon", "captive", "inheritance", "parent", "admission"],
         ["stdio", "entrance", "service", "watchdog"],

@@ -14,6 +14,7 @@ ARGUMENTS = {
     "export_name": "disk",
     "log": "null",
     "unix": "/run/s",
+    "unix_mode": "660",
     "pidfile": "/run/p",
     "port": "1",
     "tls": "require",

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import syslog
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def say() -> None:
 
 PID = os.getpid()
 DEBUG = f"nbdfork[{PID}]: debug: fine\nnbdfork[{PID}]: debug: coarse\n"
-PLAIN = "nbdfork: warning: odd\nnbdfork: error: bad\nvery bad\n"
+PLAIN = "nbdfork: warning: odd\nnbdfork: error: bad\n  very bad\n"
 
 
 @pytest.mark.parametrize(("verbose", "expected"), [(False, PLAIN), (True, DEBUG + PLAIN)])
@@ -97,3 +98,39 @@ def test_a_debug_flag_silences_a_part(flag: str) -> None:
     assert logger.isEnabledFor(logging.DEBUG)
     with pytest.raises(KeyError):
         logs.set_debug_flag("no.such", 1)
+
+
+def test_control_characters_are_shown_and_lines_cannot_be_forged(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.set_up("stderr", verbose=False)
+    log = logging.getLogger("nbdfork.test")
+    log.error("the export %s", "\x1b[2Jx\r\x00\x9by\nnbdfork: error: forged")
+    try:
+        raise ValueError("\x1b[2J\nnbdfork: error: forged")
+    except ValueError:
+        log.exception("a bug:")
+    shown = capsys.readouterr().err
+    assert "the export \\x1b[2Jx\\x0d\\x00\\x9by\n  nbdfork: error: forged\n" in shown
+    assert "\x1b" not in shown
+    starts = [line for line in shown.splitlines() if line.startswith("nbdfork: error:")]
+    assert starts == [shown.splitlines()[0], "nbdfork: error: a bug:"]
+
+
+def test_what_comes_again_and_again_is_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    logs.set_up("stderr", verbose=False)
+    log = logging.getLogger("nbdfork.test")
+    for number in range(1000):
+        log.error("sector %d is bad", number)
+    log.error("another thing")
+    now[0] += logs.BURST_SECONDS
+    log.error("sector %d is bad", 1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == logs.BURST + 3
+    assert lines[logs.BURST] == "nbdfork: error: another thing"
+    assert f"and {1000 - logs.BURST} more messages" in lines[-2]
+    assert lines[-1] == "nbdfork: error: sector 1000 is bad"

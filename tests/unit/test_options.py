@@ -105,6 +105,7 @@ ARGUMENTS = {
     "log": "null",
     "tls": "require",
     "unix": "/run/s",
+    "unix_mode": "660",
 }
 
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -260,3 +261,21 @@ def test_the_options_of_tcp_are_not_for_other_clients() -> None:
         pytest.skip(f"no vsock: {error}")
     with client:
         sockets.prepare_client(client, keepalive=True)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
+def test_the_permissions_of_a_socket(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "sock"
+    listeners = sockets.listen_unix(str(path), mode)
+    listeners.close()
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_the_umask_is_kept(tmp_path: Path) -> None:
+    umask = os.umask(0o027)
+    try:
+        sockets.listen_unix(str(tmp_path / "one"), 0o666).close()
+        sockets.listen_unix(str(tmp_path / "two")).close()
+        assert stat.S_IMODE((tmp_path / "two").stat().st_mode) == 0o750
+    finally:
+        assert os.umask(umask) == 0o027
