@@ -1,7 +1,7 @@
 """The curl plugin: a file on a web server, or of another kind of server that libcurl knows.
 
-The far end is not spoken to before a client comes: what is made here is only the recipe for the
-connections, which each worker makes for itself.
+Nothing is sent to the server before a client connects: only the recipe for connections is made
+here, and each worker makes its own connections by it.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, Secret, parse
 from nbdfork.plugin.password import read_password
 
-from .script import Script
+from .header_script import HeaderScript
 
 if TYPE_CHECKING:
     from .handle import Recipe
@@ -26,7 +26,7 @@ PROTOCOLS = (
 """The protocols that can be allowed (nbdkit-curl-plugin(1))."""
 
 READABLE = ("http", "https", "ftp", "ftps", "sftp", "file")
-"""Those of which libcurl can read a part of a file."""
+"""The protocols by which libcurl can read a part of a file."""
 
 SSL_VERSIONS = {
     "tlsv1": "SSLVERSION_TLSv1",
@@ -37,7 +37,7 @@ SSL_VERSIONS = {
     "tlsv1.2": "SSLVERSION_TLSv1_2",
     "tlsv1.3": "SSLVERSION_TLSv1_3",
 }
-"""Versions of TLS, and pycurl's names of them."""
+"""Versions of TLS, and pycurl's names for them."""
 
 HTTP_VERSIONS = {
     "none": "CURL_HTTP_VERSION_NONE",
@@ -49,10 +49,10 @@ HTTP_VERSIONS = {
     "3": "CURL_HTTP_VERSION_3",
     "3only": "CURL_HTTP_VERSION_3ONLY",
 }
-"""Versions of HTTP, and pycurl's names of them."""
+"""Versions of HTTP, and pycurl's names for them."""
 
-_LONGEST = 2_000_000
-"""The longest time, in seconds: libcurl counts milliseconds in 32 bits."""
+_MAX_SECONDS = 2_000_000
+"""The longest time that can be given: libcurl counts milliseconds in 32 bits."""
 
 _SECRET = "|-|+FILENAME|-FD"
 
@@ -94,12 +94,12 @@ class Curl(Plugin):
     )
     header_script = Parameter(str, metavar="SCRIPT", help="a shell script that prints headers")
     header_script_renew = Parameter(
-        parse.whole(0, _LONGEST), metavar="SECONDS", help="run it again after this time"
+        parse.whole(0, _MAX_SECONDS), metavar="SECONDS", help="run it again after this time"
     )
     cookie = Secret(str, metavar=f"COOKIE{_SECRET}", help="send these cookies (HTTP)")
     cookie_script = Parameter(str, metavar="SCRIPT", help="a shell script that prints cookies")
     cookie_script_renew = Parameter(
-        parse.whole(0, _LONGEST), metavar="SECONDS", help="run it again after this time"
+        parse.whole(0, _MAX_SECONDS), metavar="SECONDS", help="run it again after this time"
     )
     cookiefile = Parameter(
         _path_or_nothing, metavar="[FILENAME]", help="keep cookies; begin with those in a file"
@@ -124,7 +124,7 @@ class Curl(Plugin):
     ssl_cipher_list = Parameter(str, metavar="CIPHER:...", help="the ciphers up to TLS 1.2")
     tls13_ciphers = Parameter(str, metavar="CIPHER:...", help="the ciphers of TLS 1.3")
     timeout = Parameter(
-        parse.whole(0, _LONGEST), metavar="SECONDS", help="how long a request may take"
+        parse.whole(0, _MAX_SECONDS), metavar="SECONDS", help="how long a request may take"
     )
     tcp_keepalive = Parameter(
         parse.boolean, default=False, metavar="true|false", help="probe idle connections"
@@ -158,7 +158,7 @@ class Curl(Plugin):
         return True
 
     def config_complete(self) -> None:
-        """Check what can be checked without the far end, and read the secrets."""
+        """Check what can be checked without the server, and read the secrets."""
         if not self.url:
             raise ConfigError("curl: url=: the URL of the file to serve is expected")
         if any(character <= " " for character in self.url):
@@ -199,17 +199,17 @@ class Curl(Plugin):
             raise ConfigError(f"curl: cookiejar={self.cookiejar}: is a directory, not a file")
 
     def get_ready(self) -> None:
-        """Make the recipe, and have libcurl look at it."""
+        """Make the recipe, and let libcurl check it."""
         self._scheme = self._checked_scheme(_library())
-        from . import options  # only now, because it needs pycurl
+        from . import options  # imported late, because it needs pycurl
 
         found = options.options(self, self._secrets)
         options.check(found)
         self._recipe = self._make_recipe(tuple(found))
 
     def _checked_scheme(self, pycurl: ModuleType) -> str:
-        """Return the URL's scheme, if files can be read so and we may."""
-        from .reply import scheme_of  # only now, because it needs pycurl
+        """Return the URL's scheme, if files can be read by it and it is allowed."""
+        from .reply import scheme_of  # imported late, because it needs pycurl
 
         scheme = scheme_of(self.url) or "http"
         version = pycurl.version_info()
@@ -240,10 +240,12 @@ class Curl(Plugin):
             verbose=bool(self.debug["verbose"]),
         )
 
-    def _script(self, what: str, text: str | None, renew: int | None) -> Script | None:
+    def _script(self, what: str, text: str | None, renew: int | None) -> HeaderScript | None:
         if text is None:
             return None
-        return Script(f"{what}-script", text, renew or 0, self.url, bool(self.debug["scripts"]))
+        return HeaderScript(
+            f"{what}-script", text, renew or 0, self.url, bool(self.debug["scripts"])
+        )
 
     def open(self, export_name: str, read_only: bool) -> Export:
         from .export import CurlExport

@@ -1,8 +1,8 @@
-"""A client's view of the file: its reads and writes as requests to the far end.
+"""A client's view of the file: its reads and writes as requests to the server.
 
-Whatever comes back is checked before it is believed: that it is the part asked for, of the file
-that was opened.  A failure that may pass is tried again a few times, which is safe: reads, and
-writes of the same data to the same place, may be repeated.
+Every reply is checked: it must be the part that was asked for, of the file that was opened.  A
+request that fails for a transient reason is tried again a few times.  That is safe, because reads,
+and writes of the same data to the same place, can be repeated.
 """
 
 import errno
@@ -19,7 +19,7 @@ from nbdfork.plugin import Export
 
 from .handle import Handle, Pool, Recipe
 from .probe import probe
-from .reply import Facts, Passing, Reply
+from .reply import Facts, Reply, TransientError
 
 log = logging.getLogger(__name__)
 
@@ -27,17 +27,17 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _PAUSES = (0.1, 0.3, 1.0, 2.0, None)
-"""How long to wait after each attempt that failed, in seconds; after the last there is none."""
+"""Seconds to wait after each attempt that failed; None: give up."""
 
 _PAUSES_AT_OPEN = (0.1, 0.3, None)
-"""The same when a client comes, who is waiting to be told."""
+"""The same while a client connects, and waits for the result."""
 
 
 class CurlExport(Export):
     """One client's view of a file, through up to *connections* handles made by *recipe*.
 
-    *is_http*: the replies have headers to check.  Its methods may be called by several threads
-    at once.  Making it raises OSError if the file cannot be served.
+    *is_http*: the replies have headers to check.  Several threads may call its methods at the same
+    time.  Raises OSError if the file cannot be served.
     """
 
     def __init__(self, recipe: Recipe, connections: int, *, is_http: bool, read_only: bool) -> None:
@@ -47,9 +47,9 @@ class CurlExport(Export):
         self._can_write = is_http and not read_only
         self._share = _cookie_share() if recipe.keeps_cookies() else None
         self._pool = Pool(partial(Handle, recipe, self._share), connections)
-        self._familiar: _Familiar | None = None
+        self._expected: _ExpectedReply | None = None
         self._first_write = threading.Lock()
-        self._parts_are_taken = False
+        self._takes_partial_put = False
         try:
             if self._share is not None:
                 self._attempt((None,), Handle.load_cookies)
@@ -71,12 +71,12 @@ class CurlExport(Export):
         return self._attempt(_PAUSES, self._read, count, offset)
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
-        if self._parts_are_taken:
+        if self._takes_partial_put:
             self._write(data, offset)
             return
         with self._first_write:
             self._write(data, offset)
-            self._see_whether_parts_are_taken(len(data))
+            self._check_partial_put(len(data))
 
     def close(self) -> None:
         self._pool.close()
@@ -90,15 +90,15 @@ class CurlExport(Export):
         *arguments: P.args,
         **keywords: P.kwargs,
     ) -> T:
-        """Make a request with a handle, and again after each pause while its failure may pass.
+        """Make a request with a handle, and again after each pause while it fails transiently.
 
-        Every read comes this way: it is one function, because calls are not free.
+        This is one function, and not several, because every read goes through it.
         """
         for pause in pauses:
             handle = self._pool.take()
             try:
                 return request(handle, *arguments, **keywords)
-            except Passing as error:
+            except TransientError as error:
                 if pause is None:
                     raise
                 log.info("curl: %s; trying again in %s s", error.strerror, pause)
@@ -112,23 +112,23 @@ class CurlExport(Export):
     def _read(self, handle: Handle, count: int, offset: int) -> bytes:
         data = handle.get(count, offset)
         if self._is_http:
-            familiar = self._familiar
-            if familiar is None or not familiar.are(handle.headers, count, offset):
+            expected = self._expected
+            if expected is None or not expected.matches(handle.headers, count, offset):
                 self._check(handle.headers, count, offset)
         if len(data) != count:
             text = (
-                f"{self._shown}: {count} bytes at {offset} were asked for, and other than that came"
+                f"{self._shown}: the reply is not the {count} bytes at {offset} that were asked for"
             )
-            raise Passing(errno.EIO, text) if self._is_http else OSError(errno.EIO, text)
+            raise TransientError(errno.EIO, text) if self._is_http else OSError(errno.EIO, text)
         return data
 
     def _check(self, headers: list[bytes], count: int, offset: int) -> None:
-        """Raise OSError unless *headers* are those of this part of the file that was opened."""
+        """Raise OSError unless *headers* describe this part of the file that was opened."""
         reply = Reply(headers)
         part = reply.content_range()
         size = self._facts.size
         if reply.status == 200:
-            # Nothing forbids to answer so a request for all there is.
+            # A server may answer so when it is asked for the range that is the whole file.
             if (offset, count) != (0, size):
                 raise self._error("the server sends the whole file when asked for a part of it")
         elif reply.status == 416 and part is not None and part[2] is not None:
@@ -147,7 +147,7 @@ class CurlExport(Export):
             raise self._error(f"the file has changed: {difference}")
         if reply.status == 416:
             raise reply.failure(self._shown)
-        self._familiar = _Familiar.from_headers(headers, count, offset, self._facts)
+        self._expected = _ExpectedReply.from_headers(headers, count, offset, self._facts)
 
     def _error(self, text: str) -> OSError:
         return OSError(errno.EIO, f"{self._shown}: {text}")
@@ -155,9 +155,9 @@ class CurlExport(Export):
     # -- writing ------------------------------------------------------------------------
 
     def _write(self, data: memoryview, offset: int) -> None:
-        # From now on it is this client who changes the file: only its size is to stay the same.
+        # From now on this client changes the file, so only its size is checked.
         self._facts = Facts(self._facts.size)
-        self._familiar = None
+        self._expected = None
         self._attempt(_PAUSES, self._put, data, offset)
 
     def _put(self, handle: Handle, data: memoryview, offset: int) -> None:
@@ -166,9 +166,10 @@ class CurlExport(Export):
         if reply.status not in (200, 201, 204):
             raise reply.failure(self._shown)
 
-    def _see_whether_parts_are_taken(self, count: int) -> None:
-        """Look at the file after a write of *count* bytes: a server that does not know of parts
-        has replaced it by those, and must not be given more.
+    def _check_partial_put(self, count: int) -> None:
+        """Raise OSError if a write of *count* bytes has replaced the whole file.
+
+        A server that does not know partial PUT does that, and must not be sent more.
         """
         size = self._facts.size
         now = self._attempt(_PAUSES, probe, self._shown, True).size
@@ -177,12 +178,14 @@ class CurlExport(Export):
                 f"the server took {count} bytes for the whole file, which was {size} bytes and is"
                 f" {now}; it does not know partial PUT: use -r"
             )
-        self._parts_are_taken = count != size
+        self._takes_partial_put = count != size
 
 
-class _Familiar(NamedTuple):
-    """How a good reply looked, so that the next one can be recognized without taking it apart:
-    the Content-Range line before and after its numbers, and the line that tells versions apart.
+class _ExpectedReply(NamedTuple):
+    """What the next reply should look like, so that it can be recognized without parsing it.
+
+    *before* and *after* are the parts of the Content-Range line around its numbers; *version* is
+    the line that identifies the version of the file.
     """
 
     before: bytes
@@ -192,8 +195,8 @@ class _Familiar(NamedTuple):
     @classmethod
     def from_headers(
         cls, headers: list[bytes], count: int, offset: int, facts: Facts
-    ) -> "_Familiar | None":
-        """Return what is familiar of these headers, or None if they have no Content-Range."""
+    ) -> "_ExpectedReply | None":
+        """Return what to expect after *headers*, or None if they have no Content-Range."""
         lines = {line.partition(b":")[0].lower(): line for line in headers}
         numbers = b"%d-%d" % (offset, offset + count - 1)
         before, found, after = lines.get(b"content-range", b"").partition(numbers)
@@ -205,8 +208,8 @@ class _Familiar(NamedTuple):
             return cls(before, after, lines[b"last-modified"])
         return cls(before, after, None)
 
-    def are(self, headers: list[bytes], count: int, offset: int) -> bool:
-        """Return whether *headers* are of a single reply, and of this part of the same file."""
+    def matches(self, headers: list[bytes], count: int, offset: int) -> bool:
+        """Return whether *headers* are one reply, with this part of the same file."""
         part = b"%b%d-%d%b" % (self.before, offset, offset + count - 1, self.after)
         return (
             b" 206" in headers[0]

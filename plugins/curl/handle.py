@@ -1,7 +1,7 @@
-"""A connection to the far end: one libcurl handle, used by one thread at a time, and their pool.
+"""libcurl handles, each with a connection to the server, and the pool that threads share.
 
-A handle keeps its connection from request to request.  It is configured when it is made; a read
-sets the range and nothing else.  What a reply means is not known here.
+One thread at a time uses a handle, which keeps its connection from request to request.  A handle is
+configured when it is made; a read sets only the range.  This file does not interpret replies.
 """
 
 import errno
@@ -13,29 +13,29 @@ from dataclasses import dataclass
 
 import pycurl
 
+from .header_script import HeaderScript
 from .options import Option
 from .reply import failure
-from .script import Script
 from .trace import Trace
 
-_LONGEST_ANSWER = 1024 * 1024
-"""How much is taken, in bytes, of the content of a reply where none is asked for."""
+_MAX_IGNORED = 1024 * 1024
+"""How many bytes of content are read of a reply whose content is not needed."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How handles are made: all that comes of the plugin's parameters.
+    """How handles are made, according to the plugin's parameters.
 
-    *shown* is the URL as messages may show it.  With a *cookiefile*, be it "", or a *cookiejar*,
-    the handles keep cookies, together: they begin with those in the files, and leave them in the
-    jar.
+    *shown* is the URL without secrets, for messages.  With a *cookiefile*, which may be "", or a
+    *cookiejar*, the handles keep and share cookies.  They begin with those in the files, and save
+    them in the jar.
     """
 
     shown: str
     options: tuple[Option, ...]
     headers: tuple[str, ...] = ()
-    header_script: Script | None = None
-    cookie_script: Script | None = None
+    header_script: HeaderScript | None = None
+    cookie_script: HeaderScript | None = None
     cookiefile: str | None = None
     cookiejar: str | None = None
     verbose: bool = False
@@ -46,7 +46,7 @@ class Recipe:
 
 
 class Handle:
-    """One libcurl handle made by *recipe*; its cookies are those of *share*."""
+    """One libcurl handle made by *recipe*, with the cookies of *share*."""
 
     def __init__(self, recipe: Recipe, share: pycurl.CurlShare | None = None) -> None:
         self.headers: list[bytes] = []
@@ -65,7 +65,7 @@ class Handle:
             curl.setopt(pycurl.DEBUGFUNCTION, self._trace)
         if share is not None:
             curl.setopt(pycurl.SHARE, share)
-            curl.setopt(pycurl.COOKIEFILE, "")  # no file, but only so they are looked at
+            curl.setopt(pycurl.COOKIEFILE, "")  # reads no file, but turns cookies on
         curl.setopt(pycurl.HEADERFUNCTION, self.headers.append)
         curl.setopt(pycurl.WRITEFUNCTION, self._take)
         self._setopt = curl.setopt
@@ -74,9 +74,9 @@ class Handle:
         self._is_fixed = recipe.header_script is None and recipe.cookie_script is None
 
     def load_cookies(self) -> None:
-        """Find the recipe's cookies before the first request, and save them in the jar at the end.
+        """Load the recipe's cookies with the first request, and save them in the jar at the end.
 
-        Only the first handle does: another would put old cookies in the place of newer ones.
+        Only the first handle may do so: a later one would replace newer cookies by old ones.
         """
         if self._recipe.cookiefile is not None:
             self._setopt(pycurl.COOKIEFILE, os.fsencode(self._recipe.cookiefile))
@@ -86,8 +86,9 @@ class Handle:
             self._has_jar = True
 
     def get(self, count: int, offset: int) -> bytes:
-        """Ask for *count* bytes from *offset*, and return what came: other than that, if the
-        far end did not send that.  Raises OSError if it sent nothing that makes sense.
+        """Ask for *count* bytes from *offset*, and return what the server sent, whatever it is.
+
+        Raises OSError if the request failed.
         """
         if not self._is_fixed:
             self._refresh()
@@ -104,15 +105,15 @@ class Handle:
         self._curl.unsetopt(pycurl.RANGE)
         self._setopt(pycurl.NOBODY, 1)
         try:
-            self._transfer(_LONGEST_ANSWER)  # of FTP, headers made up by libcurl
+            self._transfer(_MAX_IGNORED)  # with FTP, libcurl makes up headers
         finally:
-            self._setopt(pycurl.HTTPGET, 1)  # also puts an end to NOBODY
+            self._setopt(pycurl.HTTPGET, 1)  # this also ends NOBODY
         return int(self._curl.getinfo(pycurl.CONTENT_LENGTH_DOWNLOAD_T))
 
     def put(self, data: memoryview, offset: int, size: int) -> None:
-        """Send *data* to become a part of a file of *size* bytes (RFC 9110, 14.5).
+        """Send *data* as a part of a file of *size* bytes (RFC 9110, 14.5).
 
-        Raises OSError with EIO if it was not there that a redirect led (303 See Other).
+        Raises OSError, also if a redirect turned the request into a GET (303 See Other).
         """
         stream = io.BytesIO(data)
         self._refresh()
@@ -121,25 +122,25 @@ class Handle:
         self._setopt(pycurl.UPLOAD, 1)
         self._setopt(pycurl.INFILESIZE_LARGE, len(data))
         self._setopt(pycurl.READFUNCTION, stream.read)
-        # For when the data has been sent, but must be sent again.
+        # Needed when the data has to be sent a second time.
         self._setopt(pycurl.SEEKFUNCTION, lambda *position: stream.seek(*position) and None)
         try:
-            self._transfer(_LONGEST_ANSWER)
+            self._transfer(_MAX_IGNORED)
             if self._curl.getinfo(pycurl.EFFECTIVE_METHOD) != "PUT":
-                text = "the server redirects what is written to where nothing can be (303)"
+                text = "the server redirects the write to where nothing can be written (303)"
                 raise OSError(errno.EIO, f"{self._recipe.shown}: {text}")
         finally:
-            self._setopt(pycurl.HTTPGET, 1)  # also puts an end to UPLOAD
+            self._setopt(pycurl.HTTPGET, 1)  # this also ends UPLOAD
             self._set_headers(self._headers)
 
     def close(self) -> None:
-        """End the connection."""
-        if self._has_jar:  # before pycurl takes the shared cookies away from the handle
+        """Close the connection."""
+        if self._has_jar:  # now, because pycurl separates the handle from shared cookies first
             self._setopt(pycurl.COOKIELIST, "FLUSH")
         self._curl.close()
 
     def _transfer(self, room: int) -> None:
-        """Make the request.  What comes beyond *room* bytes ends it, and then none is kept."""
+        """Make the request.  Content of more than *room* bytes ends it and is discarded."""
         self.headers.clear()
         self._chunks.clear()
         self._room = room
@@ -151,7 +152,7 @@ class Handle:
                 raise failure(error, self._recipe.shown) from error
 
     def _take(self, chunk: bytes) -> int | None:
-        """Keep what came (CURLOPT_WRITEFUNCTION)."""
+        """Keep a piece of the content (CURLOPT_WRITEFUNCTION)."""
         self._room -= len(chunk)
         if self._room < 0:
             return -1
@@ -161,7 +162,7 @@ class Handle:
     # -- headers and cookies that change ------------------------------------------------
 
     def _refresh(self) -> None:
-        """Use what the scripts print by now."""
+        """Use the headers and cookies that the scripts print now."""
         if self._recipe.header_script is not None:
             headers = self._recipe.header_script.lines()
             if headers is not self._headers:
@@ -182,22 +183,22 @@ class Handle:
 
 
 class Pool:
-    """Up to *limit* handles, made by *make* when they are needed; threads share it.
+    """Up to *limit* handles, made by *make* when needed, for all threads of a client.
 
-    The one given back last is taken first: a client that asks for one thing at a time has one
-    connection.
+    The handle that was given back last is taken first, so a client that makes one request at a time
+    uses one connection.
     """
 
     def __init__(self, make: Callable[[], Handle], limit: int) -> None:
         self._make = make
         self._limit = limit
-        self._idle: list[Handle] = []  # a list's methods need no lock
+        self._idle: list[Handle] = []  # append() and pop() of a list are atomic
         self._made = 0
         self._waiting = 0
         self._changed = threading.Condition()
 
     def take(self) -> Handle:
-        """Return a handle that nobody else has; wait until there is one."""
+        """Return a handle that no other thread uses; wait until there is one."""
         try:
             return self._idle.pop()
         except IndexError:
@@ -216,18 +217,20 @@ class Pool:
                 handle = self._make()
                 self._made += 1
                 return handle
-            self._waiting += 1  # who gives one back from now on sees this, and we what came before
+            # A thread that gives back a handle from now on sees this; one that did so before has
+            # put it into the list already.
+            self._waiting += 1
             try:
                 while True:
                     try:
                         return self._idle.pop()
-                    except IndexError:  # it may have gone to another thread
+                    except IndexError:  # another thread may have taken it
                         self._changed.wait()
             finally:
                 self._waiting -= 1
 
     def close(self) -> None:
-        """Close all handles; none is in use any more."""
+        """Close all handles, none of which may be in use."""
         while self._idle:
             self._idle.pop().close()
 

@@ -1,6 +1,6 @@
-"""From the plugin's parameters to libcurl's options: which is which, and what libcurl refuses.
+"""From the plugin's parameters to libcurl's options, and which values libcurl refuses.
 
-A handle is configured once, with all that does not change from request to request.
+These are the options that stay the same from request to request.
 """
 
 import os
@@ -16,7 +16,7 @@ from . import HTTP_VERSIONS, SSL_VERSIONS
 if TYPE_CHECKING:
     from . import Curl
 
-_SAME = {
+_DIRECT = {
     "url": pycurl.URL,
     "user": pycurl.USERNAME,
     "password": pycurl.PASSWORD,
@@ -35,21 +35,20 @@ _SAME = {
     "tcp-keepalive": pycurl.TCP_KEEPALIVE,
     "tcp-nodelay": pycurl.TCP_NODELAY,
 }
-"""Parameters whose values are libcurl's."""
+"""Parameters whose values are passed to libcurl as they are."""
 
 _REDIRECT = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
-"""Where a redirect may lead, unless `protocols` forbids it: to replies of the kind we check."""
+"""Where redirects may lead, unless protocols= forbids it: to replies that can be checked."""
 
-_BUFFER = 512 * 1024
-"""How much libcurl hands over at a time, at most (CURL_MAX_READ_SIZE is 10 MiB)."""
+_BUFFER_SIZE = 512 * 1024
+"""The most bytes that libcurl passes on at a time (CURL_MAX_READ_SIZE is 10 MiB)."""
 
-_STALLED = 300
-"""After how many seconds without a byte a request has failed: as long as libcurl, by default,
-tries to connect."""
+_STALL_SECONDS = 300
+"""How long nothing may come before a request fails: libcurl's default for connecting."""
 
 
 class Option(NamedTuple):
-    """An option of libcurl, its value (None: not the default either), and who asks for it."""
+    """An option of libcurl, its value (None: unset it), and the parameter that asks for it."""
 
     number: int
     value: Any
@@ -64,13 +63,13 @@ class Option(NamedTuple):
 
 
 def options(plugin: "Curl", secrets: dict[str, str]) -> list[Option]:
-    """Return the options that the parameters of *plugin* ask for, all of its handles alike.
+    """Return the options that the parameters of *plugin* ask for.
 
-    *secrets*: the values of those parameters that are read from elsewhere.
+    *secrets*: the values of the parameters that were read from elsewhere.
     """
     found = list(_always())
-    values = {key: getattr(plugin, key.replace("-", "_")) for key in _SAME} | secrets
-    for key, number in _SAME.items():
+    values = {key: getattr(plugin, key.replace("-", "_")) for key in _DIRECT} | secrets
+    for key, number in _DIRECT.items():
         value = values[key]
         if value is None:
             continue
@@ -87,9 +86,9 @@ def _always() -> Iterator[Option]:
     yield Option(pycurl.NOSIGNAL, 1)  # there are threads
     yield Option(pycurl.DEFAULT_PROTOCOL, "http")
     yield Option(pycurl.USERAGENT, "")  # not pycurl's own
-    yield Option(pycurl.BUFFERSIZE, _BUFFER)
+    yield Option(pycurl.BUFFERSIZE, _BUFFER_SIZE)
     yield Option(pycurl.LOW_SPEED_LIMIT, 1)
-    yield Option(pycurl.LOW_SPEED_TIME, _STALLED)
+    yield Option(pycurl.LOW_SPEED_TIME, _STALL_SECONDS)
     yield Option(pycurl.REDIR_PROTOCOLS, _REDIRECT)
 
 
@@ -106,7 +105,7 @@ def _translated(plugin: "Curl") -> Iterator[Option]:
     if plugin.protocols is not None:
         allowed = 0
         for name in plugin.protocols:
-            # pycurl has no name for the newest ones, all of which no disk can be read by.
+            # pycurl has no names for the newest protocols, by which no disk can be read anyway.
             allowed |= getattr(pycurl, f"PROTO_{name.upper()}", 0)
         yield Option(pycurl.PROTOCOLS, allowed, "protocols")
         yield Option(pycurl.REDIR_PROTOCOLS, allowed & _REDIRECT, "protocols")

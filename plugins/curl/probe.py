@@ -1,6 +1,6 @@
-"""Finding out, when a client comes, what the far end has: the file's size, and its version.
+"""Finding out, when a client connects, the file's size and version.
 
-And whether parts of it can be had, without which it is no disk.
+Also whether the server sends parts of a file, without which it cannot be a disk.
 """
 
 import errno
@@ -10,9 +10,9 @@ from .reply import Facts, Reply
 
 
 def probe(handle: Handle, shown: str, is_http: bool) -> Facts:
-    """Ask for the facts of the file, by *handle*; *shown* is its name for messages.
+    """Ask for the facts of the file, whose name in messages is *shown*.
 
-    Raises OSError if there is none, or it cannot be read in parts.
+    Raises OSError if there is no such file, or it cannot be read in parts.
     """
     if is_http:
         return _by_head(handle, shown) or _by_get(handle, shown)
@@ -23,18 +23,18 @@ def probe(handle: Handle, shown: str, is_http: bool) -> Facts:
 
 
 def _by_head(handle: Handle, shown: str) -> Facts | None:
-    """Return what HEAD tells, if it is enough; many a server does not know HEAD."""
+    """Return what a reply to HEAD tells, or None if that is not enough; many servers lack HEAD."""
     size = handle.head()
     reply = Reply(handle.headers)
     if reply.status != 200:
         return None
     if reply.refuses_ranges():
         raise _no_parts(shown)
-    return reply.facts(size) if size >= 0 and reply.takes_ranges() else None
+    return reply.facts(size) if size >= 0 and reply.offers_ranges() else None
 
 
 def _by_get(handle: Handle, shown: str) -> Facts:
-    """Read the first byte, and see what else is told with it."""
+    """Read the first byte, and return what the reply tells besides."""
     handle.get(1, 0)
     reply = Reply(handle.headers)
     part = reply.content_range()
@@ -52,7 +52,5 @@ def _by_get(handle: Handle, shown: str) -> Facts:
 
 
 def _no_parts(shown: str) -> OSError:
-    return OSError(
-        errno.EOPNOTSUPP,
-        f"{shown}: the server has only the whole file to give, and no parts of it (ranges)",
-    )
+    text = "the server only sends the whole file, and no parts of it (ranges)"
+    return OSError(errno.EOPNOTSUPP, f"{shown}: {text}")

@@ -1,6 +1,6 @@
-"""What the far end said: a reply's headers, what they tell of the file, and what an error means.
+"""What a server's replies and libcurl's errors mean: facts of the file, and kinds of failure.
 
-This file sends nothing.  It decides which failures pass and may be tried again.
+This file sends nothing.  It decides which failures are transient, so that trying again may help.
 """
 
 import errno
@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import pycurl
 
-_PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 
-_PASSING_CODES = frozenset(
+_TRANSIENT_CODES = frozenset(
     {
         pycurl.E_COULDNT_RESOLVE_HOST,
         pycurl.E_COULDNT_RESOLVE_PROXY,
@@ -31,7 +31,7 @@ _PASSING_CODES = frozenset(
         pycurl.E_FTP_ACCEPT_FAILED,
         pycurl.E_FTP_CANT_RECONNECT,
         pycurl.E_SSH,
-        pycurl.E_FAILED_INIT,  # sshd hangs up on some of many who come at once (MaxStartups)
+        pycurl.E_FAILED_INIT,  # sshd drops some of many simultaneous connections (MaxStartups)
         pycurl.E_AGAIN,
     }
 )
@@ -60,23 +60,23 @@ _HINTS = {
 }
 
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]+)-([0-9]+)|\*)/([0-9]+|\*)", re.IGNORECASE)
-_BEGINNING = re.compile("(?:([A-Za-z][A-Za-z0-9+.-]*):(?=/))?/*")
-"""What is in front of user and host; libcurl takes no word for a scheme without the slash."""
+_SCHEME = re.compile("(?:([A-Za-z][A-Za-z0-9+.-]*):(?=/))?/*")
+"""What comes before user and host; without a slash, libcurl takes no word for a scheme."""
 
 
-class Passing(OSError):
-    """A failure that may have passed when the request is made again."""
+class TransientError(OSError):
+    """A failure that may not occur again when the request is repeated."""
 
 
 class Facts(NamedTuple):
-    """What a reply tells of the file: its size in bytes, and what tells versions of it apart."""
+    """What a reply tells about the file: its size in bytes, and what identifies its version."""
 
     size: int
     etag: str | None = None
     modified: str | None = None
 
     def difference(self, other: "Facts") -> str:
-        """Return how *other* shows that the file is not the same any more, or "" if it is."""
+        """Return how *other* shows that the file has changed, or "" if it has not."""
         if other.size != self.size:
             return f"its size was {self.size} bytes and is {other.size}"
         for what, before, now in (
@@ -89,9 +89,9 @@ class Facts(NamedTuple):
 
 
 class Reply:
-    """The last of the replies in *lines*, all the headers that one transfer brought (RFC 9110).
+    """The last reply in *lines*, the headers of one transfer (RFC 9110).
 
-    Replies before it are redirects, those of a proxy, or interim ones.
+    Replies before it are redirects, a proxy's, or interim ones.
     """
 
     def __init__(self, lines: Iterable[bytes]) -> None:
@@ -108,21 +108,21 @@ class Reply:
                 self._fields[name.lower()] = value.strip()
 
     def field(self, name: str) -> str | None:
-        """Return the header *name* (in small letters), or None if there is none."""
+        """Return the value of the header *name* (in lower case), or None."""
         return self._fields.get(name)
 
-    def takes_ranges(self) -> bool:
-        """Whether it says that a part of the file may be asked for."""
+    def offers_ranges(self) -> bool:
+        """Whether it says that parts of the file can be requested."""
         return (self.field("accept-ranges") or "").lower() == "bytes"
 
     def refuses_ranges(self) -> bool:
-        """Whether it says that only the whole file is to be had."""
+        """Whether it says that only the whole file can be requested."""
         return (self.field("accept-ranges") or "").lower() == "none"
 
     def content_range(self) -> tuple[int, int, int | None] | None:
-        """Return offset, count and the file's size, as far as it is told, of the part sent.
+        """Return offset and count of the part that was sent, and the file's size if it is told.
 
-        None if the header is missing or malformed.  The count is 0 in a refusal (416).
+        Return None if the header is missing or malformed.  The count is 0 in a refusal (416).
         """
         match = _CONTENT_RANGE.fullmatch(self.field("content-range") or "")
         if match is None:
@@ -133,11 +133,11 @@ class Reply:
         return int(match[1]), int(match[2]) - int(match[1]) + 1, size
 
     def facts(self, size: int) -> Facts:
-        """Return what it tells of a file of *size* bytes."""
+        """Return what the reply tells about a file of *size* bytes."""
         return Facts(size, self.field("etag"), self.field("last-modified"))
 
     def failure(self, shown: str) -> OSError:
-        """Return the error that the status stands for, of a request for *shown*."""
+        """Return the error that the status means for a request for *shown*."""
         status = self.status
         try:
             text = f"{status} {http.HTTPStatus(status).phrase}"
@@ -147,33 +147,33 @@ class Reply:
             where = shown_url(self.field("location") or "nowhere")
             text += f", a redirect to {where}, is not followed"
         text = f"{shown}: the server says {text}{_HINTS.get(status, '')}"
-        if status in _PASSING_STATUS:
-            return Passing(errno.EIO, text)
+        if status in _TRANSIENT_STATUS:
+            return TransientError(errno.EIO, text)
         return OSError(_ERRNO_OF_STATUS.get(status, errno.EIO), text)
 
 
 def failure(error: pycurl.error, shown: str) -> OSError:
-    """Return what libcurl's *error* means, of a request for *shown*."""
+    """Return the error that libcurl's *error* means for a request for *shown*."""
     code = error.args[0]
     assert isinstance(code, int)  # what perform() raises has a code and a text
     text = f"{shown}: {error.args[-1] or pycurl.easy_strerror(code)}"
     if code == pycurl.E_PEER_FAILED_VERIFICATION:
         text += " (cainfo= names the certificates to trust)"
-    if code in _PASSING_CODES:
-        return Passing(errno.EIO, text)
+    if code in _TRANSIENT_CODES:
+        return TransientError(errno.EIO, text)
     return OSError(_ERRNO_OF_CODE.get(code, errno.EIO), text)
 
 
 def shown_url(url: str) -> str:
-    """Return *url* as it may be shown: without user, password and query, which hold secrets."""
-    match = _BEGINNING.match(url)
-    assert match is not None  # it may be empty
+    """Return *url* without user, password and query, which may be secret."""
+    match = _SCHEME.match(url)
+    assert match is not None  # it matches the empty string, too
     host, slash, path = re.split("[?#]", url[match.end() :], maxsplit=1)[0].partition("/")
     return f"{match[0]}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def scheme_of(url: str) -> str:
-    """Return the scheme of *url* in small letters, or "", as in "user:password@host/path"."""
-    match = _BEGINNING.match(url)
+    """Return the scheme of *url* in lower case; "" if it has none, as "user:password@host/path"."""
+    match = _SCHEME.match(url)
     assert match is not None
     return (match[1] or "").lower()

@@ -1,4 +1,4 @@
-"""What libcurl tells of its work (`-D curl.verbose=1`), as lines of our log without secrets."""
+"""libcurl's messages about its work (`-D curl.verbose=1`), as log lines without secrets."""
 
 import logging
 import re
@@ -13,7 +13,7 @@ _MARKS = {
     pycurl.INFOTYPE_HEADER_IN: "<",
     pycurl.INFOTYPE_HEADER_OUT: ">",
 }
-"""The kinds that are logged, marked as the curl command does; the rest is data."""
+"""The kinds of messages that are logged, marked as by the curl command; others are data."""
 
 _SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie", "set-cookie")
 _FTP_PASSWORD = re.compile(r"PASS .*")
@@ -22,19 +22,19 @@ _QUERY = re.compile(r"\?\S+")
 
 
 class Trace:
-    """Logs what libcurl tells one handle."""
+    """Logs libcurl's messages about one handle."""
 
     def __init__(self) -> None:
         self.hide(())
 
     def hide(self, headers: Iterable[str]) -> None:
-        """Do not show the values of these *headers*, which are the user's, either."""
+        """From now on, also hide the values of these *headers*, which the user has set."""
         names = {re.split("[:;]", header, maxsplit=1)[0].strip() for header in headers}
         every = "|".join(map(re.escape, sorted({*_SECRET_HEADERS, *names})))
         self._secret_header = re.compile(rf"({every}):.*", re.IGNORECASE)
 
     def __call__(self, kind: int, data: bytes) -> None:
-        """Take what libcurl tells (CURLOPT_DEBUGFUNCTION)."""
+        """Log a message (CURLOPT_DEBUGFUNCTION)."""
         mark = _MARKS.get(kind)
         if mark is None:
             return

@@ -1,7 +1,7 @@
 """The data plugin: a disk whose content is written on the command line.
 
-What is described is put into memory that all clients share, so that a client sees what another
-one has written.  The little language that describes it is in `language`.
+The content is put into memory that all clients share, so each sees what the others write.  The
+small language that describes it is in `language`.
 """
 
 import base64
@@ -39,7 +39,7 @@ class Data(Plugin):
         self._variables: dict[str, str] = {}
 
     def config(self, key: str, value: str) -> None:
-        """Any other key is a variable, which the data can use as $key."""
+        """Take any other key as a variable, which the data can use as $key."""
         self._variables[key] = value
 
     def config_complete(self) -> None:

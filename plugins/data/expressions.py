@@ -1,7 +1,7 @@
-"""What the data plugin's language describes: expressions, parts of a disk.
+"""The expressions of the data plugin's language: each is a part of a disk.
 
-An expression has a size, and yields its content in pieces, so that neither a large distance nor a
-large repetition takes memory.
+An expression has a size, and yields its content in pieces, so that large gaps and large repetitions
+take no memory.
 """
 
 import os
@@ -24,8 +24,9 @@ class Expression(Protocol):
     size: int
 
     def pieces(self, start: int, end: int) -> Iterator[Piece]:
-        """Yield the content from *start* to *end*, cut off there, a later piece over an
-        earlier one.  Where there is no piece, there are zeroes.
+        """Yield the content from *start* to *end*, both in bytes.
+
+        Where pieces overlap, the later one counts; where there are none, there are zeroes.
         """
 
 
@@ -70,7 +71,7 @@ class Repeat:
     def __init__(self, expression: Expression, count: int) -> None:
         unit = expression.size
         self.size = _checked_size(unit * count)
-        if 0 < unit <= _PIECE // 2 and count > 1:  # a million single bytes in one go
+        if 0 < unit <= _PIECE // 2 and count > 1:  # repeat it in memory: fewer, larger pieces
             times = min(_PIECE // unit, count)
             expression = Literal(render(expression) * times)
         self._expression = expression
@@ -101,7 +102,7 @@ class Slice:
 
 
 def render(expression: Expression) -> bytes:
-    """Return all bytes of *expression*."""
+    """Return the whole content of *expression*."""
     content = bytearray(expression.size)
     for offset, data in expression.pieces(0, expression.size):
         content[offset : offset + len(data)] = data
@@ -122,7 +123,7 @@ def _checked_size(size: int) -> int:
 
 
 def read_file(path: str, limit: int | None) -> bytes:
-    """Return the file's content, or the first *limit* bytes of it."""
+    """Return the content of a file, or its first *limit* bytes."""
     with open(path, "rb") as file:
         if limit is None and stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
             raise ValueError(f"<{path} has no end: take a slice of it, as in <{path}[:512]")
@@ -130,8 +131,9 @@ def read_file(path: str, limit: int | None) -> bytes:
 
 
 def _read(file: IO[bytes], limit: int | None) -> bytes:
-    """Return all that *file* has, or the first *limit* bytes: it may have fewer, and then takes
-    no memory for the rest.
+    """Return the content of *file*, or its first *limit* bytes.
+
+    It may be shorter than *limit*, and then no memory is taken for the rest.
     """
     if limit is None:
         return file.read()
@@ -142,13 +144,13 @@ def _read(file: IO[bytes], limit: int | None) -> bytes:
 
 
 def run_script(script: str, limit: int | None) -> bytes:
-    """Return what the script prints, or the first *limit* bytes of it."""
+    """Return the output of a script, or its first *limit* bytes."""
     command = ["/bin/sh", "-c", script]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         content = _read(process.stdout, limit)
         if limit is not None:
-            process.kill()  # it may have more to say, without end
+            process.kill()  # its output may be endless
     if limit is None and process.returncode:
         raise ValueError(f"<({script.strip()}) failed with status {process.returncode}")
     return content

@@ -33,8 +33,8 @@ def parse_data(text: str, variables: Mapping[str, str]) -> Expression:
 class _Parser:
     """A parser at some position of one text.
 
-    *names*: the expressions that were given a name so far.  *inside*: the variables that the text
-    is the value of, outermost first.
+    *names*: the expressions that have a name so far.  *inside*: the variables whose value is being
+    parsed, outermost first.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class _Parser:
         self._names = names
         self._inside = inside
         self._position = 0
-        self._item = 0  # where the latest thing that was begun begins
+        self._item = 0  # where the item that is being parsed begins
 
     def whole(self) -> Expression:
         """Parse all of the text."""
@@ -60,7 +60,7 @@ class _Parser:
         return result
 
     def _sequence(self) -> Sequence:
-        """Parse up to the end or a ')'.  Names that are given in it are forgotten after it."""
+        """Parse up to the end or a ')'.  Names given inside are not known after it."""
         outer, self._names = self._names, dict(self._names)
         result = Sequence()
         offset = 0
@@ -91,10 +91,10 @@ class _Parser:
             return offset - distance
         return self._number()
 
-    # -- an expression and what is done with it -----------------------------------------
+    # -- expressions ---------------------------------------------------------------------
 
     def _expression(self) -> Expression | None:
-        """Parse an expression; return None if it was only given a name."""
+        """Parse an expression; return None if it only defines a name."""
         result = self._primary()
         while self._skip_blank():
             if self._accept("*"):
@@ -140,7 +140,7 @@ class _Parser:
         return result
 
     def _script(self) -> str:
-        """Return the text up to the ")" that matches."""
+        """Return the text up to the matching ")"."""
         start = self._position
         depth = 1
         while depth:
@@ -192,8 +192,9 @@ class _Parser:
         return Slice(expression, start, end)
 
     def _limit(self) -> int | None:
-        """Look ahead for a slice, and return its end: more need not be read, and there may be no
-        end of it otherwise.
+        """Look ahead for a slice, and return its end.
+
+        No more has to be read of a file or a script, whose content may even be endless.
         """
         before = self._position
         self._skip_blank()

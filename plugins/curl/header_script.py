@@ -1,7 +1,7 @@
-"""Scripts that print headers or cookies: when they are run, and what comes of them.
+"""Shell scripts that print headers or cookies for requests.
 
-A script is run when the first request needs it, and again when what it printed is too old
-(nbdkit-curl-plugin(1), "HEADER AND COOKIE SCRIPTS").  Each client's worker runs it for itself.
+A script is run for the first request, and again when its output has become too old
+(nbdkit-curl-plugin(1), "HEADER AND COOKIE SCRIPTS").  Each client's worker runs it separately.
 """
 
 import errno
@@ -14,11 +14,11 @@ import time
 log = logging.getLogger(__name__)
 
 
-class Script:
-    """The script of the parameter *key*, a piece of shell.
+class HeaderScript:
+    """The script of the parameter *key*, whose shell code is *text*.
 
-    *renew*: after how many seconds what it printed is too old; 0: never.  *url* is what it finds
-    in $url.  *shown*: log what it prints, secret as it may be.  Threads may share it.
+    *renew*: after how many seconds its output is too old; 0 means never.  *url* is in its variable
+    $url.  *shown*: log its output, although that may be secret.  Threads may share it.
     """
 
     def __init__(self, key: str, text: str, renew: int, url: str, shown: bool) -> None:
@@ -33,9 +33,9 @@ class Script:
         self._lines: tuple[str, ...] = ()
 
     def lines(self) -> tuple[str, ...]:
-        """Return the lines it printed, the same object until it is run again.
+        """Return the lines that it printed; the same object until it is run again.
 
-        Raises OSError with EIO if it fails; the next request runs it again.
+        Raises OSError if it fails; then the next request runs it again.
         """
         with self._running:
             if time.monotonic() >= self._expires:
@@ -49,7 +49,7 @@ class Script:
         done = subprocess.run(
             ["/bin/sh", "-c", self._text],
             env=os.environ | variables,
-            stdin=subprocess.DEVNULL,  # with -s, ours is the client
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             check=False,
         )
