@@ -1,7 +1,7 @@
 """The fsspec plugin: a file of any file system that the library fsspec knows.
 
-Nothing is opened before a client comes: what is made here is a recipe, by which each worker makes
-file systems of its own, because those that are in use do not survive a fork.
+Nothing is opened before a client connects.  Only a recipe is made here, by which each worker makes
+its own file systems, because one that is in use does not survive a fork.
 """
 
 import itertools
@@ -80,7 +80,7 @@ class Fsspec(Plugin):
         return True
 
     def one_process(self) -> bool:
-        # That file system is in the memory of a process: another would have another.
+        # That file system is in the memory of one process.
         return bool(self.url) and self.url.startswith("memory:")
 
     def config_complete(self) -> None:
@@ -91,12 +91,12 @@ class Fsspec(Plugin):
         ]
 
     def get_ready(self) -> None:
-        """Import the file systems, so that it is seen now if one is missing."""
+        """Import the file systems, to find out now if one is missing."""
         library = _library()
         parts = self.url.split(LINK)
         protocols = [_protocol(part, library) for part in parts]
         classes = [_file_system(protocol, library) for protocol in protocols]
-        if protocols[-1] in ("file", "local"):  # a daemon changes its directory
+        if protocols[-1] in ("file", "local"):  # an absolute path: a daemon changes its directory
             parts[-1] = f"file://{classes[-1]._strip_protocol(parts[-1])}"
         self._local_path: str | None = None
         if len(parts) == 1 and protocols[0] in ("file", "local"):
@@ -134,7 +134,7 @@ def _library() -> ModuleType:
 
 
 def _protocol(part: str, library: ModuleType) -> str:
-    """Return the protocol of a part of a URL; it may be a protocol alone, as in simplecache::."""
+    """Return the protocol of a part of a URL, which may be only that, as in simplecache::."""
     if part in library.available_protocols():
         return part
     protocol: str | None = library.core.split_protocol(part)[0]
@@ -162,7 +162,7 @@ def _file_system(protocol: str, library: ModuleType) -> Any:
 
 
 def _nested(options: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dictionary of options; "a.b" is the option "b" of the part of the chain "a"."""
+    """Return the options as a dictionary; "a.b" is the option "b" of the part "a" of a chain."""
     found: dict[str, Any] = {}
     for key, value in options:
         *outer, last = key.split(".")

@@ -1,7 +1,7 @@
 """A client's view of the file: ranges of it, read-only.
 
-A read is believed when the file is found to be the same after it as when the client came.  A
-failure that may pass is tried again a few times, with a new connection.
+After a read, the file is checked to be the same as when the client connected.  A request that fails
+for a transient reason is tried again a few times, with a new file system.
 """
 
 import errno
@@ -13,37 +13,37 @@ from typing import TypeVar
 
 from nbdfork.plugin import Export
 
-from .connection import Connection
-from .recipe import FarError, Recipe
+from .recipe import Recipe, RemoteError
+from .remote import RemoteFile
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _PAUSES = (0.1, 0.3, 1.0, 2.0, None)
-"""How long to wait after each attempt that failed, in seconds; after the last there is none."""
+"""Seconds to wait after each attempt that failed; None: give up."""
 
 _PAUSES_AT_OPEN = (0.1, 0.3, None)
-"""The same when a client comes, who is waiting to be told."""
+"""The same while a client connects, and waits for the result."""
 
 
 class FileExport(Export):
-    """One client's view of a file.  Making it raises OSError if it cannot be read.
+    """One client's view of a file.  Raises OSError if it cannot be read.
 
-    *check*: ask after each read whether the file is the same.  Several threads may call its
-    methods at once.
+    *check*: check after each read that the file is still the same.  Several threads may call its
+    methods at the same time.
     """
 
     def __init__(self, recipe: Recipe, *, check: bool) -> None:
         self._recipe = recipe
-        self._connection: Connection | None = None
-        self._renewal = threading.Lock()
+        self._file: RemoteFile | None = None
+        self._reopening = threading.Lock()
         try:
-            self._facts = self._attempt(_PAUSES_AT_OPEN, Connection.facts)
+            self._facts = self._attempt(_PAUSES_AT_OPEN, RemoteFile.facts)
             if self._facts.size is None:
                 raise self._error(errno.EIO, "the file system does not tell the file's size")
             if not self._facts.partial:
-                raise self._error(errno.EOPNOTSUPP, "only the whole file can be had, and no parts")
+                raise self._error(errno.EOPNOTSUPP, "only the whole file can be read, and no parts")
         except BaseException:
             self.close()
             raise
@@ -58,8 +58,8 @@ class FileExport(Export):
 
     def pread(self, count: int, offset: int) -> bytes:
         try:
-            data = self._attempt(_PAUSES, lambda far: far.read(offset, offset + count))
-        except FarError as error:
+            data = self._attempt(_PAUSES, lambda file: file.read(offset, offset + count))
+        except RemoteError as error:
             if change := self._change():
                 raise change from error
             raise
@@ -72,80 +72,81 @@ class FileExport(Export):
         return data
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
+        if self._file is not None:
+            self._file.close()
 
     def _look(self) -> None:
-        """Raise OSError if the file is not the one that was opened."""
+        """Raise OSError if the file is no longer the one that was opened."""
         if change := self._changed(_PAUSES):
             raise change
 
-    def _change(self) -> FarError | None:
-        """Return the error that tells of a change, if that is why a read has failed."""
+    def _change(self) -> RemoteError | None:
+        """Return an error about a change of the file, if that is why a read failed."""
         try:
             return self._changed((None,)) if self._check is not None else None
-        except FarError:
-            return None  # the read's own error tells as much
+        except RemoteError:
+            return None  # the error of the read itself says enough
 
-    def _changed(self, pauses: Iterable[float | None]) -> FarError | None:
-        difference = self._facts.difference(self._attempt(pauses, Connection.facts))
+    def _changed(self, pauses: Iterable[float | None]) -> RemoteError | None:
+        difference = self._facts.difference(self._attempt(pauses, RemoteFile.facts))
         if not difference:
             return None
         return self._error(errno.EIO, f"the file has changed: {difference}")
 
-    def _error(self, number: int, text: str) -> FarError:
-        return FarError(number, f"{self._recipe.shown}: {text}")
+    def _error(self, number: int, text: str) -> RemoteError:
+        return RemoteError(number, f"{self._recipe.shown}: {text}")
 
     # -- attempts -----------------------------------------------------------------------
 
-    def _attempt(self, pauses: Iterable[float | None], request: Callable[[Connection], T]) -> T:
-        """Make a request, and again after each pause while its failure may pass."""
+    def _attempt(self, pauses: Iterable[float | None], request: Callable[[RemoteFile], T]) -> T:
+        """Make a request, and again after each pause while it fails transiently."""
         for pause in pauses:
-            connection = None
+            file = None
             try:
-                connection = self._connected()
-                return request(connection)
+                file = self._opened()
+                return request(file)
             except Exception as error:  # file systems raise whatever their libraries do
                 failure = self._recipe.failure(error)
-                if pause is None or failure.lasts:
+                if pause is None or failure.is_lasting:
                     raise failure from error
                 log.info("fsspec: %s; trying again in %s s", failure.strerror, pause)
-                self._give_up(connection)
+                self._give_up(file)
             time.sleep(pause)
         raise AssertionError("the last pause is None")
 
-    def _connected(self) -> Connection:
-        connection = self._connection
-        if connection is None:
-            with self._renewal:
-                if self._connection is None:
-                    self._connection = Connection(self._recipe)
-                connection = self._connection
-        return connection
+    def _opened(self) -> RemoteFile:
+        file = self._file
+        if file is None:
+            with self._reopening:
+                if self._file is None:
+                    self._file = RemoteFile(self._recipe)
+                file = self._file
+        return file
 
-    def _give_up(self, failed: Connection | None) -> None:
-        """Have the next request make a new connection instead of the *failed* one."""
-        with self._renewal:
-            if failed is self._connection:
-                self._connection = None
+    def _give_up(self, failed: RemoteFile | None) -> None:
+        """Let the next request open the file anew, in place of the *failed* one."""
+        with self._reopening:
+            if failed is self._file:
+                self._file = None
                 self._recipe.forget()
         if failed is not None:
             failed.close()
 
 
 class _SharedCheck:
-    """A check that threads make for each other: one that began after a thread's read had ended
-    says of that read what it needs to know.
+    """A check that one thread makes for all that wait for one.
+
+    A thread needs a check that began after its own read had ended, whichever thread makes it.
     """
 
     def __init__(self, check: Callable[[], None]) -> None:
         self._make = check
         self._one_at_a_time = threading.Lock()
-        self._begun = 0  # checks are numbered
+        self._begun = 0  # the number of the last check that began, and below, that passed
         self._passed = 0
 
     def pass_or_raise(self) -> None:
-        """Return when a check has passed that began after this was called."""
+        """Return when a check that began after this call has passed.  Raises as the check does."""
         before = self._begun
         with self._one_at_a_time:
             if self._passed > before:

@@ -1,5 +1,6 @@
-"""A file of fsspec's file system in memory: what a program has put there before it became a
-server, for all clients of one process, who may write.
+"""A file of fsspec's file system in memory, which a program has filled before it serves.
+
+All clients are served by one process, and they may write.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ from .recipe import Recipe
 
 
 class MemoryExport(Export):
-    """A client's view of a file in memory.  Making it raises OSError if there is none."""
+    """A client's view of a file in memory.  Raises OSError if there is no such file."""
 
     def __init__(self, recipe: Recipe) -> None:
         try:
@@ -26,8 +27,8 @@ class MemoryExport(Export):
     def can_multi_conn(self) -> bool:
         return True
 
-    # The bytes themselves, because reading and writing by position would move the one position
-    # that all clients share.
+    # These use the buffer directly: read() and write() would move the one position that all
+    # clients share.
 
     def pread(self, count: int, offset: int) -> bytes:
         with self._file.getbuffer() as buffer:
@@ -38,4 +39,4 @@ class MemoryExport(Export):
             buffer[offset : offset + len(data)] = data
 
     def flush(self) -> None:
-        """There is nothing that would be safer."""
+        """Do nothing: memory is all there is."""

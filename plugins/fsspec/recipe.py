@@ -1,4 +1,4 @@
-"""How to reach the file, and how to speak of it without telling secrets."""
+"""How to open the file, and how to write about it without secrets."""
 
 import copy
 import errno
@@ -6,13 +6,13 @@ import re
 from typing import Any, NamedTuple
 
 LINK = "::"
-"""What is between the parts of a URL that is a chain, from the top to the bottom."""
+"""What separates the parts of a URL that is a chain, from top to bottom."""
 
 _USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 _QUERY = re.compile(r"\?[^\s'\":]*")
 
-_LEAST_SECRET = 4
-"""A secret shorter than that is not looked for in messages, which would be unreadable."""
+_MIN_SECRET = 4
+"""Shorter secrets are not replaced in messages, which would become unreadable."""
 
 _ERRNO_OF_CLASS = {
     FileNotFoundError: errno.ENOENT,
@@ -21,37 +21,37 @@ _ERRNO_OF_CLASS = {
     TimeoutError: errno.ETIMEDOUT,
     NotImplementedError: errno.EOPNOTSUPP,
 }
-"""File systems raise these, most of them with no errno."""
+"""File systems raise these, mostly without an errno."""
 
 _ERRNO_OF_NAME = {
     "AuthenticationException": errno.EACCES,  # paramiko
     "BadHostKeyException": errno.EACCES,
     "error_perm": errno.EACCES,  # ftplib, whose file system knows which files are not there
 }
-"""Classes of libraries that may not be there."""
+"""Classes of libraries that may not be installed."""
 
 _ERRNO_OF_STATUS = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 410: errno.ENOENT}
 
 _LASTING = frozenset({errno.EACCES, errno.EISDIR, errno.ENOENT, errno.EOPNOTSUPP})
-_LASTING_CLASSES = (TypeError, ValueError)  # options that are wrong
+_LASTING_CLASSES = (TypeError, ValueError)  # for wrong options
 
 
-class FarError(OSError):
-    """The far end failed; *lasts*: to try again is of no use.
+class RemoteError(OSError):
+    """The file system failed; if *is_lasting*, trying again is of no use.
 
     The errno is one that the protocol has.
     """
 
-    def __init__(self, number: int, text: str, lasts: bool = True) -> None:
+    def __init__(self, number: int, text: str, is_lasting: bool = True) -> None:
         super().__init__(number, text)
-        self.lasts = lasts
+        self.is_lasting = is_lasting
 
 
 class Recipe(NamedTuple):
     """How to make a file system, and the file's name in it.
 
-    *parts* of the URL, one or a chain, each of one of the *protocols*; the first ones may be
-    without a path, as caches are: *named* is the number of the first that has one.
+    *parts* are those of the URL, one or a chain, and *protocols* are theirs.  The first parts may
+    have no path, as caches do; *named* is the index of the first one that has.
     """
 
     parts: tuple[str, ...]
@@ -63,7 +63,7 @@ class Recipe(NamedTuple):
     def make(self, first: int = 0) -> tuple[Any, str]:
         """Return a new file system, and the path of the file in it.
 
-        *first*: from which part of the chain on.
+        *first*: the index of the part of the chain to begin with.
         """
         import fsspec
 
@@ -73,14 +73,14 @@ class Recipe(NamedTuple):
             options = options.get(self.protocols[first], {}) | {
                 name: options[name] for name in below if name in options
             }
-        # The library changes what it is given.
+        # A copy, because the library changes what it is given.
         file_system, path = fsspec.url_to_fs(
             LINK.join(self.parts[first:]), **copy.deepcopy(options)
         )
         return file_system, path
 
     def forget(self) -> None:
-        """Have the library make new file systems, and not take those it knows already."""
+        """Let the library make new file systems, instead of taking the ones that it has made."""
         import fsspec
 
         for protocol in self.protocols:
@@ -92,27 +92,27 @@ class Recipe(NamedTuple):
         return self.clean(LINK.join(self.parts))
 
     def clean(self, text: str) -> str:
-        """Return *text* without secrets, in a line."""
+        """Return *text* in one line, without secrets."""
         for secret in self.secrets:
-            if len(secret) >= _LEAST_SECRET:
+            if len(secret) >= _MIN_SECRET:
                 text = text.replace(secret, "***")
         return " ".join(_QUERY.sub("", _USER_IN_URL.sub("", text)).split())
 
-    def failure(self, error: BaseException) -> FarError:
-        """Return the error that *error*, of whatever class, stands for."""
+    def failure(self, error: BaseException) -> RemoteError:
+        """Return the error that *error*, of whatever class, means."""
         error = _underlying(error)
         text = getattr(error, "strerror", None) or str(error)
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
         number = _number(error)
         if number == errno.ENOENT:
             text = "there is no such file"
-        lasts = number in _LASTING or isinstance(error, _LASTING_CLASSES)
+        is_lasting = number in _LASTING or isinstance(error, _LASTING_CLASSES)
         text = f"{self.shown}: {self.clean(text)}"
-        return FarError(errno.EPERM if number == errno.EACCES else errno.EIO, text, lasts)
+        return RemoteError(errno.EPERM if number == errno.EACCES else errno.EIO, text, is_lasting)
 
 
 def _underlying(error: BaseException) -> BaseException:
-    """Return why a file is said not to be there: it may be that nobody could be asked."""
+    """Return the cause of a FileNotFoundError: perhaps the file system could not be asked."""
     cause = error.__cause__
     if cause is None or not isinstance(error, FileNotFoundError):
         return error

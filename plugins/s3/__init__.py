@@ -1,7 +1,7 @@
 """The s3 plugin: a disk in an object store that speaks S3, as one object or as many.
 
-The store is not spoken to before a client comes: what is made here is a recipe, by which each
-worker makes connections of its own.
+Nothing is sent to the store before a client connects.  Only a recipe is made here, by which each
+worker makes its own connections.
 """
 
 import os
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 _SECRET = "|-|+FILENAME|-FD"
 
-_LEAST_OBJECT = 512
-_LARGEST_OBJECT = 1 << 30
-"""Limits of object-size: a write of less than an object has the whole object in memory."""
+_MIN_OBJECT_SIZE = 512
+_MAX_OBJECT_SIZE = 1 << 30
+"""Limits of object-size=; a write of a part of an object takes memory for the whole object."""
 
 
 class S3(Plugin):
@@ -30,7 +30,11 @@ class S3(Plugin):
 
     bucket = Parameter(str, required=True, metavar="BUCKET", help="the bucket")
     key = Parameter(
-        str, required=True, magic=True, metavar="KEY", help="the object, or what all begin with"
+        str,
+        required=True,
+        magic=True,
+        metavar="KEY",
+        help="the object, or what the keys of all begin with",
     )
     size = Parameter(parse.size, metavar="SIZE", help="the size of a disk made of many objects")
     object_size = Parameter(parse.size, metavar="SIZE", help="the size of each of them")
@@ -90,14 +94,14 @@ class S3(Plugin):
         if (self.size is None) != (self.object_size is None):
             raise ConfigError("s3: size= and object-size= must be given together, or neither")
         if self.object_size is not None and not (
-            _LEAST_OBJECT <= self.object_size <= _LARGEST_OBJECT
+            _MIN_OBJECT_SIZE <= self.object_size <= _MAX_OBJECT_SIZE
         ):
             raise ConfigError(
                 f"s3: object-size={self.object_size}: it must be from 512 bytes to 1 GiB"
             )
 
     def get_ready(self) -> None:
-        """Make the recipe, and what keeps the writers of one object apart."""
+        """Make the recipe, and the locks by which writers of one object exclude each other."""
         self._recipe = self._make_recipe()
         self._locks = RangeLocks()
 
@@ -145,7 +149,7 @@ def _check_endpoint(url: str) -> None:
 
 
 def _certificates() -> bytes | None:
-    """Return what the file has that AWS_CA_BUNDLE names, as all tools for S3 do."""
+    """Return the certificates in the file that AWS_CA_BUNDLE names, as all tools for S3 do."""
     path = os.environ.get("AWS_CA_BUNDLE")
     if not path:
         return None

@@ -1,8 +1,8 @@
-"""The keys that requests are signed with, and where they come from.
+"""The keys that sign requests, and where they come from.
 
-They are looked for as all of Amazon's tools do it: in the environment, ~/.aws, and so on.  Keys
-that last are found once, when the server starts; temporary ones are found, and renewed, by each
-worker for itself.
+They are looked for where all of Amazon's tools do: in the environment, in ~/.aws, and so on.
+Permanent keys are looked up once, when the server starts; temporary ones are looked up and renewed
+by each worker.
 """
 
 import os
@@ -24,21 +24,21 @@ renews them itself when they have a quarter of an hour left."""
 
 
 class Credentials:
-    """Keys that last."""
+    """Permanent keys."""
 
     def __init__(self, access_key: str, secret_key: str, token: str | None) -> None:
         self._keys = (access_key, secret_key, token)
 
     @staticmethod
     def found() -> "Credentials":
-        """Look for keys where they usually are.  Raises `ConfigError` if there are none."""
+        """Look for keys in the usual places.  Raises `ConfigError` if there are none."""
         found = _look()
         if isinstance(found, botocore.credentials.RefreshableCredentials):
             return TemporaryCredentials()
         return Credentials(found.access_key, found.secret_key, found.token)
 
     def __call__(self) -> "S3Credential":
-        """Return the keys as obstore wants them."""
+        """Return the keys in the form that obstore takes."""
         return self._shaped(*self._keys, expires=None)
 
     def _shaped(
@@ -53,7 +53,7 @@ class Credentials:
 
 
 class TemporaryCredentials(Credentials):
-    """Keys that are renewed from time to time; found anew by each worker."""
+    """Keys that expire and are renewed; each worker looks them up itself."""
 
     def __init__(self) -> None:
         self._found: Any = None

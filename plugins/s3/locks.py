@@ -1,8 +1,8 @@
-"""Locks on ranges of numbers, between all workers and all their threads.
+"""Locks on ranges of numbers, for all workers and all their threads.
 
-What is locked are bytes, at those offsets, of a file in memory that has none.  Each holder opens
-the file anew, because a lock of that kind (F_OFD_SETLKW) belongs to an open file: so threads
-exclude each other as processes do, and whoever dies lets go.
+A number is locked as the byte at that offset of an empty file in memory.  Each holder opens the
+file anew: a lock of this kind (F_OFD_SETLKW) belongs to an open file description.  So threads
+exclude each other as processes do, and the lock of a process that dies is released.
 """
 
 import fcntl
@@ -16,14 +16,14 @@ _PADDING = bytes(-_FLOCK.size % 8)
 
 
 class RangeLocks:
-    """Make it before the workers are forked.  A thread must not ask for two at a time."""
+    """Locks that are made before workers are forked.  A thread must hold only one at a time."""
 
     def __init__(self) -> None:
         self._fd = os.memfd_create("nbdfork-locks", os.MFD_CLOEXEC)
 
     @contextmanager
     def held(self, first: int, count: int = 1) -> Iterator[None]:
-        """Hold the lock on *count* numbers from *first*."""
+        """Hold the lock on *count* numbers from *first* on."""
         fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDWR | os.O_CLOEXEC)
         try:
             lock = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, first, count, 0) + _PADDING

@@ -1,8 +1,8 @@
-"""A disk that is many objects of one size: those that are not there read as zeroes.
+"""A disk made of many objects of the same size; missing ones read as zeroes.
 
-Objects are written whole.  A write of a part of one reads the rest of it first, and holds a lock
-on its number meanwhile, as does everything that changes an object: so all clients of one server
-may write.  The store is told at once, and when it has answered, the data is safe.
+Objects can only be written as a whole.  A write of a part reads the rest first, and meanwhile holds
+a lock on the number of the object, as does everything that changes an object; so all clients of a
+server may write.  A write is sent to the store at once, and is safe when the store has answered.
 """
 
 import errno
@@ -23,19 +23,18 @@ from nbdfork.plugin import (
 )
 
 from .locks import RangeLocks
-from .store import Missing, Store
+from .store import NoSuchObject, Store
 
-_MOST_REMEMBERED = 1 << 20
-"""How many objects are remembered to be there, at most: some tens of megabytes."""
+_MAX_REMEMBERED = 1 << 20
+"""The most objects to remember as existing; they take some tens of megabytes."""
 
-_LARGEST_PREFERRED = 32 * 1024 * 1024  # protocol document, "Block size constraints"
+_MAX_PREFERRED = 32 * 1024 * 1024  # protocol document, "Block size constraints"
 
 
 class Objects(Export):
-    """One client's view of the objects PREFIX/0000000000000000 (hexadecimal) and so on.
+    """One client's view of the objects PREFIX/0000000000000000 (hexadecimal) and following.
 
-    Making it raises OSError if the bucket is not there, or not for us, or the objects are of
-    another size.
+    Raises OSError if there is no such bucket, or no access to it, or the objects have another size.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class Objects(Export):
         self._locks = locks
         self._zeroes = bytes(object_size)
         self._name = re.compile(re.escape(prefix) + "/([0-9a-f]{16})")
-        self._there: set[int] = set()  # objects known to have been there: no promise
+        self._existing: set[int] = set()  # objects that were there when last seen
         next(self._listed(0), None)
 
     # -- facts --------------------------------------------------------------------------
@@ -58,11 +57,11 @@ class Objects(Export):
 
     def block_size(self) -> BlockSize:
         size = self._object_size
-        fits = size & (size - 1) == 0 and size <= _LARGEST_PREFERRED
+        fits = size & (size - 1) == 0 and size <= _MAX_PREFERRED
         return BlockSize(preferred=size if fits else BlockSize().preferred)
 
     def can_multi_conn(self) -> bool:
-        return True  # nothing is kept back, and the store shows everybody the latest
+        return True  # nothing is cached, and the store shows the latest data to everybody
 
     def can_fua(self) -> Support:
         return Support.NATIVE
@@ -82,17 +81,17 @@ class Objects(Export):
         """Return the bytes of an object from *start* to *end*."""
         try:
             data = self._store.get(self._key(number), start, end, self._object_size)
-        except Missing:
-            self._there.discard(number)
+        except NoSuchObject:
+            self._existing.discard(number)
             return self._zeroes[start:end]
         self._remember([number])
         return data
 
     def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
         first, end = offset // self._object_size, -(-(offset + count) // self._object_size)
-        if flags & REQ_ONE and first in self._there:
-            # There is no need to ask: to call a hole data is no mistake.
-            known = itertools.takewhile(self._there.__contains__, range(first, end))
+        if flags & REQ_ONE and first in self._existing:
+            # There is no need to ask the store: reporting a hole as data is allowed.
+            known = itertools.takewhile(self._existing.__contains__, range(first, end))
             yield self._extent(first, first + sum(1 for _ in known), 0)
             return
         at = first
@@ -105,7 +104,7 @@ class Objects(Export):
                 yield self._extent(start, stop, 0)
                 at = stop
             if flags & REQ_ONE and at > first:
-                return  # what a page tells is enough
+                return  # one page of the listing is enough
         if at < end:
             yield self._extent(at, end, HOLE | ZERO)
 
@@ -113,7 +112,7 @@ class Objects(Export):
         return Extent(start * self._object_size, (stop - start) * self._object_size, kind)
 
     def _listed(self, first: int) -> Iterator[list[int]]:
-        """Yield the numbers of the objects that are there, from *first* on, some at a time."""
+        """Yield the numbers of existing objects, from *first* on, a list for each page."""
         after = self._key(first - 1) if first else None
         for page in self._store.pages(self._prefix, after):
             numbers = []
@@ -137,7 +136,7 @@ class Objects(Export):
             done += end - start
 
     def _write(self, number: int, start: int, part: memoryview) -> None:
-        """Write *part* into an object, at *start*.  The lock is held."""
+        """Write *part* into an object, at *start*, while the lock is held."""
         whole = len(part) == self._object_size
         zero = part.tobytes() == self._zeroes[: len(part)]
         if whole and zero:
@@ -148,7 +147,7 @@ class Objects(Export):
         else:
             content = bytearray(self._read(number, 0, self._object_size))
             if zero and content == self._zeroes:
-                return  # it is not there, or as good as that
+                return  # it does not exist, or might as well not
             content[start : start + len(part)] = part
             if zero and content == self._zeroes:
                 self._delete([number])
@@ -157,7 +156,7 @@ class Objects(Export):
         self._remember([number])
 
     def flush(self) -> None:
-        """There is nothing to do: what the store has acknowledged is safe."""
+        """Do nothing: what the store has acknowledged is safe."""
 
     def trim(self, count: int, offset: int, flags: int) -> None:
         first, end = self._whole(count, offset)
@@ -175,7 +174,7 @@ class Objects(Export):
             self._delete_range(first, end)
 
     def _delete_range(self, first: int, end: int) -> None:
-        """Delete the objects from *first* up to *end*: of many, only those that are there."""
+        """Delete the objects from *first* up to *end*; of several, only those that exist."""
         with self._locks.held(first, end - first):
             if end - first == 1:
                 self._delete([first])
@@ -188,7 +187,7 @@ class Objects(Export):
 
     def _delete(self, numbers: list[int]) -> None:
         self._store.delete([self._key(number) for number in numbers])
-        self._there.difference_update(numbers)
+        self._existing.difference_update(numbers)
 
     # -- objects ------------------------------------------------------------------------
 
@@ -196,7 +195,7 @@ class Objects(Export):
         return f"{self._prefix}/{number:016x}"
 
     def _parts(self, count: int, offset: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (number, start, end) for each object that a range has a part in."""
+        """Yield (number, start, end) for the part of each object that is in a range."""
         end = offset + count
         while offset < end:
             number, start = divmod(offset, self._object_size)
@@ -205,16 +204,16 @@ class Objects(Export):
             offset += stop - start
 
     def _whole(self, count: int, offset: int) -> tuple[int, int]:
-        """Return the first of the objects that are wholly in a range, and the one after the last.
+        """Return the first object that is completely in a range, and the one after the last.
 
-        What is past the end of the disk belongs to nobody.
+        The last object of the disk may reach past its end, which does not matter.
         """
         end = offset + count
         stop = -(-end // self._object_size) if end == self._size else end // self._object_size
         return -(-offset // self._object_size), stop
 
     def _edges(self, count: int, offset: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (number, start, end) for the objects that only a part of is in a range."""
+        """Yield (number, start, end) for the objects of which only a part is in a range."""
         first, end = self._whole(count, offset)
         if first >= end:
             yield from self._parts(count, offset)
@@ -224,13 +223,13 @@ class Objects(Export):
         yield from self._parts(offset + count - stop, stop)  # nothing, if that is past the end
 
     def _remember(self, numbers: list[int]) -> None:
-        if len(self._there) > _MOST_REMEMBERED:
-            self._there.clear()
-        self._there.update(numbers)
+        if len(self._existing) > _MAX_REMEMBERED:
+            self._existing.clear()
+        self._existing.update(numbers)
 
 
 def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield (first, one after the last) for each run of numbers that follow each other."""
+    """Yield (first, last + 1) for each run of consecutive numbers."""
     for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
         found = [number for _, number in run]
         yield found[0], found[-1] + 1

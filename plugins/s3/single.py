@@ -1,18 +1,18 @@
 """A disk that is one object, read-only.
 
-All of a client's reads are of the version of the object that was there when it came: should the
-object be replaced, they fail.
+All reads of a client are of the version of the object that existed when it connected; if the object
+is replaced, they fail.
 """
 
 import errno
 
 from nbdfork.plugin import Buffer, Export
 
-from .store import Changed, Missing, Store
+from .store import NoSuchObject, ObjectChanged, Store
 
 
 class Object(Export):
-    """One client's view of the object *key*.  Making it raises OSError if there is none."""
+    """One client's view of the object *key*.  Raises OSError if there is none."""
 
     def __init__(self, store: Store, key: str) -> None:
         self._store = store
@@ -28,6 +28,6 @@ class Object(Export):
     def pread(self, count: int, offset: int) -> Buffer:
         try:
             return self._store.get(self._key, offset, offset + count, *self._facts)
-        except (Changed, Missing) as error:
-            text = "the object is not the one any more that was there when the client came"
+        except (ObjectChanged, NoSuchObject) as error:
+            text = "the object is no longer the one that the client connected to"
             raise OSError(errno.EIO, f"{self._store.shown(self._key)}: {text}") from error

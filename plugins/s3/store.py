@@ -1,7 +1,7 @@
-"""Requests to the store, by the library obstore, and what its errors mean.
+"""Requests to the store through the library obstore, and what its errors mean.
 
-What comes back is checked here: that it is the range asked for, of the version asked for.
-Requests that fail in a way that may pass are made again by the library.
+Replies are checked here: they must be the range and the version that were asked for.  The library
+repeats requests that fail for a transient reason.
 """
 
 import errno
@@ -36,7 +36,7 @@ _TIMEOUT = timedelta(minutes=2)
 _CONNECT_TIMEOUT = timedelta(seconds=5)
 
 _PAGE = 1000
-"""How many objects are listed by one request, at most (ListObjectsV2, "max-keys")."""
+"""The most objects that one request lists (ListObjectsV2, "max-keys")."""
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _STATUS = re.compile(r"status code: (\d+ [^:\n]+)")
@@ -60,11 +60,11 @@ _MEANINGS = {
     "RequestTimeTooSkewed": (errno.EPERM, "the clock of this machine is wrong"),
     "SignatureDoesNotMatch": (errno.EPERM, "the secret key is wrong"),
 }
-"""The store's words for what is wrong (S3 API, "Error responses"), and ours."""
+"""The store's error codes (S3 API, "Error responses"), as errno and message."""
 
 
 class Recipe(NamedTuple):
-    """How to make a `Store`; *certificates*: those to trust, or None for the usual ones."""
+    """How to make a `Store`; *certificates* are those to trust, None for the system's."""
 
     bucket: str
     endpoint: str | None
@@ -77,23 +77,23 @@ class StoreError(OSError):
     """A request failed; the errno is one that the protocol has."""
 
 
-class Missing(StoreError):
-    """There is no such object, though there is the bucket."""
+class NoSuchObject(StoreError):
+    """The bucket exists, but has no such object."""
 
 
-class Changed(StoreError):
-    """The object is not the version asked for."""
+class ObjectChanged(StoreError):
+    """The object is not the version that was asked for."""
 
 
 class Facts(NamedTuple):
-    """The size of an object in bytes, and what tells its versions apart."""
+    """The size of an object in bytes, and what identifies its version."""
 
     size: int
     etag: str | None
 
 
 class Store:
-    """A bucket; made in the worker.  Threads may use it at once.
+    """A bucket.  It is made in a worker, whose threads may use it at the same time.
 
     All methods raise `StoreError`.
     """
@@ -124,7 +124,7 @@ class Store:
                 found = obstore.head(self._store, key)
         except StoreError as error:
             if isinstance(error.__cause__, FileNotFoundError | exceptions.PermissionDeniedError):
-                self.get(key, 0, 1)  # for the reason, which a reply to HEAD has no place for
+                self.get(key, 0, 1)  # its error says why, for which a reply to HEAD has no room
             raise
         return Facts(found["size"], found["e_tag"])
 
@@ -133,8 +133,8 @@ class Store:
     ) -> Buffer:
         """Return the bytes of an object from *start* to *end*.
 
-        Raises `Missing` if there is no such object, `Changed` if it is not the version *etag*,
-        and `StoreError` if it is not of the *size*.
+        Raises `NoSuchObject`, `ObjectChanged` if it is not the version *etag*, and `StoreError` if
+        it does not have *size* bytes.
         """
         options: GetOptions = {"range": (start, end)}
         if etag is not None:
@@ -145,7 +145,7 @@ class Store:
             found = reply.meta["size"]
             version = reply.meta["e_tag"]
         if etag is not None and version != etag:  # the store does not know If-Match
-            raise Changed(errno.EIO, f"{self.shown(key)}: the object has changed")
+            raise ObjectChanged(errno.EIO, f"{self.shown(key)}: the object has changed")
         if size is not None and found != size:
             raise self.wrong_size(key, found, size)
         if tuple(reply.range) != (start, end) or len(data) != end - start:
@@ -157,26 +157,26 @@ class Store:
         return data
 
     def put(self, key: str, data: Buffer) -> None:
-        """Make an object of *data*, or replace one."""
+        """Create or replace an object."""
         with self._errors(key):
             obstore.put(self._store, key, data, use_multipart=False)
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects, up to 1000 with a request; those that are not there do not matter."""
+        """Delete objects, up to 1000 with each request; missing ones do not matter."""
         with self._errors(keys[0]):
             obstore.delete(self._store, keys[0] if len(keys) == 1 else keys)
 
     def pages(self, prefix: str, after: str | None) -> Iterator[list[tuple[str, int]]]:
-        """List the objects whose keys begin with *prefix* and a slash, in the keys' order.
+        """List the objects whose keys begin with *prefix* and a slash, in the order of the keys.
 
-        Yields (key, size) of those whose keys come after *after*, a list for each request.
+        Yield (key, size) of those after the key *after*, a list for each request.
         """
         with self._errors(f"{prefix}/"):
             for page in obstore.list(self._store, prefix, offset=after, chunk_size=_PAGE):
                 yield [(found["path"], found["size"]) for found in page]
 
     def wrong_size(self, key: str, found: int, size: int) -> StoreError:
-        """Return the error for an object that has not *size* bytes."""
+        """Return the error for an object that does not have *size* bytes."""
         text = f"{self.shown(key)}: the object has {found} bytes, and not {size}"
         return StoreError(errno.EIO, text)
 
@@ -194,15 +194,15 @@ class Store:
 
 
 def _meaning(error: Exception, shown: str) -> StoreError:
-    """Return what an error of the library means, of a request for the object *shown*."""
+    """Return the error that the library's *error* means for a request about the object *shown*."""
     text = str(error)
     if isinstance(error, exceptions.PreconditionError):
-        return Changed(errno.EIO, f"{shown}: the object has changed")
+        return ObjectChanged(errno.EIO, f"{shown}: the object has changed")
     code = _CODE.search(text)
     status = _STATUS.search(text)
     if code and code[1] in _MEANINGS:
         number, meaning = _MEANINGS[code[1]]
-        kind = Missing if code[1] == "NoSuchKey" else StoreError
+        kind = NoSuchObject if code[1] == "NoSuchKey" else StoreError
         return kind(number, f"{shown}: {meaning} ({code[1]})")
     number = errno.EIO
     if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
@@ -213,7 +213,7 @@ def _meaning(error: Exception, shown: str) -> StoreError:
 
 
 def _cause(text: str) -> str:
-    """Return why there was no reply, from the text of an error of the library."""
+    """Return why there was no reply, from the text of the library's error."""
     if certificate := _CERTIFICATE.search(text):
         return (
             f"the store's certificate is bad ({certificate[1]}); AWS_CA_BUNDLE= names whom to trust"

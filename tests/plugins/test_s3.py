@@ -169,7 +169,7 @@ def test_an_object_that_changes_under_a_client(store: S3Server) -> None:
             client.delete_object(Bucket=BUCKET, Key="changing")
             with fails("EIO"):
                 old.pread(512, 512)
-        text = f"s3://{BUCKET}/changing: the object is not the one any more that was there when"
+        text = f"s3://{BUCKET}/changing: the object is no longer the one that the client"
         assert server.log.count(text) == 2
 
 
@@ -606,7 +606,7 @@ PART = {"ETag": '"a"', "Content-Range": "bytes 512-1023/4096"}
 @pytest.mark.parametrize(
     ("status", "fields", "body", "message"),
     [
-        (206, PART | {"ETag": '"b"'}, bytes(512), "the object is not the one any more"),
+        (206, PART | {"ETag": '"b"'}, bytes(512), "the object is no longer the one"),
         (206, PART | {"Content-Range": "bytes 0-511/4096"}, bytes(512), "disk: .*"),
         (200, {"ETag": '"a"'}, bytes(4096), "disk: .*"),
         (403, {}, b"<html>a proxy's</html>", "the store says 403 Forbidden"),

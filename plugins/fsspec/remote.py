@@ -1,9 +1,9 @@
-"""A file system that is in use: what it tells of the file, and how ranges of it are read.
+"""The file in a file system of its own: facts about it, and reading ranges of it.
 
-File systems of two kinds are told apart.  Those that are asynchronous inside take requests of
-several threads at once, and read a range by one request.  Of the others, and of chains, it is not
-known what threads may do: they get one request at a time, and the file is kept open, without the
-library's reading ahead, which would fetch megabytes for a read of a few bytes.
+There are two kinds of file systems.  Those that are asynchronous inside take requests from several
+threads at once, and read a range with one request.  Of the others, and of chains, nobody knows what
+threads may do: they get one request at a time.  Their file is kept open, without the library's
+read-ahead, which would fetch megabytes for a read of a few bytes.
 """
 
 import logging
@@ -19,12 +19,13 @@ _VERSION = (
     *("generation", "VersionId", "version_id", "Last-Modified", "LastModified", "last_modified"),
     *("modify", "mtime", "modified", "updated", "last_write_time", "ino"),
 )
-"""What file systems call that which is not the same any more when a file has changed."""
+"""What file systems call the facts that change when a file is changed."""
 
 
 class Facts(NamedTuple):
-    """What is told of the file: its size in bytes, what tells versions of it apart, and whether
-    parts of it can be had.
+    """What a file system tells about the file.
+
+    Its size in bytes, if known; what identifies its version; and whether parts of it can be read.
     """
 
     size: int | None
@@ -32,7 +33,7 @@ class Facts(NamedTuple):
     partial: bool = True
 
     def difference(self, other: "Facts") -> str:
-        """Return how *other* shows that the file is not the same any more, or "" if it is."""
+        """Return how *other* shows that the file has changed, or "" if it has not."""
         if other.size != self.size:
             return f"its size was {self.size} bytes and is {other.size}"
         for key, before in self.version.items():
@@ -41,8 +42,8 @@ class Facts(NamedTuple):
         return ""
 
 
-class Connection:
-    """The file, by a file system of its own.  Its methods raise whatever that does."""
+class RemoteFile:
+    """The file, in a file system of its own.  The methods raise whatever that raises."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._file_system, self._path = recipe.make()
@@ -51,26 +52,28 @@ class Connection:
         is_made_of_it = bottom > recipe.named and "dir" not in recipe.protocols
         self._bottom = recipe.make(bottom) if is_made_of_it else None
         self._is_async = bottom == 0 and self._file_system.async_impl
-        self._how = {} if recipe.named else {"cache_type": "none"}  # a cache has its own
+        self._open_options = (
+            {} if recipe.named else {"cache_type": "none"}
+        )  # a cache of a chain has its own
         self._one_at_a_time = threading.Lock()
         self._file: Any = None
 
     def facts(self) -> Facts:
-        """Return what is told of the file now."""
+        """Return the facts of the file now."""
         if self._is_async:
             return self._facts()
         with self._one_at_a_time:
             return self._facts()
 
     def _facts(self) -> Facts:
-        found = self._info(*self._named)  # caches of the library do not know it all
+        found = self._info(*self._named)  # and not of a cache, which does not know everything
         if found["type"] == "directory":
             raise IsADirectoryError("it is a directory")
-        told = found
+        source = found
         if self._bottom is not None:
-            # Of what is made of another file only that one can tell whether it has changed.
-            told = self._info(*self._bottom)
-        version = {key: str(told[key]) for key in _VERSION if told.get(key) is not None}
+            # What is made from another file changes when that one does.
+            source = self._info(*self._bottom)
+        version = {key: str(source[key]) for key in _VERSION if source.get(key) is not None}
         return Facts(found.get("size"), version, found.get("partial", True))
 
     def _info(self, file_system: Any, path: str) -> dict[str, Any]:
@@ -85,22 +88,22 @@ class Connection:
             return data
         with self._one_at_a_time:
             if self._file is None:
-                self._file = self._file_system.open(self._path, "rb", **self._how)
+                self._file = self._file_system.open(self._path, "rb", **self._open_options)
             self._file.seek(start)
             return self._read_all(end - start)
 
     def _read_all(self, count: int) -> bytes:
-        """Read on after a short read, which is not always the end."""
+        """Read *count* bytes, or fewer at the end of the file: a short read is not always that."""
         data = b""
         while len(data) < count and (more := self._file.read(count - len(data))):
             data = data + more if data else more
         return data
 
     def close(self) -> None:
-        """Close what is open, if it can be closed; nobody will use it again."""
+        """Close what is open; nobody will use it again."""
         file, self._file = self._file, None
         if file is not None:
             try:
                 file.close()
-            except Exception as error:  # of a connection that is lost, as a rule
+            except Exception as error:  # usually because the connection is lost
                 log.debug("fsspec: closing the file: %s", type(error).__name__)
