@@ -1,6 +1,6 @@
 """The eval plugin: the methods of a script, each a piece of shell on the command line.
 
-The pieces are put into files of the temporary directory that they share, and are run as the sh
+The pieces are put into files in the temporary directory that they share, and are run as the sh
 plugin runs a script.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from nbdfork.plugin import ConfigError, Parameter
 
 from .sh.call import MISSING, OK
-from .sh.plugin import ScriptPlugin
+from .sh.plugin import ShellPlugin
 from .sh.process import SHELL, Outcome, save_program
 
 METHODS = frozenset({
@@ -30,10 +30,10 @@ IMPLIED: Mapping[str, tuple[str, Outcome]] = {
     "can_write": ("pwrite", Outcome(OK)),
     "can_zero": ("zero", Outcome(OK)),
 }
-"""What is answered for a method that is not given if another one is."""
+"""The answer for a method that is not given, if another one is."""
 
 
-class Eval(ScriptPlugin):
+class Eval(ShellPlugin):
     """methods written in shell, as METHOD=SCRIPT; all other keys are for their config"""
 
     missing = Parameter(str, metavar="SCRIPT", help="what to run for methods that are not given")

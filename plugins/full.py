@@ -1,6 +1,6 @@
 """The full plugin: a disk that reads as zeroes and has no space left for anything.
 
-It is what a client sees of a thin-provisioned disk when the storage below has run out.
+It is like a thin-provisioned disk whose storage has run out.
 """
 
 import errno
@@ -22,7 +22,7 @@ class Full(Plugin):
         return self.size
 
     def can_fast_zero(self) -> bool:
-        return True  # nothing fails faster
+        return True  # it fails fast
 
     def can_multi_conn(self) -> bool:
         return True
@@ -40,7 +40,7 @@ class Full(Plugin):
         _no_space()
 
     def cache(self, count: int, offset: int) -> None:
-        """Nothing can come any nearer."""
+        """Do nothing: the content is computed."""
 
     def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
         yield Extent(offset, count, HOLE | ZERO)

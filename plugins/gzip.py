@@ -1,6 +1,6 @@
 """The gzip plugin: serve what is in a gzip file.
 
-It is the gzip filter over the file.  What the filter has to learn of the file it learns when the
+It is the gzip filter over the file.  The filter reads what it needs to know of the file when the
 server starts.
 """
 

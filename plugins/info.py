@@ -1,4 +1,4 @@
-"""The info plugin: a disk that tells a client about itself, or what time it is."""
+"""The info plugin: a disk that tells a client about itself, or the time."""
 
 import base64
 import binascii
@@ -25,7 +25,7 @@ class Info(Plugin):
     )
 
     def dump_plugin(self) -> Mapping[str, str]:
-        """Tell in nbdkit's words which modes there are."""
+        """Tell which modes there are, in the words of nbdkit."""
         return {"info_address": "yes", "info_base64": "yes"}
 
     def get_ready(self) -> None:
@@ -63,7 +63,7 @@ def _decoded(text: str) -> bytes:
 
 
 class Text(Export):
-    """A disk of bytes that do not change."""
+    """A disk of constant bytes."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -78,13 +78,13 @@ class Text(Export):
         return self._content[offset : offset + count]
 
     def cache(self, count: int, offset: int) -> None:
-        """It is in memory."""
+        """Do nothing: it is in memory."""
 
 
 class Clock(Export):
     """A disk of 12 bytes: seconds in 64 bits and microseconds in 32, big-endian.
 
-    They are of one moment if they are read at once.
+    They are consistent if they are read with one request.
     """
 
     def __init__(self, seconds: Callable[[], float]) -> None:

@@ -1,8 +1,8 @@
 """The iso plugin: the files of directories as an ISO 9660 image, a CD-ROM.
 
-The image is made when the server starts, in a scratch file that all clients read.  Files have
-their names in the Rock Ridge and Joliet extensions, for Unix and Windows; what a reader sees that
-knows neither is a shortened name.
+The image is made when the server starts, in a scratch file that all clients read.  Files keep their
+names in the Rock Ridge and Joliet extensions, for Unix and Windows; readers that know neither see
+shortened names.
 """
 
 import itertools
@@ -67,23 +67,23 @@ class Iso(Plugin):
         return DescriptorExport(os.dup(self._scratch.fd), writable=False)
 
 
-class _Place(NamedTuple):
-    """The path of a file or directory as readers without Rock Ridge see it."""
+class _ShortPaths(NamedTuple):
+    """The paths of a file or directory for readers without Rock Ridge."""
 
     iso: str
     joliet: str
 
 
 class _Content:
-    """What is on the image so far, by its path in the directories it comes from."""
+    """What has been added to the image so far, by the paths in the directories it comes from."""
 
     def __init__(self, image: "PyCdlib") -> None:
         self._image = image
-        self._places = {"": _Place("", "")}
+        self._paths = {"": _ShortPaths("", "")}
         self._taken: set[str] = set()
         self._tails: Counter[str] = Counter()
         self.last = ""
-        """The path on the image of what was added last, or could not be."""
+        """The path on the image of what was added last, or could not be added."""
 
     def add_all_of(self, directory: str, inside: str = "") -> None:
         """Add what is in *directory* to the directory *inside* of the image."""
@@ -91,47 +91,47 @@ class _Content:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 self.last = path = f"{inside}/{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
-                    if path not in self._places:
-                        iso, joliet = self._place(inside, entry.name, is_directory=True)
+                    if path not in self._paths:
+                        iso, joliet = self._shorten(inside, entry.name, is_directory=True)
                         mode = entry.stat(follow_symlinks=False).st_mode
                         self._image.add_directory(iso, entry.name, joliet, mode)
                     self.add_all_of(entry.path, path)
-                elif path in self._places:
+                elif path in self._paths:
                     raise ConfigError(f"iso: {path} is in more than one of the directories")
                 else:
                     self._add(entry, inside)
 
     def _add(self, entry: os.DirEntry[str], inside: str) -> None:
-        """Add a file or a symbolic link; a device, a fifo or a socket is left out."""
+        """Add a file or a symbolic link; devices, fifos and sockets are left out."""
         if entry.is_symlink():
-            iso, _ = self._place(inside, entry.name)  # Joliet has no links
+            iso, _ = self._shorten(inside, entry.name)  # Joliet has no links
             self._image.add_symlink(iso, entry.name, os.readlink(entry.path))
         elif entry.is_file():
-            iso, joliet = self._place(inside, entry.name)
+            iso, joliet = self._shorten(inside, entry.name)
             mode = entry.stat().st_mode
             self._image.add_file(entry.path, iso, entry.name, joliet, mode)
 
-    def _place(self, inside: str, name: str, is_directory: bool = False) -> _Place:
-        """Find shortened names for *name* that nothing else in its directory has."""
-        parent = self._places[inside]
+    def _shorten(self, inside: str, name: str, is_directory: bool = False) -> _ShortPaths:
+        """Return paths with shortened names that nothing else in the directory has."""
+        parent = self._paths[inside]
         stem, dot, extension = name.upper().rpartition(".") if not is_directory else ("", "", "")
         stem, extension = (stem, extension[:8]) if dot else (name.upper(), "")
         end = "" if is_directory else f".{_NOT_IN_ISO.sub('_', extension)};1"
         stem = _NOT_IN_ISO.sub("_", stem)
         kind = f"{parent.iso}/{stem[:20]}{end}"
-        for number in itertools.count(self._tails[kind]):  # from 0 it would take long
+        for number in itertools.count(self._tails[kind]):  # or large directories take long
             suffix = f"_{number}" if number else ""
             short = stem[: 20 - len(suffix)] + suffix + end
             long = _cut(_NOT_IN_JOLIET.sub("_", name), _MAX_JOLIET - len(suffix)) + suffix
-            place = _Place(f"{parent.iso}/{short}", f"{parent.joliet}/{long}")
-            if self._taken.isdisjoint(place):
+            paths = _ShortPaths(f"{parent.iso}/{short}", f"{parent.joliet}/{long}")
+            if self._taken.isdisjoint(paths):
                 break
         self._tails[kind] = number
-        self._taken.update(place)
-        self._places[f"{inside}/{name}"] = place
-        return place
+        self._taken.update(paths)
+        self._paths[f"{inside}/{name}"] = paths
+        return paths
 
 
-def _cut(text: str, most: int) -> str:
-    """Return the beginning of *text* that has up to *most* bytes in UTF-8."""
-    return text.encode()[:most].decode(errors="ignore")
+def _cut(text: str, limit: int) -> str:
+    """Return the start of *text*, up to *limit* bytes in UTF-8."""
+    return text.encode()[:limit].decode(errors="ignore")

@@ -1,9 +1,8 @@
 """The libvirt plugin: a disk of a virtual machine, read through libvirt.
 
-libvirt reads the disk where the machine runs, perhaps on another host, and sends what it read
-(virDomainBlockPeek); there is no call to write.  Each client has a connection to libvirt of its
-own, made when it comes.  If libvirtd goes away, so does the connection, and the next read makes
-another.
+libvirt reads the disk where the machine runs, perhaps on another host, and sends the data
+(virDomainBlockPeek); there is no call for writing.  Each client gets a connection of its own to
+libvirt.  If it is lost because libvirtd ended, the next read makes another.
 """
 
 import errno
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MOST_AT_ONCE = 4 * 1024 * 1024
-"""What one reply of libvirtd can carry (REMOTE_DOMAIN_BLOCK_PEEK_BUFFER_MAX), in bytes."""
+_MAX_READ = 4 * 1024 * 1024
+"""The most that one reply of libvirtd carries, in bytes (REMOTE_DOMAIN_BLOCK_PEEK_BUFFER_MAX)."""
 
 
 class Libvirt(Plugin):
@@ -31,12 +30,12 @@ class Libvirt(Plugin):
     disk = Parameter(str, required=True, metavar="DISK", help="its disk: a target name or a path")
 
     def waits(self) -> bool:
-        return True  # connections bear it; 8 reads at a time are twice as fast as one after another
+        return True  # threads can share a connection; 8 reads at once are twice as fast
 
     def get_ready(self) -> None:
-        """Read a byte, while the user can be told what is wrong.
+        """Read a byte, while the user can still be told what is wrong.
 
-        The connection is closed again: workers would read each other's replies from it.
+        The connection is closed again, because workers cannot share one.
         """
         libvirt = _library()
         try:
@@ -66,14 +65,14 @@ class Libvirt(Plugin):
         connection = _connect(libvirt, self.connect)
         export = DiskExport(libvirt, self.connect, connection.lookupByName(self.domain), self.disk)
         if export.get_size():
-            export.domain.blockPeek(self.disk, 0, 1)  # the size can be had of any format
+            export.domain.blockPeek(self.disk, 0, 1)  # libvirt tells the size whatever the format
         return export
 
 
 class DiskExport(Export):
-    """One client's view of the disk *disk* of *domain*, in a connection of its own to *uri*.
+    """One client's view of the disk *disk* of *domain*, through a connection of its own to *uri*.
 
-    Its methods may be called by several threads at once.
+    Several threads may call its methods at the same time.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class DiskExport(Export):
         self._libvirt = libvirt
         self._uri = uri
         self._disk = disk
-        # Should there be another domain of this name one day, it is not what the client reads.
+        # The name may belong to another domain one day, which must not be read then.
         self._uuid = domain.UUIDString()
         self._size: int = domain.blockInfo(disk)[0]
         self._reconnecting = threading.Lock()
@@ -98,14 +97,14 @@ class DiskExport(Export):
         return BlockSize(preferred=64 * 1024)  # each read is a round trip to libvirtd
 
     def pread(self, count: int, offset: int) -> bytes:
-        if count <= _MOST_AT_ONCE:
+        if count <= _MAX_READ:
             return self._peek(count, offset)
         end = offset + count
-        starts = range(offset, end, _MOST_AT_ONCE)
-        return b"".join(self._peek(min(_MOST_AT_ONCE, end - start), start) for start in starts)
+        starts = range(offset, end, _MAX_READ)
+        return b"".join(self._peek(min(_MAX_READ, end - start), start) for start in starts)
 
     def _peek(self, count: int, offset: int) -> bytes:
-        """Read up to `_MOST_AT_ONCE` bytes, by a new connection if the old one is lost."""
+        """Read up to `_MAX_READ` bytes, through a new connection if the old one is lost."""
         domain = self.domain
         data: bytes
         try:
@@ -121,8 +120,10 @@ class DiskExport(Export):
         return data
 
     def _reconnected(self, lost: "virDomain") -> "virDomain":
-        """Return the domain in a new connection; only the first thread to find *lost* dead makes
-        one.  The old one is closed when the last thread lets go of it.
+        """Return the domain through a new connection.
+
+        Only the first thread that finds *lost* dead makes one.  The old connection is closed when
+        no thread refers to it any more.
         """
         with self._reconnecting:
             if self.domain is lost:
@@ -135,12 +136,12 @@ class DiskExport(Export):
 
 
 def _connect(libvirt: ModuleType, uri: str | None) -> "virConnect":
-    """Connect for reading and writing, which blockPeek demands.  Raises libvirtError."""
+    """Connect for reading and writing, which blockPeek requires.  Raises libvirtError."""
     return libvirt.open(uri)
 
 
 def _library() -> ModuleType:
-    """Return the libvirt module, told to write to our log and not to standard error."""
+    """Return the libvirt module, set to write to our log and not to standard error."""
     try:
         import libvirt
     except ImportError:
@@ -152,7 +153,7 @@ def _library() -> ModuleType:
 
 
 def _log_error(context: None, error: tuple[object, ...]) -> None:
-    """What goes wrong is raised as well, and reported by who catches it."""
+    """Log an error of libvirt at a low level, because it is raised as well."""
     log.debug("libvirt: %s", error[2])
 
 

@@ -1,8 +1,8 @@
 """The memory plugin: a sparse RAM disk that all clients share.
 
-The workers are processes, so the disk must be memory that belongs to none of them: a memfd,
-made before the fork.  It is read and written with pread and pwrite and not mapped, because
-reading a hole through a mapping would allocate it.
+Workers are processes, so the disk must be memory that belongs to none of them: a memfd that is made
+before the fork.  It is read and written with pread and pwrite, and not mapped, because reading a
+hole through a mapping would allocate it.
 """
 
 import os

@@ -6,7 +6,7 @@ from nbdfork.plugin import Parameter, Plugin, Support, parse
 
 
 def _byte(text: str) -> int:
-    # 010 is 8 to nbdkit, and 10 to others: it is none of them.
+    # 010 means 8 to nbdkit and 10 to others, so it is refused.
     if not re.fullmatch(r"0|[1-9][0-9]{0,2}|0[xX][0-9a-fA-F]{1,2}", text) or int(text, 0) > 0xFF:
         raise ValueError("expected a byte, as in 0x55 or 85")
     return int(text, 0)
@@ -33,13 +33,13 @@ class Ones(Plugin):
         return bytes([self.byte]) * count
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
-        """It is forgotten."""
+        """Forget it."""
 
     def flush(self) -> None:
-        """There is nothing to keep."""
+        """Do nothing: nothing is kept."""
 
     def trim(self, count: int, offset: int, flags: int) -> None:
-        """It takes no space."""
+        """Do nothing: it takes no space."""
 
     def cache(self, count: int, offset: int) -> None:
-        """It is computed anyway."""
+        """Do nothing: the content is computed."""

@@ -1,7 +1,7 @@
-"""The pattern plugin: a disk in which each 8 bytes tell their own offset.
+"""The pattern plugin: a disk in which every 8 bytes are their own offset.
 
-What is read from offset 0x28 is 00 00 00 00 00 00 00 28, so a byte that a client, or a filter,
-has put into the wrong place gives itself away.
+At offset 0x28 there is 00 00 00 00 00 00 00 28, so data that a client or a filter has put in the
+wrong place is recognized.
 """
 
 import array
@@ -33,4 +33,4 @@ class Pattern(Plugin):
         return memoryview(words).cast("B")[skip : skip + count]
 
     def cache(self, count: int, offset: int) -> None:
-        """It is computed anyway."""
+        """Do nothing: the content is computed."""

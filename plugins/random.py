@@ -1,8 +1,8 @@
 """The random plugin: a disk of random bytes, the same for every client.
 
 The bytes are computed and not stored: each block of the disk is the output of a hash of the seed
-and the number of the block.  So every worker, and every run with the same seed, has the same
-disk, as large as one likes.  Who knows the seed knows all: this is no source of secrets.
+and the number of the block.  So every worker, and every run with the same seed, has the same disk,
+of any size.  Anybody who knows the seed knows the content: this is no source of secrets.
 """
 
 import errno
@@ -26,7 +26,7 @@ class Random(Plugin):
     )
 
     def get_ready(self) -> None:
-        # Chosen before the fork, so that all workers have the same.
+        # Chosen before the fork, so that all workers have the same seed.
         self._seed = secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed
 
     def get_size(self) -> int:
@@ -45,9 +45,9 @@ class Random(Plugin):
         return hashlib.shake_128(b"%d/%d" % (self._seed, number)).digest(BLOCK)
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
-        """Let a client that copies the disk onto itself find out whether it does so correctly."""
+        """Succeed if nothing changes: a client that copies the disk to itself is tested."""
         if data != self.pread(len(data), offset):
             raise OSError(errno.EIO, "what is written is not what is read at this offset")
 
     def cache(self, count: int, offset: int) -> None:
-        """It is computed anyway."""
+        """Do nothing: the content is computed."""

@@ -1,6 +1,6 @@
 """The xz plugin: serve what is in an xz file.
 
-It is the xz filter over the file, with nbdkit's names for the parameters.
+It is the xz filter over the file; the parameters have nbdkit's names.
 """
 
 from nbdfork.filters import xz

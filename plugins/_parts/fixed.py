@@ -26,16 +26,16 @@ class Fixed(Export):
             raise OSError(errno.EIO, "this part of the disk is computed, and cannot be changed")
 
     def flush(self) -> None:
-        """Nothing ever changes."""
+        """Do nothing: nothing ever changes."""
 
     def trim(self, count: int, offset: int, flags: int) -> None:
-        """Nothing to discard."""
+        """Do nothing: the content stays."""
 
     def zero(self, count: int, offset: int, flags: int) -> None:
         self.pwrite(memoryview(bytes(count)), offset, flags)
 
     def cache(self, count: int, offset: int) -> None:
-        """It is in memory."""
+        """Do nothing: it is in memory."""
 
     def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
         is_zero = self.pread(count, offset) == bytes(count)

@@ -1,7 +1,7 @@
 """The floppy plugin: the files of a directory as a disk with a FAT32 file system.
 
-Tables and directories are computed, by `fat32`, from what the directory holds when the server
-starts.  The content of files is not copied: it is read from them when a client asks for it.
+`fat32` computes tables and directories from what the directory holds when the server starts.  The
+content of files is not copied, but read from them when a client reads it.
 """
 
 import os
@@ -64,14 +64,14 @@ class Floppy(Plugin):
         return self._disk
 
     def _fit(self, files: list[File]) -> fat32.Geometry:
-        """Return a geometry for *files* and, if it is given, for the size of the disk."""
+        """Return a geometry for *files*, and for the size of the disk if that is given."""
         if self.size is None:
             geometry = _smallest(files)
         else:
             geometry = fat32.largest(
                 (self.size - _ALIGNMENT) // fat32.SECTOR, _ALIGNMENT // fat32.SECTOR
             )
-            needed = max(_clusters(files, geometry), fat32.LEAST_CLUSTERS)
+            needed = max(_clusters(files, geometry), fat32.MIN_CLUSTERS)
             if geometry.clusters < needed:
                 least = _smallest(files).sectors * fat32.SECTOR + _ALIGNMENT
                 raise ConfigError(
@@ -95,7 +95,7 @@ class Floppy(Plugin):
         counts = [geometry.clusters_for(file.size) for file in placed]
         used = sum(counts)
         label = self.label.ljust(11).encode()
-        serial = zlib.crc32(os.fsencode(self.dir))  # the same whenever the directory is served
+        serial = zlib.crc32(os.fsencode(self.dir))  # the same each time the directory is served
         yield Fixed(fat32.boot_area(geometry, used, label, serial))
         ends = list(accumulate(counts, initial=fat32.FIRST_CLUSTER))[1:]
         table = Allocation(fat32.Table(ends), geometry.table_sectors * fat32.SECTOR)
@@ -117,7 +117,7 @@ def _smallest(files: list[File]) -> fat32.Geometry:
     """Return the smallest geometry that *files* fit into."""
     for sectors in fat32.CLUSTER_SIZES:
         geometry = fat32.Geometry(sectors, 0, _ALIGNMENT // fat32.SECTOR)
-        clusters = max(_clusters(files, geometry), fat32.LEAST_CLUSTERS)
+        clusters = max(_clusters(files, geometry), fat32.MIN_CLUSTERS)
         geometry = geometry._replace(clusters=clusters)
         if fat32.sectors_per_cluster(geometry.sectors) == sectors:
             break
@@ -126,5 +126,5 @@ def _smallest(files: list[File]) -> fat32.Geometry:
 
 def _partition(geometry: fat32.Geometry) -> tables.Partition:
     size = geometry.sectors * fat32.SECTOR
-    no_guid = uuid.UUID(int=0)  # which is for the other kind of table
+    no_guid = uuid.UUID(int=0)  # only a GPT has them
     return tables.Partition("", size, _ALIGNMENT, _FAT32_LBA, no_guid, no_guid)

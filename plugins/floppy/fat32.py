@@ -1,8 +1,8 @@
 """The FAT32 file system: where everything goes, and the bytes that say so.
 
-It knows nothing of the files' content.  Each file and directory has clusters that follow each
-other, so the tables are computed from where they begin and end, and never kept.  The structures
-are those of Microsoft's "FAT: General Overview of On-Disk Format", version 1.03.
+It knows nothing about the content of files.  The clusters of each file and directory are
+consecutive, so the tables are computed from where they begin and end, and need no memory.  The
+structures are those of Microsoft's "FAT: General Overview of On-Disk Format", version 1.03.
 """
 
 import array
@@ -17,21 +17,21 @@ from .names import Name
 
 SECTOR = 512
 RESERVED = 32
-"""Sectors in front of the tables."""
+"""The number of sectors before the tables."""
 
 FIRST_CLUSTER = 2
-LEAST_CLUSTERS = 65525 + 16
-"""With fewer, it would be taken for FAT16; the few more are the specification's advice."""
+MIN_CLUSTERS = 65525 + 16
+"""With fewer it would be FAT16; the specification advises to keep a distance from the limit."""
 
-MOST_FILE = 2**32 - 1
-MOST_DIRECTORY = 65536 * 32
+MAX_FILE_SIZE = 2**32 - 1
+MAX_DIRECTORY_SIZE = 65536 * 32
 
 ENTRY = 32
-"""Bytes of a directory entry."""
+"""The size of a directory entry in bytes."""
 
 TABLES = 2
 ROOT = 0
-"""What ".." gives as the cluster of the root directory, wherever that is."""
+"""The cluster that ".." has for the root directory, wherever that is."""
 
 _END_OF_CHAIN = 0x0FFFFFFF
 _HARD_DISK = 0xF8
@@ -41,14 +41,14 @@ _LAST_LONG_ENTRY = 0x40
 _PER_LONG_ENTRY = 13
 
 _FIRST_DAY, _LAST_DAY = 315619200, 4354646400
-"""1980-01-02 and 2107-12-30, in seconds since 1970: times that FAT can tell wherever one is."""
+"""1980-01-02 and 2107-12-30, in seconds since 1970: FAT can represent them in any time zone."""
 
 CLUSTER_SIZES = {1: 260 << 20, 8: 8 << 30, 16: 16 << 30, 32: 32 << 30, 64: 1 << 63}
-"""Sectors of a cluster, and the largest disk, in bytes, they are for; the specification's table."""
+"""Sectors per cluster, and the largest disk in bytes that has them (the specification's table)."""
 
 
 class Geometry(NamedTuple):
-    """The numbers that decide where everything is.  *hidden* sectors are before the partition."""
+    """The numbers that determine where everything is; *hidden* is where the partition starts."""
 
     sectors_per_cluster: int
     clusters: int
@@ -56,44 +56,44 @@ class Geometry(NamedTuple):
 
     @property
     def cluster(self) -> int:
-        """Bytes of a cluster."""
+        """The size of a cluster in bytes."""
         return self.sectors_per_cluster * SECTOR
 
     @property
     def table_sectors(self) -> int:
-        """Sectors of one of the tables."""
+        """The size of one of the tables in sectors."""
         return -(-(self.clusters + FIRST_CLUSTER) * 4 // SECTOR)
 
     def clusters_for(self, size: int) -> int:
-        """Return how many clusters *size* bytes take."""
+        """Return the number of clusters for *size* bytes."""
         return -(-size // self.cluster)
 
     @property
     def sectors(self) -> int:
-        """Sectors of all."""
+        """The size of the file system in sectors."""
         data = self.clusters * self.sectors_per_cluster
         return RESERVED + TABLES * self.table_sectors + data
 
 
 def sectors_per_cluster(sectors: int) -> int:
-    """Return how large the clusters of a file system are that has so many sectors."""
+    """Return the sectors per cluster of a file system of so many sectors."""
     return next(found for found, most in CLUSTER_SIZES.items() if sectors * SECTOR <= most)
 
 
 def largest(sectors: int, hidden: int) -> Geometry:
-    """Return the largest geometry that fits into so many *sectors*; it may have no cluster."""
+    """Return the largest geometry that fits into *sectors*; it may have no clusters."""
     per_cluster = sectors_per_cluster(sectors)
-    # A cluster takes its own sectors, and 4 bytes in each of the tables.
+    # A cluster takes its own sectors and 4 bytes in each table.
     room = (sectors - RESERVED) * SECTOR - TABLES * FIRST_CLUSTER * 4
     clusters = max(room // (per_cluster * SECTOR + TABLES * 4), 0)
     geometry = Geometry(per_cluster, clusters, hidden)
-    while geometry.sectors > sectors and geometry.clusters:  # tables are whole sectors
+    while geometry.sectors > sectors and geometry.clusters:  # tables are rounded up
         geometry = geometry._replace(clusters=geometry.clusters - 1)
     return geometry
 
 
 def boot_area(geometry: Geometry, used: int, label: bytes, serial: int) -> bytes:
-    """Return the reserved sectors: the boot sector and FSInfo, and the backups of both."""
+    """Return the reserved sectors: the boot sector, FSInfo, and their backups."""
     boot = struct.pack(
         "<3s8sHBHBHHBHHHIIIHHIHH12xBxBI11s8s",
         *(b"\xeb\x58\x90", b"NBDFORK ", SECTOR, geometry.sectors_per_cluster, RESERVED),
@@ -111,10 +111,10 @@ def boot_area(geometry: Geometry, used: int, label: bytes, serial: int) -> bytes
 
 
 class Table:
-    """The file allocation table, computed piece by piece.
+    """The file allocation table, of which any part can be computed.
 
-    *ends*: for each file and directory, in their order, the cluster after its last one; together
-    they are all clusters in use.
+    *ends*: for each file and directory in order, the cluster after its last one.  Together they are
+    all clusters in use.
     """
 
     def __init__(self, ends: Sequence[int]) -> None:
@@ -125,7 +125,7 @@ class Table:
         """Return *count* bytes from *offset*."""
         first, last = offset // 4, -(-(offset + count) // 4)
         used = max(min(last, self._ends[-1]), first)
-        entries = array.array("I", range(first + 1, used + 1))  # each leads to the next one
+        entries = array.array("I", range(first + 1, used + 1))  # each cluster points to the next
         low = bisect.bisect_right(self._ends, first)
         for end in self._ends[low : bisect.bisect_right(self._ends, used)]:
             entries[end - 1 - first] = _END_OF_CHAIN
@@ -143,7 +143,7 @@ class Table:
 
 
 def entry_count(name: Name) -> int:
-    """Return how many directory entries a file of this name takes."""
+    """Return the number of directory entries for a file of this name."""
     return 1 + -(-len(name.long.encode("utf-16-le")) // (2 * _PER_LONG_ENTRY))
 
 
@@ -160,7 +160,7 @@ def dot_entries(cluster: int, parent: int, modified: float) -> bytes:
 
 
 def file_entries(name: Name, cluster: int, size: int | None, modified: float) -> bytes:
-    """Return the entries of a file, or of a directory, whose *size* is None."""
+    """Return the entries of a file, or of a directory if *size* is None."""
     attribute = _DIRECTORY if size is None else _ARCHIVE
     return _long_name(name) + _entry(name.short, attribute, cluster, size or 0, modified)
 
@@ -172,7 +172,7 @@ def _entry(short: bytes, attribute: int, cluster: int, size: int, modified: floa
 
 
 def _date_and_time(seconds: float) -> tuple[int, int]:
-    """Return local time, as FAT has it: from 1980, in steps of two seconds."""
+    """Return date and local time in FAT's form: since 1980, in steps of two seconds."""
     now = time.localtime(min(max(seconds, _FIRST_DAY), _LAST_DAY))
     return (
         now.tm_year - 1980 << 9 | now.tm_mon << 5 | now.tm_mday,
@@ -181,7 +181,7 @@ def _date_and_time(seconds: float) -> tuple[int, int]:
 
 
 def _long_name(name: Name) -> bytes:
-    """Return the entries of the long name, which come in front, the last part first."""
+    """Return the entries of the long name; they come before the file's, last part first."""
     text = name.long.encode("utf-16-le")
     if not text:
         return b""

@@ -1,6 +1,6 @@
-"""Names on a FAT file system: each file has a long one, and a short one that all systems know.
+"""Names on a FAT file system: each file has a long one, and a short one for old systems.
 
-Names in a directory must differ in more than upper and lower case.
+Names in a directory must differ in more than case.
 """
 
 import itertools
@@ -8,8 +8,8 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-MOST = 255
-"""The UTF-16 code units that a long name has at most."""
+MAX_LONG = 255
+"""The longest long name, in UTF-16 code units."""
 
 _NOT_IN_LONG = re.compile(r'[\x00-\x1f\x7f"*/:<>?\\|\udc80-\udcff]')  # the last: no UTF-8
 _NOT_IN_SHORT = re.compile(r"[^A-Z0-9!#$%&'()@^_`{}~-]")
@@ -17,21 +17,21 @@ _SHORT = re.compile(r"([A-Z0-9_-]{1,8})(?:\.([A-Z0-9_-]{1,3}))?")
 
 
 class Name(NamedTuple):
-    """*long* is empty if the short name says it all; *short* is padded with blanks."""
+    """*long* is empty if the short name suffices; *short* is padded with blanks."""
 
     long: str
     short: bytes
 
 
 class Names:
-    """Chooses names for the files of one directory: none is anybody's long or short name."""
+    """Chooses names for the files of one directory, so that no two of them are equal."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
         self._tails: Counter[str] = Counter()
 
     def choose(self, name: str) -> Name:
-        """Return names for a file called *name*, changed as little as can be."""
+        """Return names for a file called *name*, changed as little as possible."""
         long = self._choose_long(_clean(name))
         if match := _SHORT.fullmatch(long):
             return Name("", _padded(match[1], match[2] or ""))
@@ -41,20 +41,20 @@ class Names:
         stem, extension = _split(name)
         for number in itertools.count():
             suffix = f"_{number}" if number else ""
-            long = _cut(stem, MOST - len(suffix) - _length(extension)) + suffix + extension
+            long = _cut(stem, MAX_LONG - len(suffix) - _length(extension)) + suffix + extension
             if long.upper() not in self._taken:
                 break
         self._taken.add(long.upper())
         return long
 
     def _choose_short(self, long: str) -> bytes:
-        """Return a short name that ends in "~" and a number."""
+        """Return a short name that ends with "~" and a number."""
         stem, extension = _split(long.upper())
         stem = _NOT_IN_SHORT.sub("_", stem.replace(" ", "").replace(".", ""))
         extension = _NOT_IN_SHORT.sub("_", extension[1:].replace(" ", ""))[:3]
         kind = stem[:1] + extension
         while True:
-            self._tails[kind] += 1  # where it was last: from 1 it would take long
+            self._tails[kind] += 1  # continue with the last number, or large directories take long
             tail = f"~{self._tails[kind]}"
             start = stem[: 8 - len(tail)] + tail
             shown = f"{start}.{extension}".rstrip(".")
@@ -69,13 +69,13 @@ def _padded(stem: str, extension: str) -> bytes:
 
 
 def _clean(name: str) -> str:
-    """Replace what cannot be in a long name: some characters, and dots and blanks at the end."""
+    """Replace characters that a long name cannot have, and dots and blanks at its end."""
     name = _NOT_IN_LONG.sub("_", name)
     return name if name == name.rstrip(". ") else name.rstrip(". ") + "_"
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Return the name and its extension with the dot, if it has one that is not long."""
+    """Return the name and its extension, with the dot, if that is not too long."""
     stem, dot, extension = name.rpartition(".")
     return (stem, dot + extension) if stem.strip(".") and len(extension) < 64 else (name, "")
 

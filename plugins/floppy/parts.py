@@ -1,6 +1,6 @@
-"""What the disk consists of, besides tables that are in memory: computed tables, files, nothing.
+"""The parts of the disk, besides tables in memory: allocation tables, files, and unused space.
 
-The parts have no state, so that all clients can use the same ones.
+Parts have no state, so all clients share them.
 """
 
 import errno
@@ -26,11 +26,11 @@ class Part(Export):
         return True
 
     def cache(self, count: int, offset: int) -> None:
-        """What is computed need not be."""
+        """Do nothing: the content is computed."""
 
 
 class Zeroes(Part):
-    """Nothing yet."""
+    """Unused space."""
 
     def pread(self, count: int, offset: int) -> bytes:
         return bytes(count)
@@ -60,7 +60,7 @@ class Allocation(Part):
 class Content(Part):
     """The content of the file *path*, and zeroes up to the end of its last cluster.
 
-    The file is opened for each read, for there may be more of them than one can have open.
+    The file is opened for each read, because there may be more files than can be open.
     """
 
     def __init__(self, path: str, length: int, size: int) -> None:
@@ -77,7 +77,7 @@ class Content(Part):
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 if not stat.S_ISREG(os.fstat(fd).st_mode):
-                    raise self._changed("is no regular file any more")
+                    raise self._changed("is no longer a regular file")
                 data = os.pread(fd, count, offset)
             finally:
                 os.close(fd)

@@ -1,4 +1,4 @@
-"""The files and directories below a directory, with the names they get."""
+"""The files and directories below a directory, with their names on the disk."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from .names import Name, Names
 class File:
     """A file or a directory.
 
-    *size* is that of its content in bytes; *cluster* is its first one, 0 if it is empty.
+    *size* is that of its content in bytes; *cluster* is its first one, or 0 if it is empty.
     """
 
     path: str
@@ -27,7 +27,7 @@ class File:
     cluster: int = 0
 
     def entries(self, label: bytes) -> bytes:
-        """Return the content of a directory; that of the root begins with the *label*."""
+        """Return the content of a directory; that of the root begins with *label*."""
         if self.parent is None:
             first = fat32.label_entry(label, self.modified)
         else:
@@ -48,8 +48,8 @@ class File:
 def scan(directory: str) -> list[File]:
     """Return the directory itself, and all files and directories below it, parents first.
 
-    What is neither is left out, symbolic links included.  Raises OSError, and `ConfigError` for
-    what is too large.
+    Everything else is left out, also symbolic links.  Raises OSError, and `ConfigError` for what is
+    too large.
     """
     root = File(directory, Name("", b""), 0, os.stat(directory).st_mtime, is_directory=True)
     return list(_walk(root))
@@ -63,7 +63,7 @@ def _walk(directory: File) -> Iterator[File]:
             if is_directory or entry.is_file(follow_symlinks=False):
                 status = entry.stat(follow_symlinks=False)
                 size = 0 if is_directory else status.st_size
-                if size > fat32.MOST_FILE:
+                if size > fat32.MAX_FILE_SIZE:
                     raise ConfigError(f"floppy: {entry.path}: files must be smaller than 4 GiB")
                 name = names.choose(entry.name)
                 child = File(entry.path, name, size, status.st_mtime, directory)
@@ -72,7 +72,7 @@ def _walk(directory: File) -> Iterator[File]:
     own = 1 if directory.parent is None else 2  # the label, or "." and ".."
     count = own + sum(fat32.entry_count(child.name) for child in directory.children)
     directory.size = count * fat32.ENTRY
-    if directory.size > fat32.MOST_DIRECTORY:
+    if directory.size > fat32.MAX_DIRECTORY_SIZE:
         raise ConfigError(f"floppy: {directory.path}: has too many files for a FAT directory")
     yield directory
     for child in directory.children:

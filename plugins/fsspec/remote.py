@@ -52,9 +52,8 @@ class RemoteFile:
         is_made_of_it = bottom > recipe.named and "dir" not in recipe.protocols
         self._bottom = recipe.make(bottom) if is_made_of_it else None
         self._is_async = bottom == 0 and self._file_system.async_impl
-        self._open_options = (
-            {} if recipe.named else {"cache_type": "none"}
-        )  # a cache of a chain has its own
+        # A cache that is a part of a chain has its own way of reading ahead.
+        self._open_options = {} if recipe.named else {"cache_type": "none"}
         self._one_at_a_time = threading.Lock()
         self._file: Any = None
 

@@ -1,8 +1,8 @@
 """The python plugin: scripts written for nbdkit's Python API, unmodified.
 
-Such a script may keep its disk in a variable, so one process serves all clients, each in a
-thread of its own, unless the script says NBDFORK_PROCESSES = True.  What clients are told, and
-which error they get, is what nbdkit makes of the same script.
+A script may keep its disk in a variable.  So one process serves all clients, each in a thread of
+its own, unless the script has NBDFORK_PROCESSES = True.  Clients are told the same facts and errors
+as by nbdkit with the same script.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from nbdfork.plugin import (
 )
 
 from . import nbdkit
-from .export import ExportOfVersion1, ScriptExport
-from .script import API_VERSIONS, Script, request
+from .export import PythonExport, PythonExportV1
+from .script import API_VERSIONS, PythonScript, request
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Python(Plugin):
         parse.path, required=True, magic=True, metavar="SCRIPT", help="the script; comes first"
     )
 
-    _loaded: Script | None = None
+    _loaded: PythonScript | None = None
     _model = ThreadModel.SERIALIZE_ALL_REQUESTS
 
     # -- starting -----------------------------------------------------------------------
@@ -50,11 +50,11 @@ class Python(Plugin):
             "nbdkit_python_maximum_api_version": str(API_VERSIONS[-1]),
         }
 
-    def _load(self) -> Script:
-        """Return the script; it is run when it is needed first."""
+    def _load(self) -> PythonScript:
+        """Return the script; it is run when it is needed for the first time."""
         if self._loaded is None:
             nbdkit._Loaded.server = self.server
-            self._loaded = Script(self.script)
+            self._loaded = PythonScript(self.script)
         return self._loaded
 
     def config(self, key: str, value: str) -> None:
@@ -108,7 +108,7 @@ class Python(Plugin):
         try:
             script.call("preconnect", read_only)
         except OSError as error:
-            log.error("%s", error)  # the server takes it for a decision, not for a failure
+            log.error("%s", error)  # the server takes it for a refusal, which it does not log
             raise
 
     def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
@@ -131,7 +131,7 @@ class Python(Plugin):
         script = self._load()
         request.export_name = export_name
         handle = script.call("open", read_only)
-        kind = ExportOfVersion1 if script.api_version == 1 else ScriptExport
+        kind = PythonExportV1 if script.api_version == 1 else PythonExport
         return kind(script, handle, self._model)
 
     def cleanup(self) -> None:
@@ -144,8 +144,8 @@ class Python(Plugin):
 
 
 def _flush_output() -> None:
-    """Let out what the script has printed: a fork would copy it, and a worker's end drop it."""
-    with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
+    """Flush what the script has printed: a fork would copy it, and the end of a worker drop it."""
+    with contextlib.suppress(OSError, ValueError):  # it is closed, or nobody reads it
         sys.stdout.flush()
 
 

@@ -1,4 +1,4 @@
-"""One client's view of the disk of a script: facts and operations, as nbdkit makes them of it."""
+"""One client's view of a script's disk: facts and operations, as nbdkit derives them."""
 
 import errno
 import logging
@@ -18,21 +18,21 @@ from nbdfork.plugin import (
 )
 from nbdfork.scripting import CallbackExport
 
-from .script import FAILURES, Script, request
+from .script import FAILURES, PythonScript, request
 
 log = logging.getLogger(__name__)
 
 _NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP})
 
 
-class ScriptExport(CallbackExport):
-    """One client's view of the disk of a script of API version 2; *handle* is the script's."""
+class PythonExport(CallbackExport):
+    """One client's view, for API version 2; *handle* is what the script's open returned."""
 
-    def __init__(self, script: Script, handle: object, model: ThreadModel) -> None:
+    def __init__(self, script: PythonScript, handle: object, model: ThreadModel) -> None:
         self._script = script
         self._handle = handle
         self.model = model
-        # Called with every request, so looked up once.
+        # Looked up once, because they are called for every read and write.
         self._script_pread: Any = script.get("pread")
         self._script_pwrite: Any = script.get("pwrite")
 
@@ -66,7 +66,7 @@ class ScriptExport(CallbackExport):
             return ""
         try:
             text = self.ask("export_description")
-        except OSError as error:  # no reason not to serve the disk
+        except OSError as error:  # the disk can be served without a description
             log.error("%s", error)
             return ""
         if isinstance(text, str):
@@ -130,7 +130,7 @@ class ScriptExport(CallbackExport):
         if not self.has("zero"):
             raise OSError(errno.EOPNOTSUPP, "the script has no zero")
         self._script.call("zero", self._handle, count, offset, last)
-        if request.error in _NOT_SUPPORTED:  # it counts even if nothing is raised
+        if request.error in _NOT_SUPPORTED:  # it counts even if the script raises nothing
             raise OSError(request.error, "the script asks for zeroes to be written")
 
     def cache(self, count: int, offset: int) -> None:
@@ -172,11 +172,11 @@ def _extent(item: object) -> Extent:
     raise TypeError(f"{item!r} is no extent; return a list of (offset, length, type) tuples")
 
 
-class ExportOfVersion1(ScriptExport):
+class PythonExportV1(PythonExport):
     """The same for API version 1: a read returns a buffer, and there are no flags."""
 
     def can_fua(self) -> Support:
-        # The script cannot be told, so it is asked to flush.
+        # There is no flag by which the script could be told, so it is asked to flush.
         answer = super().can_fua()
         return Support.EMULATE if answer is Support.NATIVE and self.has("flush") else answer
 
@@ -191,7 +191,7 @@ class ExportOfVersion1(ScriptExport):
         return self._cut(data, count)
 
     def _cut(self, data: object, count: int) -> Buffer:
-        """Return the first *count* bytes of whatever buffer the script has returned."""
+        """Return the first *count* bytes of the buffer that the script returned."""
         try:
             view = memoryview(data).cast("B")  # type: ignore[arg-type]
         except TypeError:

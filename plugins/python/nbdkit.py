@@ -1,8 +1,8 @@
 """What a script gets from `import nbdkit`: the functions and constants of nbdkit's Python API.
 
-`script` puts this module into `sys.modules` under the name nbdkit.  The names
-without an underscore are those of nbdkit 1.32, no more and no fewer.  What belongs to the
-request of one client is kept for each thread, because clients may be served in threads.
+`script` puts this module into `sys.modules` under the name nbdkit.  The names without an underscore
+are exactly those of nbdkit 1.32.  What belongs to one client's request is kept for each thread,
+because clients may be served in threads.
 """
 
 import logging as _logging
@@ -39,14 +39,14 @@ _SIZE = _re.compile(r"\s*\+?[0-9]+[A-Za-z]?", _re.ASCII)
 
 
 class _Request(_threading.local):
-    """What the callback that runs in this thread has told, and may ask."""
+    """What the callback that runs in this thread has set, and can ask for."""
 
     error: int = 0
     export_name: str | None = None
 
 
 class _Loaded:
-    """What the script that has been loaded last is part of."""
+    """The server of the script that was loaded last."""
 
     server = _ServerHandle()
 

@@ -1,8 +1,8 @@
 """A script written for nbdkit's Python API: loaded, checked and called.
 
-Here a script's mistakes become messages.  While the server starts, they are `ConfigError`, one
-line that names the file, the callback and the fix; later they are `ScriptError`, which carries
-the errno for the client and, for the log, the traceback.
+A script's mistakes become messages here.  While the server starts, they are `ConfigError`: one line
+that names the file, the callback and the fix.  Later they are `PythonScriptError`, with the errno
+for the client and the traceback for the log.
 """
 
 import inspect
@@ -25,7 +25,7 @@ T = TypeVar("T")
 request = nbdkit._request
 
 FAILURES = (Exception, SystemExit)
-"""What a callback may raise: `sys.exit()` in one fails the request and not the server."""
+"""What a callback may raise: sys.exit() in it ends the request and not the server."""
 
 API_VERSIONS = (1, 2)
 REQUIRED = ("open", "get_size", "pread")
@@ -66,7 +66,7 @@ SIGNATURES = {
     "cache": "h, count, offset, flags",
     "extents": "h, count, offset, flags",
 }
-"""The callbacks, and what they are called with in API version 2."""
+"""The callbacks, and the arguments they are called with in API version 2."""
 
 SIGNATURES_OF_VERSION_1 = {
     "pread": "h, count, offset",
@@ -78,10 +78,10 @@ SIGNATURES_OF_VERSION_1 = {
 """Those that differ in API version 1."""
 
 
-class ScriptError(OSError):
+class PythonScriptError(OSError):
     """A callback failed while serving.
 
-    The client gets `errno`; the log gets all that is known of *cause*, an exception or a text.
+    The client gets the errno; the log gets all about *cause*, an exception or a text.
     """
 
     def __init__(self, path: str, callback: str, code: int, cause: BaseException | str) -> None:
@@ -92,7 +92,7 @@ class ScriptError(OSError):
     def __str__(self) -> str:
         if isinstance(self._cause, str):
             return f"{self._where}: {self._cause}"
-        # The first frame is the caller's, not the script's.
+        # The first frame is that of the caller, and not in the script.
         stack = self._cause.__traceback__
         lines = traceback.format_exception(
             type(self._cause), self._cause, stack and stack.tb_next, chain=True
@@ -100,10 +100,10 @@ class ScriptError(OSError):
         return f"{self._where}: " + "".join(lines).rstrip()
 
 
-class Script:
+class PythonScript:
     """A script that has been run, with its callbacks.
 
-    Raises `ConfigError` if it cannot be run or lacks what it needs.
+    Raises `ConfigError` if it cannot be run, or lacks a required callback.
     """
 
     def __init__(self, path: str) -> None:
@@ -138,7 +138,7 @@ class Script:
 
     @contextmanager
     def as_main(self) -> Iterator[None]:
-        """Let the script be the module __main__, as dataclasses and pickle want it."""
+        """Make the script the module __main__, which dataclasses and pickle need."""
         previous = sys.modules["__main__"]
         sys.modules["__main__"] = self.module
         try:
@@ -169,7 +169,7 @@ class Script:
                     f"python: {self.path}: the callback {name} is {state}; define"
                     f" {name}({self._signature(name)})"
                 )
-        # A name that is no function is a variable of the script's own, not a callback.
+        # A name that is not a function is the script's own variable, and no callback.
         found = {
             name: self.module.__dict__[name]
             for name in SIGNATURES
@@ -185,9 +185,9 @@ class Script:
         return SIGNATURES[name]
 
     def _check_signature(self, name: str, function: Callable[..., Any]) -> None:
-        """Refuse a function of the script that cannot be called with what it will get.
+        """Refuse a function of the script that cannot be called with the arguments of the callback.
 
-        What it has imported is let pass: `from functools import cache` is not meant for us.
+        Imported functions are not checked: `from functools import cache` does not mean a callback.
         """
         if name not in REQUIRED and getattr(function, "__module__", "") != "__main__":
             return
@@ -195,7 +195,7 @@ class Script:
         try:
             signature = inspect.signature(function)
         except (ValueError, TypeError):
-            return  # written in C: only calling it will tell
+            return  # it is written in C: only a call will tell
         try:
             signature.bind(*expected.split(", ")) if expected else signature.bind()
         except TypeError:
@@ -212,7 +212,7 @@ class Script:
     # -- calling ------------------------------------------------------------------------
 
     def get(self, name: str) -> Callable[..., Any] | None:
-        """Return a callback, or None if the script does not have it."""
+        """Return a callback, or None if the script lacks it."""
         return self._callbacks.get(name)
 
     def constant(self, name: str) -> object:
@@ -230,7 +230,7 @@ class Script:
             raise self._startup_error(name, error) from error
 
     def call(self, name: str, *arguments: object) -> Any:
-        """Call a callback that the script must have by now.  Raises `ScriptError`."""
+        """Call a callback, which must exist.  Raises `PythonScriptError`."""
         function = self.get(name)
         if function is None:
             raise self.error(name, "the script does not have this callback, but says it can")
@@ -245,12 +245,12 @@ class Script:
         try:
             for item in found:
                 yield convert(item)
-        except FAILURES as error:  # a generator of the script's runs only now
+        except FAILURES as error:  # if the script returned a generator, it runs now
             raise self.error(name, error) from error
 
-    def error(self, name: str, cause: BaseException | str) -> ScriptError:
-        """Return the error of a callback; its errno is what set_error said, or EIO."""
-        return ScriptError(self.path, name, request.error or _EIO, cause)
+    def error(self, name: str, cause: BaseException | str) -> PythonScriptError:
+        """Return the error of a callback; its errno is the one given to set_error, or EIO."""
+        return PythonScriptError(self.path, name, request.error or _EIO, cause)
 
     def _startup_error(self, what: str, error: Exception) -> ConfigError:
         log.debug("%s: %s failed:", self.path, what, exc_info=error)
@@ -264,5 +264,5 @@ class Script:
         )
 
     def serve_as_main(self) -> None:
-        """Let the script be __main__ for good: all that this process does is to serve it."""
+        """Make the script the module __main__ from now on: this process does nothing else."""
         sys.modules["__main__"] = self.module

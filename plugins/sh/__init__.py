@@ -1,8 +1,8 @@
 """The sh plugin: a script, or any other program, that is run once for every request.
 
-This is the part that finds the script and hands out the parameters.  `process` runs it, `call`
-makes results and errors of what it does, `output` parses what it prints, `plugin` and `export`
-are the methods; the eval plugin uses these, too.
+This file finds the script and passes parameters on.  `process` runs it, `call` turns the outcome
+into results and errors, `output` parses what it prints, and `plugin` and `export` have the methods.
+The eval plugin uses all of them, too.
 """
 
 import os
@@ -11,14 +11,14 @@ import sys
 from nbdfork.plugin import ConfigError, Parameter, shown
 
 from .call import MISSING
-from .plugin import ScriptPlugin
+from .plugin import ShellPlugin
 from .process import Outcome, save_program
 
 _STDIN = "-"
 _INLINE = "inline-script"
 
 
-class Sh(ScriptPlugin):
+class Sh(ShellPlugin):
     """a script that is run for every request, written for nbdkit's sh plugin"""
 
     script = Parameter(
@@ -31,17 +31,17 @@ class Sh(ScriptPlugin):
     )
 
     _path = ""
-    _passed_on = 0  # how many of the arguments without a key the script knows
+    _passed_on = 0  # how many values of the parameter `script` have been dealt with
 
     def _locate(self, method: str) -> str | Outcome:
-        return self._path or Outcome(MISSING)  # before there is a script, for --dump-plugin
+        return self._path or Outcome(MISSING)  # --dump-plugin may be given no script
 
     # -- finding the script -------------------------------------------------------------
 
     def _load(self) -> None:
-        """Find the script, if it is not yet found, and give it the arguments without a key.
+        """Find the script unless it has been, and pass on arguments without a key.
 
-        The first one is the script itself.
+        The first of them is the script itself.
         """
         if not self._path:
             name = self.script[0]
@@ -60,7 +60,7 @@ class Sh(ScriptPlugin):
             self._pass_on(key, text)
 
     def _read_inline(self) -> str:
-        """Save the script that is on standard input, and return its path."""
+        """Save the script that comes on standard input, and return its path."""
         path = os.path.join(self._script.directory, _INLINE)
         save_program(path, sys.stdin.buffer.read())
         return path
@@ -81,5 +81,5 @@ def _path_of(name: str) -> str:
     if not os.path.isfile(path):
         raise ConfigError(f"sh: {name}: there is no file of this name")
     if not os.access(path, os.X_OK):
-        raise ConfigError(f"sh: {name}: is not executable: chmod +x {name}")
+        raise ConfigError(f"sh: {name} is not executable: chmod +x {name}")
     return path

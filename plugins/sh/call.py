@@ -1,8 +1,8 @@
-"""The methods of a script: each call is one run, and its exit status says how it went.
+"""The methods of a script: each call is one run, and the exit status says how it ended.
 
-A run that failed becomes a `ScriptError`: one line that names the script and the method, with the
-errno that the script has written to standard error.  The exit statuses, and how standard error is
-read, are those of nbdkit-sh-plugin(3).
+A run that fails becomes a `MethodError`: one line that names the script and the method, with the
+errno that the script wrote to standard error.  Exit statuses and the format of errors are those of
+nbdkit-sh-plugin(3).
 """
 
 import errno
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from nbdfork.plugin import Buffer
 
-from .process import MOST_OUTPUT, Outcome, TooMuchOutput, run
+from .process import MAX_OUTPUT, Outcome, TooMuchOutput, run
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +31,11 @@ _ERRNOS = {
         *("ENOTSUP", "EOPNOTSUPP", "EROFS", "EDQUOT", "EFBIG"),
     )
 }
-"""The names that are understood; any other text is a message, and the errno is EIO."""
+"""The names that are recognized; any other text is a message, with the errno EIO."""
 
 
-class ScriptError(OSError):
-    """A method failed; the client gets `errno`, the log all the rest."""
+class MethodError(OSError):
+    """A method failed.  The client gets the errno; the log gets everything."""
 
     def __init__(self, path: str, method: str, code: int, message: str) -> None:
         super().__init__(code, f"{method} failed in the script")
@@ -45,11 +45,11 @@ class ScriptError(OSError):
         return self._text
 
 
-class Script:
-    """Methods that can be called.
+class ShellScript:
+    """The methods of a script, to be called.
 
-    *locate* finds the path of the script that is to be run for a method, or the outcome, if that
-    is known without a run.  *directory* is the scripts' temporary directory.
+    *locate* returns the path of the program to run for a method, or the outcome if that is known
+    without a run.  *directory* is the scripts' temporary directory.
     """
 
     def __init__(self, locate: Callable[[str], str | Outcome], directory: str) -> None:
@@ -58,34 +58,34 @@ class Script:
         self._environment = {**os.environ, "tmpdir": directory}
 
     def call(
-        self, method: str, *arguments: object, data: Buffer = b"", most: int = MOST_OUTPUT
+        self, method: str, *arguments: object, data: Buffer = b"", max_output: int = MAX_OUTPUT
     ) -> bytes | None:
-        """Return what a method prints, or None if the script does not have it.
+        """Return what a method prints, or None if the script lacks it.
 
-        Raises `ScriptError`.
+        Raises `MethodError`.
         """
-        outcome = self._outcome(method, arguments, data, most)
+        outcome = self._outcome(method, arguments, data, max_output)
         if outcome.status == FALSE:
             raise self.error(method, "exited with status 3 (false), but is no yes-or-no question")
         return outcome.output if outcome.status == OK else None
 
     def is_true(self, method: str, *arguments: object, default: bool) -> bool:
-        """Return the answer of a method that answers with its exit status."""
-        status = self._outcome(method, arguments, b"", MOST_OUTPUT).status
+        """Return the answer of a method that answers by its exit status."""
+        status = self._outcome(method, arguments, b"", MAX_OUTPUT).status
         return default if status == MISSING else status == OK
 
     def ask(self, method: str, *arguments: object) -> str | None:
-        """Return what a method prints, as text without the last newline, or None."""
+        """Return what a method prints as text, without the last newline; None if it is missing."""
         output = self.call(method, *arguments)
         return None if output is None else os.fsdecode(output).removesuffix("\n")
 
-    def error(self, method: str, message: str, code: int = errno.EIO) -> ScriptError:
+    def error(self, method: str, message: str, code: int = errno.EIO) -> MethodError:
         """Return the error of a method."""
         path = self._locate(method)
-        return ScriptError(path if isinstance(path, str) else "", method, code, message)
+        return MethodError(path if isinstance(path, str) else "", method, code, message)
 
     def _outcome(
-        self, method: str, arguments: tuple[object, ...], data: Buffer, most: int
+        self, method: str, arguments: tuple[object, ...], data: Buffer, max_output: int
     ) -> Outcome:
         """Run a method; return an outcome of status OK, MISSING or FALSE."""
         path = self._locate(method)
@@ -93,9 +93,9 @@ class Script:
             return path
         try:
             command = [path, method, *map(str, arguments)]
-            outcome = run(command, self._environment, data, most)
+            outcome = run(command, self._environment, data, max_output)
         except TooMuchOutput:
-            raise self.error(method, f"printed more than {most} bytes") from None
+            raise self.error(method, f"printed more than {max_output} bytes") from None
         except OSError as error:
             raise self.error(method, _why_not_run(path, error)) from error
         except ValueError as error:
@@ -106,14 +106,14 @@ class Script:
             return outcome
         raise self._failure(method, outcome)
 
-    def _failure(self, method: str, outcome: Outcome) -> ScriptError:
-        """Return the error of a run that ended badly; the first line it has said is the message."""
+    def _failure(self, method: str, outcome: Outcome) -> MethodError:
+        """Return the error of a run that failed; the message is its first line of errors."""
         match = _ERRNO.match(outcome.errors)
         code = _ERRNOS.get(match[1].upper()) if match else None
         text = outcome.errors[match.end() :] if match and code else outcome.errors
         lines = os.fsdecode(text).splitlines()
         if len(lines) > 1:
-            log.debug("%s: all it said:\n%s", method, os.fsdecode(text).rstrip())
+            log.debug("%s: its standard error:\n%s", method, os.fsdecode(text).rstrip())
         message = f"exited with status {outcome.status}"
         if outcome.status < 0:
             message = f"was ended by a signal ({signal.strsignal(-outcome.status)})"

@@ -1,4 +1,4 @@
-"""One client's view of the disk of a script: each fact and each operation is a method of it."""
+"""One client's view of a script's disk: each fact and each operation is one of its methods."""
 
 import errno
 import logging
@@ -18,7 +18,7 @@ from nbdfork.plugin import (
 )
 
 from . import output
-from .call import Script
+from .call import ShellScript
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +29,14 @@ _ZERO_FLAGS = ((FUA, "fua"), (MAY_TRIM, "may_trim"), (FAST_ZERO, "fast"))
 _EXTENTS_FLAGS = ((REQ_ONE, "req_one"),)
 
 
-class ScriptExport(Export):
-    """The disk of *script* for one client; *handle* is what its `open` has printed."""
+class ShellExport(Export):
+    """The disk of *script* for one client; *handle* is what its `open` printed."""
 
-    def __init__(self, script: Script, handle: str) -> None:
+    def __init__(self, script: ShellScript, handle: str) -> None:
         self._script = script
         self._handle = handle
 
-    # -- facts: a script cannot be asked which methods it has, so `can_...` say what it can ----
+    # -- facts; a script cannot be asked which methods it has, so its `can_...` must say so ----
 
     def get_size(self) -> int:
         found = self._parsed("get_size", output.size)
@@ -57,7 +57,7 @@ class ScriptExport(Export):
         return self._can_zero
 
     def can_fast_zero(self) -> bool:
-        # Without a zero of its own it is quick to say that it cannot.
+        # Without a zero of its own, it refuses one quickly.
         return not self._can_zero or self._is("can_fast_zero")
 
     def can_extents(self) -> bool:
@@ -85,7 +85,7 @@ class ScriptExport(Export):
     def description(self) -> str:
         try:
             return self._script.ask("export_description", self._handle) or ""
-        except OSError as error:  # no reason not to serve the disk
+        except OSError as error:  # the disk can be served without a description
             log.error("%s", error)
             return ""
 
@@ -101,7 +101,7 @@ class ScriptExport(Export):
         return self._script.is_true(method, self._handle, default=False)
 
     def _parsed(self, method: str, parse: Callable[[str], T], *arguments: object) -> T | None:
-        """Return what a method prints, parsed, or None if the script does not have it."""
+        """Return what a method prints, parsed; None if the script lacks it."""
         text = self._script.ask(method, self._handle, *arguments)
         if text is None:
             return None
@@ -113,7 +113,7 @@ class ScriptExport(Export):
     # -- operations ---------------------------------------------------------------------
 
     def pread(self, count: int, offset: int) -> bytes:
-        data = self._script.call("pread", self._handle, count, offset, most=count)
+        data = self._script.call("pread", self._handle, count, offset, max_output=count)
         if data is None:
             raise self._script.error("pread", "the script must have this method")
         if len(data) != count:
@@ -157,7 +157,7 @@ class ScriptExport(Export):
     def close(self) -> None:
         try:
             self._script.call("close", self._handle)
-        except OSError as error:  # nobody is left to be told
+        except OSError as error:  # the client has gone and cannot be told
             log.error("%s", error)
 
 

@@ -1,7 +1,7 @@
-"""What a script prints, parsed: sizes, words, lists of exports and of extents.
+"""Parsers for what a script prints: sizes, words, lists of exports and of extents.
 
-The formats are those of nbdkit-sh-plugin(3).  What cannot be parsed is a ValueError, with a message
-that completes "the script printed ...".
+The formats are those of nbdkit-sh-plugin(3).  The parsers raise ValueError, whose message completes
+"the script printed ...".
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,7 +41,7 @@ def block_size(text: str) -> BlockSize:
 
 
 def exports(text: str) -> list[ExportInfo]:
-    """Parse a list of exports; the first line may say in which format the others are."""
+    """Parse a list of exports; the first line may name the format of the others."""
     lines = text.split("\n")
     if not lines[-1]:
         lines.pop()
@@ -93,7 +93,7 @@ def _extent(line: str) -> Extent:
 
 
 def _extent_type(text: str) -> int:
-    """Parse a number, or words in which, as for nbdkit, only "hole" and "zero" count."""
+    """Parse a number, or words, of which only "hole" and "zero" count, as for nbdkit."""
     if text.isdecimal():
         return int(text) & (HOLE | ZERO)
     return (HOLE if "hole" in text else 0) | (ZERO if "zero" in text else 0)

@@ -1,7 +1,7 @@
-"""What the sh and the eval plugin have in common: the methods that are not about one client.
+"""The part of the sh and eval plugins that is the same: methods that do not concern one client.
 
-A script keeps what it knows in files, in a directory that all its runs are told of, so clients
-can be served by as many processes as come.
+A script keeps its state in files, in a directory that all of its runs know.  So any number of
+processes can serve clients.
 """
 
 import atexit
@@ -25,34 +25,35 @@ from nbdfork.plugin import (
 )
 
 from . import output
-from .call import Script
-from .export import ScriptExport
+from .call import ShellScript
+from .export import ShellExport
 from .process import Outcome
 
 log = logging.getLogger(__name__)
 
 
-class ScriptPlugin(Plugin):
-    """A plugin whose methods are runs of a script; a subclass says which one."""
+class ShellPlugin(Plugin):
+    """A plugin whose methods are runs of a script; a subclass says of which one."""
 
     _model = ThreadModel.SERIALIZE_ALL_REQUESTS
 
     def __init__(self, **parameters: Any) -> None:
         super().__init__(**parameters)
-        self._made: Script | None = None
+        self._made: ShellScript | None = None
 
     def _locate(self, method: str) -> str | Outcome:
-        """Return the path of the script to run for *method*, or the outcome if it is known."""
-        raise NotImplementedError
+        """Return the path of the program to run for *method*, or the outcome if it is known."""
+        raise self._missing("_locate")
 
     @property
-    def _script(self) -> Script:
-        """The script; with it, its temporary directory is made, for the life of the server."""
+    def _script(self) -> ShellScript:
+        """The script.  Its temporary directory is made with it, and lives as long as the server."""
         if self._made is None:
             directory = tempfile.mkdtemp(prefix="nbdfork")
-            # For a server that fails to start; workers, and who waits for a daemon, skip this.
+            # For a server that fails to start.  Workers, and the process that waits for a daemon,
+            # end without calling it.
             atexit.register(shutil.rmtree, directory, ignore_errors=True)
-            self._made = Script(self._locate, directory)
+            self._made = ShellScript(self._locate, directory)
         return self._made
 
     # -- starting -----------------------------------------------------------------------
@@ -78,13 +79,13 @@ class ScriptPlugin(Plugin):
         try:
             self._model = ThreadModel[name.upper()] if name else self._model
         except KeyError:
-            log.warning("thread_model: %r is none, so requests are served one by one", name)
+            log.warning("thread_model: %r is unknown, so requests are served one by one", name)
 
     def thread_model(self) -> ThreadModel:
         return self._model
 
     def waits(self) -> bool:
-        return True  # for another process, which may use another processor
+        return True  # for another process, which can use another processor
 
     def get_ready(self) -> None:
         self._script.call("get_ready")
@@ -94,7 +95,7 @@ class ScriptPlugin(Plugin):
     # -- serving ------------------------------------------------------------------------
 
     def after_fork(self) -> None:
-        """Run the script's `after_fork` in the first worker only: it knows of one server."""
+        """Run the script's `after_fork` in the first worker only: for it, there is one process."""
         with self._first_fork:
             if not self._forks.value:
                 self._script.call("after_fork")
@@ -104,7 +105,7 @@ class ScriptPlugin(Plugin):
         try:
             self._script.call("preconnect", _word(read_only))
         except OSError as error:
-            log.error("%s", error)  # the server takes it for a decision, not for a failure
+            log.error("%s", error)  # the server takes it for a refusal, which it does not log
             raise
 
     def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
@@ -121,7 +122,7 @@ class ScriptPlugin(Plugin):
 
     def open(self, export_name: str, read_only: bool) -> Export:
         handle = self._script.ask("open", _word(read_only), export_name, _word(client.is_tls()))
-        return ScriptExport(self._script, handle or "")
+        return ShellExport(self._script, handle or "")
 
     def unload(self) -> None:
         try:

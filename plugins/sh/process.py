@@ -1,6 +1,6 @@
-"""One run of a script: arguments and standard input go in, its output and status come out.
+"""One run of a script: arguments and standard input go in, output and exit status come out.
 
-It knows nothing of methods and clients.  There are pipes and not files at both ends, because a
+It knows nothing about methods or clients.  Input and output are pipes, and not files, because a
 script may open /dev/stdin or /dev/stderr by name, and more than once.
 """
 
@@ -18,24 +18,24 @@ from nbdfork.plugin import Buffer
 
 SHELL = "/bin/sh"
 
-MOST_OUTPUT = 64 * 1024 * 1024
-"""No method has more to say: it is the largest read that nbdkit allows, too."""
+MAX_OUTPUT = 64 * 1024 * 1024
+"""The most that a method may print, in bytes: nbdkit's largest read."""
 
-_MOST_ERRORS = 64 * 1024
-"""What is kept of standard error."""
+_MAX_ERRORS = 64 * 1024
+"""How many bytes of standard error are kept."""
 
 _PIPE = 64 * 1024
-"""What a pipe holds (pipe(7)) ..."""
+"""What a pipe holds by default, in bytes (pipe(7))."""
 
 _LARGE_PIPE = 1024 * 1024
-"""... and what one may hold at most, by the default of /proc/sys/fs/pipe-max-size."""
+"""The most that a pipe may hold, in bytes: the default of /proc/sys/fs/pipe-max-size."""
 
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
-"""A script expects to be killed by these."""
+"""Signals that a script expects to be killed by, as by default."""
 
 
 class Outcome(NamedTuple):
-    """How a run ended; *status* is the exit status, or minus the signal that killed it."""
+    """How a run ended: *status* is the exit status, or the negative number of a signal."""
 
     status: int
     output: bytes = b""
@@ -43,29 +43,29 @@ class Outcome(NamedTuple):
 
 
 class TooMuchOutput(Exception):
-    """A script printed more than is wanted, and was killed."""
+    """A script printed more than the limit, and was killed."""
 
 
 def run(
     command: Sequence[str],
     environment: Mapping[str, str],
     data: Buffer = b"",
-    most: int = MOST_OUTPUT,
+    max_output: int = MAX_OUTPUT,
 ) -> Outcome:
     """Run *command*, the path of a program and its arguments, with *data* as standard input.
 
-    A script without a "#!" line is run by the shell, as execvp(3) does it.  Raises OSError if the
-    command cannot be run, `TooMuchOutput` if it prints more than *most* bytes.
+    A script without a "#!" line is run by the shell, as by execvp(3).  Raises OSError if the
+    command cannot be run, `TooMuchOutput` if it prints more than *max_output* bytes.
     """
     with ExitStack() as opened:
         stdin, writer = _open_input(opened, len(data))
-        reader, stdout = _pipe(opened, most)
+        reader, stdout = _pipe(opened, max_output)
         errors, stderr = _pipe(opened, _PIPE)
         pid = _spawn(command, environment, (stdin, stdout, stderr))
         try:
             for end in (stdin, stdout, stderr):
                 end.close()
-            printed = _exchange(data, writer, reader, errors, most)
+            printed = _exchange(data, writer, reader, errors, max_output)
         except BaseException:
             os.kill(pid, signal.SIGKILL)
             raise
@@ -75,7 +75,7 @@ def run(
 
 
 def _open_input(opened: ExitStack, size: int) -> tuple[io.FileIO, io.FileIO | None]:
-    """Return what the script reads, and where to write *size* bytes for it."""
+    """Return the script's standard input, and the end to which its *size* bytes are written."""
     if not size:
         return opened.enter_context(io.FileIO(os.devnull)), None
     stdin, writer = _pipe(opened, size)
@@ -84,7 +84,7 @@ def _open_input(opened: ExitStack, size: int) -> tuple[io.FileIO, io.FileIO | No
 
 
 def _pipe(opened: ExitStack, size: int = 0) -> tuple[io.FileIO, io.FileIO]:
-    """Return the ends of a pipe; *size* bytes are going to pass through it, if that is known."""
+    """Return the ends of a pipe through which up to *size* bytes will pass."""
     reader, writer = os.pipe()
     ends = (
         opened.enter_context(io.FileIO(reader, "r")),
@@ -94,14 +94,14 @@ def _pipe(opened: ExitStack, size: int = 0) -> tuple[io.FileIO, io.FileIO]:
         try:
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _LARGE_PIPE)
         except PermissionError:
-            pass  # this user has many large ones (pipe(7)); it will take longer
+            pass  # this user has many large ones (pipe(7)), so this will take longer
     return ends
 
 
 def _spawn(
     command: Sequence[str], environment: Mapping[str, str], ends: Sequence[io.FileIO]
 ) -> int:
-    """Start *command* with *ends* as its descriptors 0, 1, 2; return its process number."""
+    """Start *command* with *ends* as its descriptors 0, 1 and 2; return its pid."""
     actions = [(os.POSIX_SPAWN_DUP2, end.fileno(), fd) for fd, end in enumerate(ends)]
 
     def spawn(*words: str) -> int:
@@ -123,14 +123,14 @@ def _spawn(
 
 
 def _exchange(
-    data: Buffer, writer: io.FileIO | None, output: io.FileIO, errors: io.FileIO, most: int
+    data: Buffer, writer: io.FileIO | None, output: io.FileIO, errors: io.FileIO, max_output: int
 ) -> tuple[bytes, bytes]:
-    """Write *data* and read output and errors, in whatever order the script goes about it."""
+    """Write *data*, and read output and errors, in whatever order the script handles them."""
     poll = select.poll()
     printed, said = bytearray(), bytearray()
     steps: dict[int, Callable[[], bool]] = {
-        output.fileno(): lambda: _read(output, printed, most, cut=False),
-        errors.fileno(): lambda: _read(errors, said, _MOST_ERRORS, cut=True),
+        output.fileno(): lambda: _read(output, printed, max_output, cut=False),
+        errors.fileno(): lambda: _read(errors, said, _MAX_ERRORS, cut=True),
     }
     for fd in steps:
         poll.register(fd, select.POLLIN)
@@ -146,36 +146,39 @@ def _exchange(
     return bytes(printed), bytes(said)
 
 
-def _read(end: io.FileIO, found: bytearray, most: int, cut: bool) -> bool:
-    """Add to *found* what there is to read; return False at the end of file."""
+def _read(end: io.FileIO, found: bytearray, limit: int, *, cut: bool) -> bool:
+    """Append what there is to read to *found*; return False at the end of file.
+
+    What exceeds *limit* bytes is cut off, or raises `TooMuchOutput`.
+    """
     piece = os.read(end.fileno(), _LARGE_PIPE)
     found += piece
-    if len(found) > most:
+    if len(found) > limit:
         if not cut:
             raise TooMuchOutput
-        del found[most:]
+        del found[limit:]
     return bool(piece)
 
 
 class _Feed:
-    """Data on its way into a pipe."""
+    """Data that is written to a pipe as it takes it."""
 
     def __init__(self, writer: io.FileIO, data: Buffer) -> None:
         self._writer = writer
         self._unsent = memoryview(data)
 
     def write(self) -> bool:
-        """Write what the pipe takes; return False when all is done, and the pipe closed."""
+        """Write what the pipe takes; return False when everything is written and it is closed."""
         try:
             self._unsent = self._unsent[os.write(self._writer.fileno(), self._unsent) :]
         except BrokenPipeError:
-            self._unsent = self._unsent[:0]  # the script does not want it, which is its business
+            self._unsent = self._unsent[:0]  # the script need not read its input
         if not self._unsent:
             self._writer.close()
         return bool(self._unsent)
 
 
 def save_program(path: str, content: bytes) -> None:
-    """Make *content* a program that only this user can read and run."""
+    """Save *content* as a program that only this user can read and run."""
     with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o700)) as file:
         file.write(content)

@@ -1,7 +1,7 @@
 """The vddk plugin: VMware's disks, through VMware's library (VDDK, "VixDiskLib").
 
-The library is proprietary and not part of nbdfork; it is loaded when the server starts, and each
-worker initialises it for itself.  The parameters are those of nbdkit-vddk-plugin(1).
+The library is proprietary, and not part of nbdfork.  It is loaded when the server starts, and each
+worker initialises it.  The parameters are those of nbdkit-vddk-plugin(1).
 """
 
 import errno
@@ -15,7 +15,7 @@ from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, Secret, Threa
 from nbdfork.plugin.password import read_password
 
 from . import library
-from .export import DiskExport, Server, Way
+from .export import Access, DiskExport, Server
 from .structs import OPEN_COMPRESSION, OPEN_READ_ONLY, OPEN_SINGLE_LINK, OPEN_UNBUFFERED
 
 log = logging.getLogger(__name__)
@@ -114,9 +114,9 @@ class Vddk(Plugin):
             self.password = read_password("vddk: password", self.password)
         if not given and self.file:
             self.file = os.path.abspath(self.file)
-        self._way = self._choose_way(bool(given))
+        self._access = self._choose_access(bool(given))
 
-    def _choose_way(self, remote: bool) -> Way:
+    def _choose_access(self, remote: bool) -> Access:
         flags = OPEN_COMPRESSION[self.compression]
         flags |= OPEN_SINGLE_LINK if self.single_link else 0
         flags |= OPEN_UNBUFFERED if self.unbuffered else 0
@@ -132,7 +132,7 @@ class Vddk(Plugin):
                 self.port or 0,
                 self.nfchostport or 0,
             )
-        return Way(server, _bytes(self.snapshot), _bytes(self.transports), flags)
+        return Access(server, _bytes(self.snapshot), _bytes(self.transports), flags)
 
     def thread_model(self) -> ThreadModel:
         return ThreadModel.SERIALIZE_REQUESTS
@@ -147,12 +147,12 @@ class Vddk(Plugin):
 
     def open(self, export_name: str, read_only: bool) -> Export:
         path = os.fsencode(self._path_of(export_name))
-        flags = self._way.flags | (OPEN_READ_ONLY if read_only else 0)
+        flags = self._access.flags | (OPEN_READ_ONLY if read_only else 0)
         trace = bool(self.debug["diskinfo"])
         try:
-            return DiskExport(self._library, self._way, path, read_only, flags, trace)
+            return DiskExport(self._library, self._access, path, read_only, flags, trace)
         except FileNotFoundError as error:
-            log.error("%s", error)  # the client hears no more than that there is no such export
+            log.error("%s", error)  # the client is only told that there is no such export
             raise
 
     def _path_of(self, export_name: str) -> str:

@@ -1,7 +1,7 @@
-"""One client's connection to a disk, and what is done there.
+"""One client's disk, opened through a VixDiskLib connection of its own.
 
-All calls for one client are made by one thread at a time; opening and closing, by one in the
-whole process.
+One thread at a time makes the calls for a client.  Opening and closing is done by one thread at a
+time in the whole process.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from .structs import (
     CHUNK_SECTORS,
     CREDENTIALS_SESSION_ID,
     CREDENTIALS_UID,
-    MOST_CHUNKS,
+    MAX_CHUNKS,
     OPEN_SINGLE_LINK,
     SECTOR,
     BlockList,
@@ -35,10 +35,10 @@ _CHUNK = CHUNK_SECTORS * SECTOR
 
 @dataclass(frozen=True)
 class Server:
-    """The server that a disk is on, the virtual machine that it belongs to, and who asks.
+    """The server that has a disk, the virtual machine it belongs to, and the login.
 
-    With a *cookie*, the session is one that exists, and *password* its key.  A port of 0 is
-    the usual one.
+    With a *cookie*, it is an existing session, and *password* is the key of that.  A port of 0
+    means the default.
     """
 
     name: bytes
@@ -51,7 +51,7 @@ class Server:
     nfc_port: int
 
     def fill(self, params: ConnectParams) -> None:
-        """Write it to *params*, which must not outlive the object *params*."""
+        """Write it to *params*, which must not outlive this object."""
         params.vmxSpec = self.vm
         params.serverName = self.name
         params.thumbPrint = self.thumbprint
@@ -69,8 +69,8 @@ class Server:
 
 
 @dataclass(frozen=True)
-class Way:
-    """How disks are reached: on a *server* or in local files, and how they are opened."""
+class Access:
+    """How disks are reached, on a *server* or in local files, and how they are opened."""
 
     server: Server | None
     snapshot: bytes | None
@@ -78,26 +78,26 @@ class Way:
     flags: int
 
 
-class Connection:
-    """A connection to where disks are."""
+class VixConnection:
+    """A connection of VixDiskLib, to a server or to local files."""
 
-    def __init__(self, library: Library, way: Way, read_only: bool) -> None:
+    def __init__(self, library: Library, access: Access, read_only: bool) -> None:
         self._library = library
         self._allocated = library.AllocateConnectParams and library.FreeConnectParams
         params = library.AllocateConnectParams() if self._allocated else None
         if self._allocated and not params:
             raise MemoryError("VixDiskLib_AllocateConnectParams")
-        # Kept because the strings are kept with it, and the library is not said to copy them.
+        # Kept, because it keeps the strings, which the library does not promise to copy.
         self._params = params.contents if params else OwnConnectParams().known
         self.handle = ctypes.c_void_p()
         try:
-            if way.server is not None:
-                way.server.fill(self._params)
+            if access.server is not None:
+                access.server.fill(self._params)
             error = library.ConnectEx(
                 ctypes.byref(self._params),
                 read_only,
-                way.snapshot,
-                way.transports,
+                access.snapshot,
+                access.transports,
                 ctypes.byref(self.handle),
             )
             library.check(error, "VixDiskLib_ConnectEx")
@@ -121,14 +121,20 @@ class DiskExport(Export):
     """One client's view of the disk *path*, as VDDK names it."""
 
     def __init__(
-        self, library: Library, way: Way, path: bytes, read_only: bool, flags: int, trace: bool
+        self,
+        library: Library,
+        access: Access,
+        path: bytes,
+        read_only: bool,
+        flags: int,
+        trace: bool,
     ) -> None:
         self._library = library
         self._read_only = read_only
-        # In a single link of a chain, what is not allocated is as the links below have it.
+        # What a single link of a chain has not allocated is in the links below, and not zero.
         self._hole = HOLE if flags & OPEN_SINGLE_LINK else HOLE | ZERO
         with library.one_at_a_time:
-            self._connection = Connection(library, way, read_only)
+            self._connection = VixConnection(library, access, read_only)
             self._handle = ctypes.c_void_p()
             try:
                 opened = library.Open(
@@ -181,7 +187,7 @@ class DiskExport(Export):
         return self._library.Flush is not None
 
     def can_extents(self) -> bool:
-        """Try it: what it works for depends on the server, the transport and the disk."""
+        """Try it: whether it works depends on the server, the transport and the disk."""
         if not (self._library.QueryAllocatedBlocks and self._library.FreeBlockList):
             return False
         if self._size < _CHUNK:
@@ -200,7 +206,7 @@ class DiskExport(Export):
         self._check("Read", self._handle, offset // SECTOR, len(data) // SECTOR, buffer)
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
-        # A copy: ctypes has no way to the bytes of a view that cannot be written.
+        # A copy, because ctypes cannot get at the memory of a read-only view.
         self._check("Write", self._handle, offset // SECTOR, len(data) // SECTOR, bytes(data))
 
     def flush(self) -> None:
@@ -218,7 +224,7 @@ class DiskExport(Export):
         end = min(-(-(offset + count) // _CHUNK) * _CHUNK, chunks_end)
         position = offset - offset % _CHUNK
         while position < end:
-            part_end = min(end, position + MOST_CHUNKS * _CHUNK)
+            part_end = min(end, position + MAX_CHUNKS * _CHUNK)
             for start, length in self._allocated(position, part_end - position):
                 if position < start:
                     yield Extent(position, start - position, self._hole)

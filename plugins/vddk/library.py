@@ -1,7 +1,7 @@
-"""VMware's library in this process: it is found, loaded, initialised, and called, here.
+"""VMware's library in this process: finding, loading, initialising and calling it.
 
-It has threads, so it is initialised in a worker and never before the fork; loading it starts
-none.  What it has to say goes to our log, and what it returns as an error becomes `OSError`.
+It has threads, so it is initialised in workers and never before the fork; loading it starts none.
+Its messages go to the log, and the errors that it returns become OSError.
 """
 
 import ctypes
@@ -26,9 +26,9 @@ _NOT_FOUND = re.compile(r"(\S+): cannot open shared object file")
 
 
 class Library:
-    """VixDiskLib, loaded; its functions are attributes, without the prefix.
+    """VixDiskLib, loaded.  Its functions are attributes, without their prefix.
 
-    One that this version does not have is None, if we can do without.
+    An optional function that this version lacks is None.
     """
 
     def __init__(self, dll: ctypes.CDLL, version: int) -> None:
@@ -47,15 +47,15 @@ class Library:
         self.one_at_a_time = threading.Lock()
         """Held while disks are opened or closed (VDDK guide, "Multithreading")."""
         levels = (logging.DEBUG, logging.WARNING, logging.CRITICAL)
-        self._loggers = [_logger(level) for level in levels]  # as long as the library may call them
+        self._loggers = [_logger(level) for level in levels]  # kept, because the library calls them
 
     def __getattr__(self, name: str) -> Any:
-        """All functions have been set: only for those who check types."""
+        """Only for type checkers: all functions have been set."""
         raise AttributeError(name)
 
     def initialise(self, directory: str | None, config: str | None) -> None:
         """Start the library.  Raises OSError."""
-        # What it is asked for is what nbdkit asks for, or did for the oldest ones.
+        # The API versions are those that nbdkit asks for, or did with the oldest library.
         major, minor = (5, 1) if self.version == _OLDEST else (6, 5)
         places = (_encoded(directory), _encoded(config))
         self.check(self.InitEx(major, minor, *self._loggers, *places), "VixDiskLib_InitEx")
@@ -80,7 +80,7 @@ class Library:
 def load(directory: str) -> Library:
     """Load the newest version there is in *directory*/lib64.
 
-    If *directory* is the default, it may also be where the system looks for libraries.  Raises
+    If *directory* is the default, it may also be where the system has its libraries.  Raises
     `ConfigError`.
     """
     lib64 = os.path.join(directory, "lib64")
@@ -107,7 +107,7 @@ def _loaded(path: str, version: int) -> Library:
     if os.path.exists(plugin):
         try:
             _open(plugin)
-        except OSError as error:  # disks in local files can be had without
+        except OSError as error:  # local files do not need it
             log.warning("vddk: %s", error)
     return library
 
@@ -122,12 +122,12 @@ def _installed(name: str) -> ctypes.CDLL | None:
 
 
 def _open(path: str) -> ctypes.CDLL:
-    """Load *path*, and before it whatever it needs that the system does not have.
+    """Load *path*, and before it the libraries that it needs and the system lacks.
 
-    VDDK brings libraries of its own, and does not say where they are.  LD_LIBRARY_PATH would, but
-    must be set before a process begins, and be seen by all that it runs.  A library that is loaded
-    already, though, is found by its name; so those that are missed are loaded first.  Symbols stay
-    private (RTLD_LOCAL), lest VMware's OpenSSL be taken for Python's.
+    VDDK brings libraries of its own, which the loader does not find.  LD_LIBRARY_PATH would help,
+    but it has to be set before the process starts, and every program that is run inherits it.  A
+    library that is already loaded is found by its name, though, so the missing ones are loaded
+    first.  Symbols stay private (RTLD_LOCAL), so that VMware's OpenSSL does not replace Python's.
     """
     loaded = set()
     while True:
@@ -143,12 +143,12 @@ def _open(path: str) -> ctypes.CDLL:
 
 
 def _missing(error: OSError) -> str | None:
-    """Return the name of the library whose absence is what *error* of dlopen says."""
+    """Return the name of the library that is missing, according to *error* of dlopen."""
     match = _NOT_FOUND.match(str(error))
     return match[1] if match else None
 
 
-# -- what the library has to say --------------------------------------------------------------
+# -- messages ---------------------------------------------------------------------------------
 
 _libc = ctypes.CDLL(None)
 _libc.vasprintf.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p, ctypes.c_void_p]
@@ -156,7 +156,7 @@ _libc.free.argtypes = [ctypes.c_void_p]
 
 
 def _logger(level: int) -> Any:
-    """Return a function for the library to call, from any of its threads, with printf's words."""
+    """Return a function that the library can call from any thread, like vprintf(3)."""
 
     def write(format: int, arguments: int) -> None:
         text = ctypes.c_void_p()

@@ -1,7 +1,7 @@
 """The numbers and structs of VMware's VixDiskLib, as its vixDiskLib.h lays them out on x86-64.
 
-Nothing here calls the library.  Of structs that have grown with the versions of the library
-there is the part that all of them have.
+Nothing here calls the library.  Structs that have grown from version to version have the part that
+all versions have.
 """
 
 import errno
@@ -22,13 +22,13 @@ from ctypes import (
 from typing import Any
 
 SECTOR = 512
-"""Bytes (VIXDISKLIB_SECTOR_SIZE): positions and lengths are counted in sectors."""
+"""The size of a sector in bytes (VIXDISKLIB_SECTOR_SIZE); offsets and lengths are in sectors."""
 
 CHUNK_SECTORS = 128
-"""The finest that QueryAllocatedBlocks tells (VIXDISKLIB_MIN_CHUNK_SIZE)."""
+"""The finest resolution of QueryAllocatedBlocks (VIXDISKLIB_MIN_CHUNK_SIZE)."""
 
-MOST_CHUNKS = 512 * 1024
-"""What QueryAllocatedBlocks can be asked for at once (VIXDISKLIB_MAX_CHUNK_NUMBER)."""
+MAX_CHUNKS = 512 * 1024
+"""The most that QueryAllocatedBlocks tells in one call (VIXDISKLIB_MAX_CHUNK_NUMBER)."""
 
 OPEN_UNBUFFERED = 1 << 0
 OPEN_SINGLE_LINK = 1 << 1
@@ -49,13 +49,13 @@ ERRNOS = {
     13: errno.EACCES,  # VIX_E_FILE_ACCESS_ERROR
     15: errno.EBUSY,  # VIX_E_FILE_ALREADY_LOCKED
 }
-"""The error codes that errno has a word for; any other is EIO."""
+"""The error codes that correspond to an errno; any other is EIO."""
 
 VixError = c_uint64
 
 
 def error_code(error: int) -> int:
-    """Return the code in a VixError; above it are codes of the system (VIX_ERROR_CODE)."""
+    """Return the code in a VixError; its higher bits are a system error (VIX_ERROR_CODE)."""
     return error & 0xFFFF
 
 
@@ -84,8 +84,8 @@ class Credentials(Union):
 class ConnectParams(Structure):
     """VixDiskLibConnectParams, to nfcHostPort.
 
-    What follows differs from version to version, and means the default if it is zero: the kind
-    of vmxSpec, for one, is then a virtual machine.
+    The rest differs from version to version, and zeroes there mean defaults: for example, that
+    vmxSpec names a virtual machine.
     """
 
     _fields_ = [
@@ -101,7 +101,7 @@ class ConnectParams(Structure):
 
 
 class OwnConnectParams(Structure):
-    """The same, for a library that does not allocate it: with room for all that may follow."""
+    """The same, for a library that does not allocate it, with room for the rest."""
 
     _fields_ = [("known", ConnectParams), ("unknown", c_byte * 1024)]
 
@@ -162,7 +162,7 @@ REQUIRED: dict[str, tuple[Any, list[Any]]] = {
     "Read": (VixError, [_Handle, _Sectors, _Sectors, c_void_p]),
     "Write": (VixError, [_Handle, _Sectors, _Sectors, c_void_p]),
 }
-"""Functions that every version has, without the prefix VixDiskLib_: result and arguments."""
+"""Functions that every version has, by name without VixDiskLib_: result and arguments."""
 
 OPTIONAL: dict[str, tuple[Any, list[Any]]] = {
     "Flush": (VixError, [_Handle]),
@@ -178,7 +178,7 @@ OPTIONAL: dict[str, tuple[Any, list[Any]]] = {
 
 
 def blocks_of(found: BlockList) -> list[tuple[int, int]]:
-    """Return (start, length) of each block of a list that the library has made, in bytes."""
+    """Return (start, length) of each block in the library's list, in bytes."""
     first = pointer(found.blocks[0])
     blocks = (first[number] for number in range(found.numBlocks))
     return [(block.offset * SECTOR, block.length * SECTOR) for block in blocks]

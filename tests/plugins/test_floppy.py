@@ -180,7 +180,7 @@ def test_a_file_that_changes(tmp_path: Path) -> None:
         export.pread(512, start)
     assert caught.value.errno == errno.EIO
     path.mkdir()
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="no longer a regular file"):
         export.pread(512, start)
 
 

@@ -84,7 +84,7 @@ def test_iso_has_names_for_every_reader(tree: Path) -> None:
 def test_iso_has_short_names_for_very_many_that_begin_alike() -> None:
     content: Any = iso._Content(None)
     alike = "a long name that is cut off before"
-    places = [content._place("", f"{alike}, {number}") for number in range(20_000)]
+    places = [content._shorten("", f"{alike}, {number}") for number in range(20_000)]
     assert len(set(places)) == len({place.iso for place in places}) == 20_000
     assert places[-1].iso == "/A_LONG_NAME_TH_19999.;1"
 

@@ -354,7 +354,7 @@ def test_a_run_with_more_than_pipes_hold() -> None:
 def test_a_run_without_end_is_ended() -> None:
     children = psutil.Process().children()
     with pytest.raises(TooMuchOutput):
-        run_script(["/bin/cat", "/dev/zero"], {}, most=MIB)
+        run_script(["/bin/cat", "/dev/zero"], {}, max_output=MIB)
     assert psutil.Process().children() == children
 
 
