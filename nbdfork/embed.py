@@ -22,6 +22,7 @@ from nbdfork.plugin import Filter
 from nbdfork.plugin.errors import ConfigError
 from nbdfork.plugin.plugin import Plugin
 from nbdfork.protocol.handshake import Offer
+from nbdfork.server import daemon
 from nbdfork.server.errors import StartupError
 from nbdfork.server.pool import PoolSize
 from nbdfork.server.sockets import Listeners
@@ -190,6 +191,7 @@ def _become_supervisor(
     """In the child: never return to the program's code."""
     status = 1
     try:
+        daemon.open_standard_streams()  # the program may do without them
         limit = Options.shutdown_limit.default
         supervisor = assembly.supervisor(backend, listeners, terms, size, limit)
         supervisor.end_with(leash)

@@ -40,12 +40,13 @@ def open_standard_streams() -> set[int]:
     """
     closed = set()
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        if is_open(fd):
-            continue
-        closed.add(fd)
-        null = os.open(os.devnull, os.O_RDWR)  # the lowest that is free, so it is this one
-        os.set_inheritable(null, True)
-        setattr(sys, name, open(null, mode, closefd=False))  # noqa: SIM115
+        if not is_open(fd):
+            closed.add(fd)
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest that is free, so it is this one
+            os.set_inheritable(null, True)
+            setattr(sys, name, open(null, mode, closefd=False))  # noqa: SIM115
+        elif getattr(sys, name) is None:  # it was closed, and is something else by now
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     return closed
 
 

@@ -19,6 +19,7 @@ from tests.support.harness import (
     is_alive,
     let_all_reach,
     nbdfork,
+    output,
     run,
     title,
 )
@@ -150,6 +151,24 @@ def test_a_single_client_without_stderr(place: Path) -> None:
     started = with_closed((2,), "-s", "memory", "1M")
     printed, said = started.communicate(timeout=SECONDS)
     assert (started.returncode, printed[:8], said) == (0, b"NBDMAGIC", b"")
+
+
+@pytest.mark.parametrize("closed", STREAMS, ids=str)
+def test_a_program_without_standard_streams_that_serves(
+    closed: tuple[int, ...], place: Path
+) -> None:
+    program = place / "program.py"
+    program.write_text(
+        "import sys, nbdfork, socket\n"
+        "from nbdfork.plugins.memory import Memory\n"
+        "client = socket.socket(socket.AF_UNIX)\n"
+        "with nbdfork.serve(Memory(size='1M')) as server, client:\n"
+        "    client.connect(server.unix_path)\n"
+        "    open(sys.argv[1], 'wb').write(client.recv(8))\n"
+    )
+    redirections = " ".join(f"{fd}>&-" for fd in closed)
+    output("sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, program, place / "said")
+    assert (place / "said").read_bytes() == b"NBDMAGIC"
 
 
 # -- what a failed start leaves behind --------------------------------------------------------
