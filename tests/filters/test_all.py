@@ -12,8 +12,8 @@ from nbdfork.plugin import (
     ConfigError,
     Export,
 )
-from tests.support.disks import MIB, SIZE, Disk, ReadOnlyDisk, gate, refused
-from tests.support.harness import Server, need, output
+from tests.support.disks import MIB, SIZE, Disk, ReadOnlyDisk, gate
+from tests.support.harness import Server, need, output, refused
 from tests.support.noise import noise
 
 

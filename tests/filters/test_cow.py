@@ -33,9 +33,8 @@ from tests.support.disks import (
     backend,
     gate,
     layer,
-    refused,
 )
-from tests.support.harness import Server, nbdfork, need, output
+from tests.support.harness import Server, nbdfork, need, output, refused
 from tests.support.libnbd import connected, libnbd
 from tests.support.model import carry_out, check_extents, requests
 from tests.support.noise import noise

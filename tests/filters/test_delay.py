@@ -9,8 +9,9 @@ import pytest
 from nbdfork.plugin import (
     ConfigError,
 )
-from tests.support.disks import SIZE, Disk, ZeroingDisk, backend, gate, refused
+from tests.support.disks import SIZE, Disk, ZeroingDisk, backend, gate
 from tests.support.facts import EVERYTHING, Facts, name_of
+from tests.support.harness import refused
 from tests.support.model import carry_out
 from tests.support.noise import noise
 

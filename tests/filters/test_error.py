@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.beside import EVERYTHING, compare
-from tests.support.disks import SIZE, Disk, gate, refused
+from tests.support.disks import SIZE, Disk, gate
+from tests.support.harness import refused
 from tests.support.noise import noise
 
 

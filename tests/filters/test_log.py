@@ -11,9 +11,9 @@ import pytest
 from nbdfork.plugin import REQ_ONE, Extent
 from tests.support import facts
 from tests.support.beside import EVERYTHING, FAST, SERVERS, outcomes
-from tests.support.disks import BLOCK, MIB, SIZE, Disk, backend, gate, refused
+from tests.support.disks import BLOCK, MIB, SIZE, Disk, backend, gate
 from tests.support.facts import Facts, name_of
-from tests.support.harness import Server, nbdfork, need, output
+from tests.support.harness import Server, nbdfork, need, output, refused
 from tests.support.libnbd import connected
 from tests.support.noise import noise
 

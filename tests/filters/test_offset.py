@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.beside import compare, random_script
-from tests.support.disks import BLOCK, MIB, SIZE, Disk, ZeroingDisk, gate, refused
-from tests.support.harness import Server, need
+from tests.support.disks import BLOCK, MIB, SIZE, Disk, ZeroingDisk, gate
+from tests.support.harness import Server, need, refused
 from tests.support.libnbd import connected, libnbd
 from tests.support.model import carry_out, requests
 from tests.support.noise import noise

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.beside import compare, random_script
-from tests.support.disks import BLOCK, SIZE, Disk, ZeroingDisk, gate, refused
+from tests.support.disks import BLOCK, SIZE, Disk, ZeroingDisk, gate
+from tests.support.harness import refused
 from tests.support.noise import noise
 
 

@@ -15,7 +15,6 @@ from tests.support.c_plugins import (
     STRICT,
     Build,
     both,
-    builder,
     facts,
     need_native,
     started,
@@ -23,11 +22,6 @@ from tests.support.c_plugins import (
 from tests.support.harness import NBDFORK, Server, eventually, nbdfork, need, output, run
 from tests.support.libnbd import libnbd
 from tests.support.paths import C_SOURCES, ROOT
-
-
-@pytest.fixture
-def build(tmp_path: Path) -> Build:
-    return builder(tmp_path)
 
 
 @pytest.fixture(autouse=True)

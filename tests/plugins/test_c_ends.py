@@ -14,7 +14,7 @@ import pytest
 
 from nbdfork.backend import load
 from nbdfork.plugin import Plugin
-from tests.support.c_plugins import Build, builder
+from tests.support.c_plugins import Build
 from tests.support.harness import NBDFORK, SECONDS, Server, eventually, nbdfork, run
 from tests.support.libnbd import connected, libnbd
 
@@ -23,11 +23,6 @@ ENDS = {
     "exit": "ended its process in its callback {} (exit)",
     "abort": "crashed in its callback {} (SIGABRT)",
 }
-
-
-@pytest.fixture
-def build(tmp_path: Path) -> Build:
-    return builder(tmp_path)
 
 
 Words = Callable[[str, str], list[str | Path]]

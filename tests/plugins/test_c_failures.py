@@ -11,14 +11,8 @@ import pytest
 
 from nbdfork.backend import load
 from nbdfork.plugin import ConfigError
-from tests.support.c_plugins import PKG_CONFIG, Build, builder, installed
+from tests.support.c_plugins import PKG_CONFIG, Build, installed
 from tests.support.harness import Server, eventually, nbdfork, need, output, run
-
-
-@pytest.fixture
-def build(tmp_path: Path) -> Build:
-    return builder(tmp_path)
-
 
 # -- a plugin that crashes --------------------------------------------------------------------
 

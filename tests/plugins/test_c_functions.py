@@ -10,14 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.c_plugins import Build, builder, started
+from tests.support.c_plugins import Build, started
 from tests.support.harness import NBDFORK, SECONDS, Server, eventually, need, output, run
 from tests.support.libnbd import connected, libnbd
-
-
-@pytest.fixture
-def build(tmp_path: Path) -> Build:
-    return builder(tmp_path)
 
 
 def test_the_parsers_say_what_nbdkits_say(build: Build, tmp_path: Path) -> None:

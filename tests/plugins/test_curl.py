@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,8 @@ from typing import Any
 import psutil
 import pytest
 
-from nbdfork.backend.backend import Backend, Layer
-from nbdfork.backend.load import find
-from nbdfork.plugin import ConfigError, Export, Plugin
+from nbdfork.plugin import ConfigError
+from tests.support import plugins
 from tests.support.harness import (
     NBDFORK,
     SECONDS,
@@ -36,6 +36,7 @@ from tests.support.harness import (
     nbdfork,
     need,
     output,
+    refused,
     run,
     title,
 )
@@ -52,6 +53,9 @@ if importlib.util.find_spec("pycurl") is None and not os.environ.get("NBDFORK_CI
 
 from nbdfork.plugins.curl.reply import scheme_of, shown_url  # noqa: E402 - it needs pycurl
 
+plugin = partial(plugins.plugin, "curl")
+opened = partial(plugins.opening, "curl")
+
 
 @pytest.fixture(scope="module")
 def web() -> Iterator[Nginx]:
@@ -61,36 +65,11 @@ def web() -> Iterator[Nginx]:
         yield web
 
 
-def plugin(*arguments: str | Path, debug: str | None = None) -> Plugin:
-    made = find("curl").plugin_class()
-    backend = Backend(Layer("curl", made))
-    if debug is not None:
-        backend.set_debug_flag("curl", debug, 1)
-    backend.configure(map(str, arguments))
-    backend.get_ready()
-    return made
-
-
-@contextmanager
-def opened(*arguments: str | Path, read_only: bool = True) -> Iterator[Export]:
-    """The export that the plugin with *arguments* opens, in this process."""
-    export = plugin(*arguments).open("", read_only)
-    yield export
-    export.close()
-
-
 def reads(*arguments: str | Path) -> bool:
     """Return whether the right bytes come at these arguments; raise what goes wrong."""
     with opened(*arguments) as export:
         assert export.get_size() == len(CONTENT)
         return bytes(export.pread(4096, MIB + 1)) == CONTENT[MIB + 1 : MIB + 4097]
-
-
-@contextmanager
-def refused(number: int, text: str) -> Iterator[None]:
-    with pytest.raises(OSError, match=text) as caught:
-        yield
-    assert caught.value.errno == number
 
 
 # -- nginx ------------------------------------------------------------------------------------

@@ -5,33 +5,23 @@ import json
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 from nbdfork.plugins.floppy import fat32
 from nbdfork.plugins.floppy.names import Names
 
-from nbdfork.backend.backend import Backend, Layer
-from nbdfork.backend.load import find
-from nbdfork.plugin import HOLE, ZERO, ConfigError, Export
+from nbdfork.plugin import HOLE, ZERO
+from tests.support import plugins
 from tests.support.harness import NBDFORK, need, output, run
 
 MIB = 1 << 20
 MTOOLS = {"LC_ALL": "C.UTF-8", "PATH": os.environ["PATH"]}
 
 
-def opened(*arguments: str | Path) -> Export:
-    plugin = find("floppy").plugin_class()
-    backend = Backend(Layer("floppy", plugin))
-    backend.configure(map(str, arguments))
-    backend.get_ready()
-    return plugin.open("", True)
-
-
-def refusal(*arguments: str | Path) -> str:
-    with pytest.raises(ConfigError) as caught:
-        opened(*arguments)
-    return str(caught.value)
+opened = partial(plugins.opened, "floppy", read_only=True)
+refusal = partial(plugins.refusal, "floppy")
 
 
 @pytest.fixture

@@ -13,16 +13,15 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from nbdfork.backend.backend import Backend, Layer
-from nbdfork.backend.load import find
-from nbdfork.plugin import ConfigError, Export, Plugin
+from nbdfork.plugin import ConfigError
+from tests.support import plugins
 from tests.support.harness import (
     NBDFORK,
     SECONDS,
@@ -31,6 +30,7 @@ from tests.support.harness import (
     nbdfork,
     need,
     output,
+    refused,
     run,
     title,
 )
@@ -41,6 +41,10 @@ from tests.support.sshd import Sshd
 
 MIB = 1 << 20
 CONTENT = os.urandom(3 * MIB + 512)
+
+
+plugin = partial(plugins.plugin, "fsspec")
+opened = partial(plugins.opening, "fsspec")
 
 
 def need_modules(*names: str) -> None:
@@ -71,22 +75,6 @@ def sshd() -> Iterator[Sshd]:
         yield sshd
 
 
-def plugin(*arguments: str | Path) -> Plugin:
-    made = find("fsspec").plugin_class()
-    backend = Backend(Layer("fsspec", made))
-    backend.configure(map(str, arguments))
-    backend.get_ready()
-    return made
-
-
-@contextmanager
-def opened(*arguments: str | Path, read_only: bool = True) -> Iterator[Export]:
-    """The export that the plugin with *arguments* opens, in this process."""
-    export = plugin(*arguments).open("", read_only)
-    yield export
-    export.close()
-
-
 def reads(*arguments: str | Path) -> bool:
     """Return whether the right bytes come at these arguments; raise what goes wrong."""
     with opened(*arguments) as export:
@@ -95,14 +83,6 @@ def reads(*arguments: str | Path) -> bool:
         return end + bytes(export.pread(4096, MIB + 1)) == (
             CONTENT[-513:] + CONTENT[MIB + 1 : MIB + 4097]
         )
-
-
-@contextmanager
-def refused(number: int, text: str) -> Iterator[None]:
-    with pytest.raises(OSError, match=text) as caught:
-        yield
-    assert caught.value.errno == number
-    assert "\n" not in str(caught.value)
 
 
 def copied(tmp_path: Path, *arguments: str | Path) -> bytes:

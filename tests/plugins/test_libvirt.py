@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from nbdfork.backend.backend import Backend, Layer
-from nbdfork.backend.load import find
-from nbdfork.plugin import ConfigError, Export, Plugin
+from nbdfork.plugin import ConfigError, Export
 from tests.support.harness import NBDFORK, Server, nbdfork, need, output, run
 from tests.support.libnbd import libnbd
 from tests.support.libvirtd import Libvirtd, need_libvirt
+from tests.support.plugins import plugin
 
 MIB = 1 << 20
 CONTENT = os.urandom(9 * MIB + 512)
@@ -42,17 +41,9 @@ def arguments(daemon: Libvirtd, disk: str | Path = "vda", domain: str = "guest")
     return ["libvirt", f"connect={daemon.uri}", f"domain={domain}", f"disk={disk}"]
 
 
-def plugin(words: list[str]) -> Plugin:
-    made = find(words[0]).plugin_class()
-    backend = Backend(Layer(words[0], made))
-    backend.configure(words[1:])
-    backend.get_ready()
-    return made
-
-
 @pytest.fixture
 def export(daemon: Libvirtd) -> Iterator[Export]:
-    export = plugin(arguments(daemon)).open("", True)
+    export = plugin(*arguments(daemon)).open("", True)
     yield export
     export.close()
 
@@ -101,7 +92,7 @@ def test_any_range_and_the_most_that_libvirt_gives_at_once(export: Export) -> No
 
 
 def test_many_threads_of_one_client(daemon: Libvirtd, export: Export) -> None:
-    assert plugin(arguments(daemon)).waits()
+    assert plugin(*arguments(daemon)).waits()
     starts = range(0, 9 * MIB, 64 * 1024 + 1)
     with ThreadPoolExecutor(16) as pool:
         read = list(pool.map(lambda start: bytes(export.pread(1000, start)), starts))
@@ -117,7 +108,7 @@ def test_it_is_read_only(daemon: Libvirtd) -> None:
 
 
 def test_an_empty_disk(daemon: Libvirtd) -> None:
-    assert plugin(arguments(daemon, "vdc")).open("", True).get_size() == 0
+    assert plugin(*arguments(daemon, "vdc")).open("", True).get_size() == 0
 
 
 # -- what is wrong at the start ---------------------------------------------------------------
@@ -145,13 +136,13 @@ def test_no_libvirtd(tmp_path: Path) -> None:
     need_libvirt()
     uri = f"qemu+unix:///session?socket={tmp_path}/none"
     with pytest.raises(ConfigError, match=f"Failed to connect .* \\(connect=.*{tmp_path}/none"):
-        plugin(["libvirt", f"connect={uri}", "domain=guest", "disk=vda"])
+        plugin("libvirt", f"connect={uri}", "domain=guest", "disk=vda")
 
 
 def test_a_driver_that_cannot_peek() -> None:
     need_libvirt()
     with pytest.raises(ConfigError, match="not supported by the connection driver"):
-        plugin(["libvirt", "connect=test:///default", "domain=test", "disk=vda"])
+        plugin("libvirt", "connect=test:///default", "domain=test", "disk=vda")
 
 
 def test_without_libvirt_python(tmp_path: Path) -> None:
@@ -171,7 +162,7 @@ def test_without_libvirt_python(tmp_path: Path) -> None:
 
 def test_a_domain_that_has_gone_since_the_start(daemon: Libvirtd) -> None:
     libvirt = need_libvirt()
-    made = plugin(arguments(daemon))
+    made = plugin(*arguments(daemon))
     connection = libvirt.open(daemon.uri)
     domain = connection.lookupByName("guest")
     description = domain.XMLDesc()
@@ -233,7 +224,7 @@ def test_only_one_connection_replaces_a_lost_one() -> None:
         connection = libvirt.open(daemon.uri)
         daemon.define(connection, {"vda": ("raw", image)})
         connection.close()
-        export: Any = plugin(arguments(daemon)).open("", True)
+        export: Any = plugin(*arguments(daemon)).open("", True)
         daemon.kill()
         daemon.start()
         first = export.domain

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,6 @@ import psutil
 import pytest
 from nbdfork.plugins._link.reconnecting import KnownLosses, Link, ReconnectingLink
 
-from nbdfork.backend.backend import Backend, Layer
-from nbdfork.backend.load import find
 from nbdfork.plugin import (
     FAST_ZERO,
     FUA,
@@ -32,12 +30,11 @@ from nbdfork.plugin import (
     ZERO,
     BlockSize,
     ConfigError,
-    Export,
     Extent,
-    Plugin,
     SharedCounter,
     Support,
 )
+from tests.support import plugins
 from tests.support.harness import (
     NBDFORK,
     SECONDS,
@@ -47,6 +44,7 @@ from tests.support.harness import (
     nbdfork,
     need,
     output,
+    refused,
     run,
 )
 from tests.support.libnbd import connected, fails, libnbd
@@ -54,6 +52,10 @@ from tests.support.nginx import free_ports, make_certificates
 
 MIB = 1 << 20
 CONTENT = os.urandom(2 * MIB)
+
+
+plugin = partial(plugins.plugin, "nbd")
+opened = partial(plugins.opening, "nbd", read_only=False)
 
 
 @pytest.fixture(autouse=True)
@@ -179,32 +181,6 @@ KINDS += ["nbdfork-old"]
 def way(kind: str, far: Far) -> list[str]:
     name = ["export=default"] if kind == "nbd-server" else []
     return [f"socket={far.path}", *name]
-
-
-def plugin(*arguments: str | Path) -> Plugin:
-    made = find("nbd").plugin_class()
-    backend = Backend(Layer("nbd", made))
-    backend.configure(map(str, arguments))
-    backend.get_ready()
-    return made
-
-
-@contextmanager
-def opened(*arguments: str | Path, name: str = "") -> Iterator[Export]:
-    """The export that the plugin with *arguments* opens, in this process."""
-    export = plugin(*arguments).open(name, False)
-    try:
-        yield export
-    finally:
-        export.close()
-
-
-@contextmanager
-def refused(number: int, text: str) -> Iterator[None]:
-    with pytest.raises(OSError, match=text) as caught:
-        yield
-    assert caught.value.errno == number
-    assert "\n" not in str(caught.value)
 
 
 def facts(uri: str) -> dict[str, Any]:
@@ -368,7 +344,7 @@ def test_many_threads(place: Path) -> None:
 
 
 def reads(*arguments: str | Path, name: str = "") -> bool:
-    with opened(*arguments, name=name) as export:
+    with opened(*arguments, export_name=name) as export:
         return bytes(export.pread(4096, 512)) == CONTENT[512 : 512 + 4096]
 
 

@@ -12,16 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from nbdfork.plugins.s3.locks import RangeLocks
 
-from nbdfork.backend.backend import Backend, Layer
-from nbdfork.backend.load import find
-from nbdfork.plugin import FAST_ZERO, REQ_ONE, ConfigError, Export, Plugin
+from nbdfork.plugin import FAST_ZERO, REQ_ONE, ConfigError
+from tests.support import plugins
 from tests.support.harness import (
     NBDFORK,
     SECONDS,
@@ -30,6 +29,7 @@ from tests.support.harness import (
     nbdfork,
     need,
     output,
+    refused,
     run,
     title,
 )
@@ -46,6 +46,10 @@ SIZE = 40 * OBJECT
 for library in ("obstore", "botocore"):
     if importlib.util.find_spec(library) is None and not os.environ.get("NBDFORK_CI"):
         pytest.skip(f"not installed: {library}", allow_module_level=True)
+
+
+plugin = partial(plugins.plugin, "s3")
+opened = partial(plugins.opening, "s3")
 
 
 @pytest.fixture(scope="module")
@@ -93,27 +97,6 @@ def names(store: S3Server, prefix: str) -> list[str]:
     """Return the keys of the objects of a disk."""
     found = store.client().list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/")
     return [entry["Key"] for entry in found.get("Contents", [])]
-
-
-def plugin(*arguments: str) -> Plugin:
-    made = find("s3").plugin_class()
-    backend = Backend(Layer("s3", made))
-    backend.configure(arguments)
-    backend.get_ready()
-    return made
-
-
-@contextmanager
-def opened(*arguments: str, read_only: bool = True) -> Iterator[Export]:
-    """The export that the plugin with *arguments* opens, in this process."""
-    yield plugin(*arguments).open("", read_only)
-
-
-@contextmanager
-def refused(number: int, text: str) -> Iterator[None]:
-    with pytest.raises(OSError, match=text) as caught:
-        yield
-    assert caught.value.errno == number
 
 
 # -- one object -------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -20,10 +21,9 @@ import pytest
 from nbdfork.plugins._link.reconnecting import LinkLost
 from nbdfork.plugins.ssh.sftp import Sftp
 
-from nbdfork.backend.backend import Backend, Layer
-from nbdfork.backend.load import find
-from nbdfork.plugin import ConfigError, Export, PartialError, Plugin, Support
-from tests.support.harness import NBDFORK, Server, eventually, nbdfork, need, output, run
+from nbdfork.plugin import ConfigError, Export, PartialError, Support
+from tests.support import plugins
+from tests.support.harness import NBDFORK, Server, eventually, nbdfork, need, output, refused, run
 from tests.support.libnbd import connected, fails
 from tests.support.sshd import Sshd, make_key
 
@@ -31,38 +31,15 @@ MIB = 1 << 20
 CONTENT = os.urandom(3 * MIB + 512)
 
 
+plugin = partial(plugins.plugin, "ssh")
+opened = partial(plugins.opening, "ssh", read_only=False)
+
+
 @pytest.fixture(scope="module")
 def host() -> Iterator[Sshd]:
     with Sshd() as host:
         host.file("disk", CONTENT)
         yield host
-
-
-def plugin(*arguments: str | Path, debug: int = 0) -> Plugin:
-    made = find("ssh").plugin_class()
-    backend = Backend(Layer("ssh", made))
-    backend.set_debug_flag("ssh", "log", debug)
-    backend.configure(map(str, arguments))
-    backend.get_ready()
-    return made
-
-
-@contextmanager
-def opened(*arguments: str | Path, read_only: bool = False) -> Iterator[Export]:
-    """The export that the plugin with *arguments* opens, in this process."""
-    export = plugin(*arguments).open("", read_only)
-    try:
-        yield export
-    finally:
-        export.close()
-
-
-@contextmanager
-def refused(number: int, text: str) -> Iterator[None]:
-    with pytest.raises(OSError, match=text) as caught:
-        yield
-    assert caught.value.errno == number
-    assert "\n" not in str(caught.value)
 
 
 def write(export: Export, data: bytes, offset: int) -> None:
@@ -613,5 +590,5 @@ def test_what_ssh_does_is_logged_on_demand(host: Sshd, caplog: pytest.LogCapture
     path = host.directory / "disk"
     plugin(*host.way, path).open("", True).close()
     assert "Authenticated to" not in caplog.text
-    plugin(*host.way, path, debug=1).open("", True).close()
+    plugin(*host.way, path, debug="log").open("", True).close()
     assert "ssh: Authenticated to 127.0.0.1" in caplog.text

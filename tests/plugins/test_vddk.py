@@ -19,12 +19,12 @@ import psutil
 import pytest
 from nbdfork.plugins.vddk import library, structs
 
-from nbdfork.backend.backend import Backend, Layer
 from nbdfork.backend.load import find
-from nbdfork.plugin import HOLE, REQ_ONE, ZERO, ConfigError, Export, Plugin, ThreadModel
+from nbdfork.plugin import HOLE, REQ_ONE, ZERO, ConfigError, Export, ThreadModel
 from tests.support.harness import NBDFORK, SECONDS, Server, eventually, nbdfork, need, output, run
 from tests.support.libnbd import libnbd
 from tests.support.paths import C_SOURCES
+from tests.support.plugins import plugin
 
 SOURCE = C_SOURCES / "vddk.c"
 MIB = 1 << 20
@@ -118,23 +118,15 @@ def old(compiled_old: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     return _clean(compiled_old, monkeypatch)
 
 
-def plugin(words: list[str]) -> Plugin:
-    made = find(words[0]).plugin_class()
-    backend = Backend(Layer(words[0], made))
-    backend.configure(words[1:])
-    backend.get_ready()
-    return made
-
-
 def refusal(*arguments: str | Path) -> str:
     with pytest.raises(ConfigError) as caught:
-        plugin(["vddk", *map(str, arguments)])
+        plugin("vddk", *map(str, arguments))
     return str(caught.value)
 
 
 @pytest.fixture
 def export(stand_in: StandIn) -> Iterator[Export]:
-    made = plugin(stand_in.words(stand_in.disk))
+    made = plugin(*stand_in.words(stand_in.disk))
     made.after_fork()
     export = made.open("", False)
     yield export
@@ -144,7 +136,7 @@ def export(stand_in: StandIn) -> Iterator[Export]:
 
 def remote(stand_in: StandIn, *more: str) -> list[str]:
     """Open a disk on a server, and return what was called, from the connection to the opening."""
-    made = plugin(stand_in.words(*REMOTE, f"password={SECRET}", *more))
+    made = plugin(*stand_in.words(*REMOTE, f"password={SECRET}", *more))
     made.after_fork()
     export = made.open("", True)
     assert export.get_size() == MIB
@@ -191,7 +183,7 @@ def test_the_structs_are_those_of_the_library(stand_in: StandIn) -> None:
 def test_all_that_the_library_can_say_goes_to_the_log(
     stand_in: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = plugin(stand_in.words(stand_in.disk))
+    made = plugin(*stand_in.words(stand_in.disk))
     with caplog.at_level(logging.DEBUG):
         made.after_fork()
     said = [(record.levelname, record.getMessage()) for record in caplog.records]
@@ -272,11 +264,11 @@ def test_what_the_library_loads_itself_is_loaded_before(
     helper = lib64 / "libdiskLibPlugin.so"
     helper.write_text("this is no library")
     words = ["vddk", f"libdir={tmp_path}", str(stand_in.disk)]
-    plugin(words)
+    plugin(*words)
     assert f"vddk: {helper}: " in caplog.text
     helper.unlink()
     shutil.copy(lib64 / "libvmwarestandin.so.1", helper)
-    plugin(words)
+    plugin(*words)
     assert str(helper) in Path("/proc/self/maps").read_text()
 
 
@@ -339,13 +331,13 @@ def test_every_parameter_of_a_disk_on_a_server(stand_in: StandIn) -> None:
 
 
 def test_clients_choose_a_file(stand_in: StandIn) -> None:
-    made = plugin(stand_in.words(f"export={stand_in.directory}/*.vmdk"))
+    made = plugin(*stand_in.words(f"export={stand_in.directory}/*.vmdk"))
     made.after_fork()
     made.open(str(stand_in.disk), False).close()
     for name in ("", "/etc/passwd", f"{stand_in.directory}/x/../disk.vmdk"):
         with pytest.raises(FileNotFoundError, match="is not like"):
             made.open(name, False)
-    both = plugin(stand_in.words(stand_in.disk, "export=/nowhere/*"))
+    both = plugin(*stand_in.words(stand_in.disk, "export=/nowhere/*"))
     both.open("", False).close()
     made.cleanup()
     assert f"Open {stand_in.disk} 0" in stand_in.calls()
@@ -361,7 +353,7 @@ def test_ways_to_give_the_password(stand_in: StandIn, tmp_path: Path) -> None:
     os.write(write, SECRET.encode())
     os.close(write)
     for text in (SECRET, f"+{file}", f"-{read}"):
-        made: Any = plugin(stand_in.words(*REMOTE, f"password={text}"))
+        made: Any = plugin(*stand_in.words(*REMOTE, f"password={text}"))
         assert made.password == SECRET
 
 
@@ -516,7 +508,7 @@ def test_extents(stand_in: StandIn) -> None:
     parts = [bytes(2 * CHUNK), data * CHUNK, bytes(CHUNK), data * 3 * CHUNK, bytes(CHUNK + 1024)]
     stand_in.disk.write_bytes(b"".join(parts))
     both = HOLE | ZERO
-    made = plugin(stand_in.words(stand_in.disk))
+    made = plugin(*stand_in.words(stand_in.disk))
     made.after_fork()
     export = made.open("", False)
     assert export.can_extents()
@@ -535,7 +527,7 @@ def test_extents(stand_in: StandIn) -> None:
     ]
     assert list(export.extents(512, 8 * CHUNK + 512, 0)) == [(8 * CHUNK, 1024, 0)]
     export.close()
-    one = plugin(stand_in.words(stand_in.disk, "single-link=true"))
+    one = plugin(*stand_in.words(stand_in.disk, "single-link=true"))
     export = one.open("", False)
     assert list(export.extents(512, 0, 0)) == [(0, CHUNK, HOLE)]
     export.close()
@@ -543,7 +535,7 @@ def test_extents(stand_in: StandIn) -> None:
 
 
 def test_no_extents_where_the_library_has_none(stand_in: StandIn) -> None:
-    made = plugin(stand_in.words(stand_in.disk))
+    made = plugin(*stand_in.words(stand_in.disk))
     made.after_fork()
     stand_in.fail.write_text("QueryAllocatedBlocks:6")
     export = made.open("", False)
@@ -561,7 +553,7 @@ def test_no_extents_where_the_library_has_none(stand_in: StandIn) -> None:
 
 
 def test_an_old_library(old: StandIn) -> None:
-    made = plugin(old.words(old.disk))
+    made = plugin(*old.words(old.disk))
     made.after_fork()
     export = made.open("", False)
     assert old.calls()[0] == f"InitEx 5.1 {old.directory} (null)"
@@ -592,7 +584,7 @@ def test_a_library_that_does_not_start(stand_in: StandIn) -> None:
     ],
 )
 def test_a_disk_that_cannot_be_opened(stand_in: StandIn, function: str, closed: list[str]) -> None:
-    made = plugin(stand_in.words(stand_in.disk))
+    made = plugin(*stand_in.words(stand_in.disk))
     made.after_fork()
     stand_in.fail.write_text(f"{function}:13")
     with pytest.raises(PermissionError, match=f"VixDiskLib_{function}:? ?.*stand-in text of 13"):

@@ -1,9 +1,6 @@
 """Disks in this process that remember what they were asked, and filters over them."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-
-import pytest
 
 from nbdfork.backend import load
 from nbdfork.backend.backend import Backend, Layer
@@ -111,10 +108,3 @@ def backend(disk: Plugin, filters: str, *arguments: str, read_only: bool = False
 
 def gate(disk: Plugin, filters: str, *arguments: str) -> Gate:
     return backend(disk, filters, *arguments).open("")
-
-
-@contextmanager
-def refused(number: int) -> Iterator[None]:
-    with pytest.raises(OSError) as caught:
-        yield
-    assert caught.value.errno == number

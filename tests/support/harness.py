@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -80,6 +81,16 @@ def title(process: psutil.Process) -> str:
         return ""
 
 
+def is_readable(fd: int, seconds: float = 0) -> bool:
+    """Return whether something, or the end, can be read from *fd* within *seconds*.
+
+    Unlike select(2) this works with any number that a descriptor may have.
+    """
+    waiting = select.poll()
+    waiting.register(fd, select.POLLIN)
+    return bool(waiting.poll(seconds * 1000))
+
+
 def receive(client: socket.socket, count: int) -> bytes:
     """Return *count* bytes, or fewer if the server closes before."""
     data = b""
@@ -94,6 +105,15 @@ def is_alive(process: psutil.Process) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+@contextmanager
+def refused(number: int, text: str = "") -> Iterator[None]:
+    """Expect an OSError with the errno *number*, whose one line the expression *text* matches."""
+    with pytest.raises(OSError, match=text) as caught:
+        yield
+    assert caught.value.errno == number
+    assert "\n" not in str(caught.value)
 
 
 @contextmanager

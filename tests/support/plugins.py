@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,29 +16,48 @@ from tests.support.harness import NBDFORK, need, output
 MIB = 1 << 20
 
 
-def plugin(name: str, *arguments: str | Path) -> Plugin:
+def plugin(name: str, *arguments: str | Path, debug: str | None = None) -> Plugin:
+    """Return the plugin *name*, configured and ready, with a *debug* flag set."""
     made = find(name).plugin_class()
     backend = Backend(Layer(name, made))
+    if debug is not None:
+        backend.set_debug_flag(name, debug, 1)
     backend.configure(map(str, arguments))
     backend.get_ready()
     return made
 
 
+@contextmanager
+def opening(
+    name: str, *arguments: str | Path, export_name: str = "", read_only: bool = True
+) -> Iterator[Export]:
+    """The export that the plugin *name* with *arguments* opens, until it is closed."""
+    export = plugin(name, *arguments).open(export_name, read_only)
+    try:
+        yield export
+    finally:
+        export.close()
+
+
 def opened(name: str, *arguments: str | Path, read_only: bool = False) -> Export:
+    """Return the export that the plugin *name* with *arguments* opens."""
     return plugin(name, *arguments).open("", read_only)
 
 
 def content(export: Export) -> bytes:
+    """Return all that is on a disk."""
     return bytes(export.pread(export.get_size(), 0)) if export.get_size() else b""
 
 
 def refusal(name: str, *arguments: str | Path) -> str:
+    """Return what the plugin says of *arguments* that it refuses."""
     with pytest.raises(ConfigError) as caught:
         plugin(name, *arguments)
     return str(caught.value)
 
 
 def file_of(path: Path, size: int) -> Path:
+    """Return *path*, a new file of noise."""
     path.write_bytes(os.urandom(size))
     return path
 

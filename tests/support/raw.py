@@ -1,12 +1,11 @@
 """Clients that speak the protocol themselves, byte by byte, where no library lets a test do it."""
 
-import select
 import socket
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from tests.support.harness import SECONDS, Server, receive
+from tests.support.harness import SECONDS, Server, is_readable, receive
 
 GREETING = 152
 """Bytes that an oldstyle server says first."""
@@ -88,7 +87,7 @@ def trickle(client: socket.socket, data: bytes, pause: float) -> None:
     Return when it has said something, or has closed the connection; fail if *data* are at an end.
     """
     for byte in data:
-        if select.select([client], [], [], pause)[0]:
+        if is_readable(client.fileno(), pause):
             return
         try:
             client.sendall(bytes([byte]))

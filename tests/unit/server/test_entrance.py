@@ -4,20 +4,12 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from nbdfork.server import entrance
 from nbdfork.server.errors import CannotAccept
 from tests.support.worker import Place
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    made = Place()
-    yield made
-    made.close()
 
 
 def test_a_client_comes_in(place: Place) -> None:

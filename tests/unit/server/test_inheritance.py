@@ -2,19 +2,11 @@
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from nbdfork.server import inheritance
 from tests.support.worker import Place
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    made = Place()
-    yield made
-    made.close()
 
 
 def test_what_has_changed_is_announced(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,13 @@
 """The stop signal: clients that are served, that come later, and other signals."""
 
 import os
-import select
 import signal
 from collections.abc import Iterator
 
 import pytest
 
 from nbdfork.server.stopper import Stopper
+from tests.support.harness import is_readable
 
 STOP, OTHER = signal.SIGUSR1, signal.SIGUSR2
 
@@ -22,10 +22,6 @@ def stopper() -> Iterator[Stopper]:
     for signum, handler in handlers.items():
         signal.signal(signum, handler)
     os.close(made.ending)
-
-
-def is_readable(fd: int) -> bool:
-    return bool(select.select([fd], [], [], 0)[0])
 
 
 class Client:
