@@ -12,43 +12,50 @@ import pytest
 
 from tests.support.harness import NBDFORK, SECONDS, eventually, is_alive, need, output
 
-PARENT = """
-import os, subprocess, sys, threading
+SERVE = """
+import os, socket, subprocess, sys, threading
 
 def start():
-    global server, tid
+    global server, tid, uri
     tid = threading.get_native_id()
-    server = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    server = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True)
+    uri = server.stdout.readline()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(uri.strip().partition("socket=")[2])
+        client.recv(1)
 
 thread = threading.Thread(target=start)
 thread.start()
 thread.join()
 while os.path.exists(f"/proc/self/task/{tid}"):
     pass
-print(server.pid, flush=True)
-"""
-"""Starts the server in a thread, which has ended when the server's number is printed."""
-
-SERVE = (
-    PARENT
-    + """
-print(server.stdout.readline().decode(), end="", flush=True)
+print(server.pid, uri, sep="\\n", end="", flush=True)
 sys.stdin.read()
 """
-)
+"""Starts a server in a thread, which ends when the server has workers."""
 
-TALK = (
-    PARENT
-    + """
-server.stdout.read(152)  # the greeting
+TALK = """
+import os, subprocess, sys, threading
+
+def start():
+    global server, tid
+    tid = threading.get_native_id()
+    server = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert len(server.stdout.read(152)) == 152
+
+thread = threading.Thread(target=start)
+thread.start()
+thread.join()
+while os.path.exists(f"/proc/self/task/{tid}"):
+    pass
 read = bytes.fromhex("25609513 0000 0000 0000000000000007 0000000000000000 00000200")
 for _ in range(3):
     server.stdin.write(read); server.stdin.flush()
-    assert len(server.stdout.read(16 + 512)) == 16 + 512
-print("served", flush=True)
+    assert server.stdout.read(16 + 512)[:8].hex() == "6744669800000000"
+print(server.pid, "served", sep="\\n", flush=True)
 sys.stdin.read()
 """
-)
+"""Starts a server in a thread, which ends when it has been greeted, and talks to it then."""
 
 
 @contextmanager
@@ -96,14 +103,14 @@ def test_a_parent_that_has_ended_before_the_server_looks(tmp_path: Path) -> None
     """The server looks when it has started; here it does not go on before its parent has ended."""
     plugin = tmp_path / "orphan.py"
     plugin.write_text(
-        "import os\n"
+        "import os, select\n"
         "from nbdfork.plugin import Plugin\n"
         "class Orphan(Plugin):\n"
         "    'waits for the end of its parent'\n"
         "    def get_ready(self):\n"
-        "        parent = os.getppid()\n"
+        "        parent = os.pidfd_open(os.getppid())\n"
         "        print('waiting', flush=True)\n"
-        "        while os.getppid() == parent: pass\n"
+        "        select.select([parent], [], [], 60)\n"
         "    def get_size(self): return 0\n"
     )
     script = (
