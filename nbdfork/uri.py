@@ -31,7 +31,7 @@ class Endpoint(NamedTuple):
 
     def uri(self) -> str:
         """Return the NBD URI."""
-        name = _quote(self.export_name, safe="")
+        name = _quote_name(self.export_name)
         scheme = "nbd" if self.tls is None else "nbds"
         query = dict(self.tls or {})
         if self.unix_path is not None:
@@ -41,7 +41,7 @@ class Endpoint(NamedTuple):
             if self.cid is not None:
                 scheme += "+vsock"
             where = f"{scheme}://{self._address()}" + (f"/{name}" if name else "")
-        pairs = "&".join(f"{key}={_quote(value)}" for key, value in query.items())
+        pairs = "&".join(f"{key}={_quote_path(value)}" for key, value in query.items())
         return f"{where}?{pairs}" if pairs else where
 
     def for_command(self, command: str) -> str:
@@ -61,10 +61,10 @@ class Endpoint(NamedTuple):
         return f"nbd:{where}" + (f":exportname={self.export_name}" if self.export_name else "")
 
     def _for_guestfish(self) -> str:
-        name = _quote(self.export_name, safe="")
+        name = _quote_name(self.export_name)
         if self.unix_path is None:
             return f"nbd://{self._address()}" + (f"/{name}" if name else "")
-        return f"nbd://{'/' + name if name else ''}?socket={_quote(self.unix_path)}"
+        return f"nbd://{'/' + name if name else ''}?socket={_quote_path(self.unix_path)}"
 
     def _is_plain(self) -> bool:
         texts = (self.unix_path, self.export_name)
@@ -75,8 +75,16 @@ class Endpoint(NamedTuple):
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
-def _quote(text: str, safe: str = "/") -> str:
-    """Return *text* as a part of a URI, by percent-encoding; a path need not be text."""
+def _quote_name(name: str) -> str:
+    return _quote(name.encode(errors="surrogateescape"), safe="")
+
+
+def _quote_path(path: str) -> str:
+    return _quote(os.fsencode(path), safe="/")
+
+
+def _quote(value: bytes, safe: str) -> str:
+    """Return *value* as a part of a URI, by percent-encoding."""
     from urllib import parse  # and all that it imports; few servers are asked for their URI
 
-    return parse.quote(os.fsencode(text), safe=safe)
+    return parse.quote(value, safe=safe)

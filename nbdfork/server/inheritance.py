@@ -13,7 +13,8 @@ from nbdfork.server.scoreboard import Scoreboard, Slot
 
 def show_in_ps(name: str, title: str) -> None:
     """Let ps(1) and pgrep(1) show this process with *name* (15 bytes at most) and *title*."""
-    setproctitle(f"nbdfork: {os.fsencode(title).decode(errors='replace')}")  # file names are bytes
+    shown = title.encode(errors="surrogateescape").decode(errors="replace")  # file names are in it
+    setproctitle(f"nbdfork: {shown}")
     setthreadtitle(name)
 
 
