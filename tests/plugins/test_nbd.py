@@ -19,7 +19,6 @@ from typing import Any
 
 import psutil
 import pytest
-from nbdfork.plugins._link.reconnecting import KnownLosses, Link, ReconnectingLink
 
 from nbdfork.plugin import (
     FAST_ZERO,
@@ -31,7 +30,6 @@ from nbdfork.plugin import (
     BlockSize,
     ConfigError,
     Extent,
-    SharedCounter,
     Support,
 )
 from tests.support import plugins
@@ -601,29 +599,6 @@ def test_each_client_is_told_of_writes_that_may_be_forgotten(place: Path, shared
                 client.flush()
             client.flush()
         made.open("", False).flush()
-
-
-def test_a_write_that_is_acknowledged_while_its_connection_is_replaced() -> None:
-    class Flimsy(Link):  # type: ignore[misc]  # plugins are not checked with their types here
-        lost = False
-
-        def is_lost(self) -> bool:
-            return self.lost
-
-        def close(self) -> None:
-            pass
-
-    link = ReconnectingLink(Flimsy, (None,), "far", SharedCounter())
-    known = KnownLosses(link.losses)
-
-    def acknowledge(first: Flimsy) -> None:
-        first.lost = True
-        link.attempt(lambda new: None)
-        assert link.current is not first
-
-    link.write(acknowledge)
-    with refused(errno.EIO, "lost after writes that had not been flushed"):
-        link.flush(lambda far: None, known)
 
 
 def test_another_export_when_the_server_comes_back(place: Path) -> None:

@@ -1,0 +1,227 @@
+"""What plugins share that go over a network: links made again when lost, and turns at receiving."""
+
+import errno
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from nbdfork.plugins._link.reconnecting import KnownLosses, Link, LinkLost, ReconnectingLink
+from nbdfork.plugins._link.turns import PendingReply, Turns
+
+from nbdfork.plugin import SharedCounter
+
+UNFLUSHED = "far: the connection was lost after writes that had not been flushed"
+
+
+class Flimsy(Link):  # type: ignore[misc]  # plugins are not checked with their types here
+    """A link that is lost when a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost = False
+        self.is_closed = False
+
+    def is_lost(self) -> bool:
+        return self.lost
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def lose(self) -> None:
+        """Lose the link in the middle of a request."""
+        self.lost = True
+        raise LinkLost("gone")
+
+
+def reconnecting(make: Callable[[], Flimsy] = Flimsy, *pauses: float | None) -> Any:
+    return ReconnectingLink(make, pauses or (0.0, None), "far", SharedCounter())
+
+
+def nothing(link: Flimsy) -> None:
+    """Make a request that succeeds."""
+
+
+# -- links ------------------------------------------------------------------------------------
+
+
+def test_a_request_is_made_again_on_a_new_link() -> None:
+    link = reconnecting()
+    first = link.current
+    used: list[Flimsy] = []
+
+    def request(current: Flimsy) -> str:
+        used.append(current)
+        if current is first:
+            current.lose()
+        return "done"
+
+    assert link.attempt(request) == "done"
+    assert used == [first, link.current]
+    assert first.is_closed
+    assert not link.current.is_closed
+
+
+def test_attempts_have_an_end_and_the_error_names_the_far_end() -> None:
+    link = reconnecting(Flimsy, 0.0, 0.0, None)
+    used: list[Flimsy] = []
+
+    def request(current: Flimsy) -> None:
+        used.append(current)
+        current.lose()
+
+    with pytest.raises(OSError, match="far: gone"):
+        link.attempt(request)
+    assert len(set(map(id, used))) == len(used) == 3
+
+
+def test_what_the_far_end_refuses_is_not_tried_again() -> None:
+    link = reconnecting()
+    used: list[Flimsy] = []
+
+    def request(current: Flimsy) -> None:
+        used.append(current)
+        raise OSError(errno.EROFS, "read-only")
+
+    with pytest.raises(OSError, match="far: read-only") as caught:
+        link.attempt(request)
+    assert caught.value.errno == errno.EROFS
+    assert len(used) == 1
+
+
+def test_a_link_that_cannot_be_made_is_an_error_at_once() -> None:
+    def refuse() -> Flimsy:
+        raise OSError(errno.ECONNREFUSED, "refused")
+
+    with pytest.raises(OSError, match="far: refused"):
+        reconnecting(refuse)
+
+
+def test_threads_that_wait_for_a_new_link_fail_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them tries; the others need not try the same again, one after the other."""
+    made = 0
+    asked = threading.Semaphore(0)
+    monotonic = time.monotonic
+
+    def noted() -> float:
+        asked.release()  # a thread asks for a new link, and notes when
+        return monotonic()
+
+    def make() -> Flimsy:
+        nonlocal made
+        made += 1
+        if made == 1:
+            return Flimsy()
+        for _ in range(4):
+            asked.acquire()
+        raise OSError(errno.EIO, "no such host")
+
+    link = reconnecting(make, None)
+    link.current.lost = True
+    monkeypatch.setattr(time, "monotonic", noted)
+
+    def request() -> None:
+        with pytest.raises(OSError, match="far: no such host"):
+            link.attempt(nothing)
+
+    with ThreadPoolExecutor(4) as pool:
+        for one in [pool.submit(request) for _ in range(4)]:
+            one.result()
+    assert made == 2
+
+
+# -- losses -----------------------------------------------------------------------------------
+
+
+def test_the_next_flush_of_each_client_tells_of_writes_that_may_be_lost() -> None:
+    link = reconnecting()
+    clients = [KnownLosses(link.losses) for _ in range(2)]
+    link.write(nothing)
+    link.current.lost = True
+    link.attempt(nothing)
+    for known in clients:
+        with pytest.raises(OSError, match=UNFLUSHED):
+            link.flush(nothing, known)
+        link.flush(nothing, known)
+    link.flush(nothing, KnownLosses(link.losses))  # who comes later has lost nothing
+
+
+def test_what_has_been_flushed_is_not_lost() -> None:
+    link = reconnecting()
+    known = KnownLosses(link.losses)
+    link.write(nothing)
+    link.flush(nothing, known)
+    link.current.lost = True
+    link.flush(nothing, known)
+    assert not link.losses.value
+
+
+def test_a_flush_does_not_cover_writes_that_are_acknowledged_during_it() -> None:
+    link = reconnecting()
+    known = KnownLosses(link.losses)
+    link.flush(lambda current: link.write(nothing), known)
+    link.current.lost = True
+    with pytest.raises(OSError, match=UNFLUSHED):
+        link.flush(nothing, known)
+
+
+def test_a_write_that_is_acknowledged_while_its_link_is_replaced_may_be_lost() -> None:
+    link = reconnecting()
+    known = KnownLosses(link.losses)
+
+    def acknowledge(first: Flimsy) -> None:
+        first.lost = True
+        link.attempt(nothing)
+        assert link.current is not first
+
+    link.write(acknowledge)
+    with pytest.raises(OSError, match=UNFLUSHED):
+        link.flush(nothing, known)
+
+
+# -- turns ------------------------------------------------------------------------------------
+
+
+class Wire:
+    """A connection on which replies come in the order in which a test puts them."""
+
+    def __init__(self) -> None:
+        self.turns = Turns()
+        self.replies: queue.Queue[PendingReply] = queue.Queue()
+        self.receiving: set[int] = set()
+        self.most_at_once = 0
+
+    def receive(self) -> None:
+        me = threading.get_ident()
+        self.receiving.add(me)
+        self.most_at_once = max(self.most_at_once, len(self.receiving))
+        reply = self.replies.get()
+        self.receiving.discard(me)
+        self.turns.finish(reply)
+
+    def wait(self, reply: PendingReply) -> bool:
+        self.turns.wait(reply, self.receive)
+        return bool(reply.done)
+
+
+def test_a_thread_alone_receives_its_own_reply() -> None:
+    wire, reply = Wire(), PendingReply()
+    wire.replies.put(reply)
+    assert wire.wait(reply)
+    assert wire.wait(reply)  # it is done: there is nothing to receive
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_each_thread_returns_with_its_reply_and_one_receives_at_a_time(backwards: bool) -> None:
+    wire = Wire()
+    replies = [PendingReply() for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(wire.wait, reply) for reply in replies]
+        for reply in reversed(replies) if backwards else replies:
+            wire.replies.put(reply)
+        assert all(one.result() for one in waiting)
+    assert wire.most_at_once == 1
+    assert wire.replies.empty()
