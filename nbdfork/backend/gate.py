@@ -7,7 +7,7 @@ the export does not implement is emulated here.  It knows nothing of bytes on a 
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TypeVar
@@ -107,11 +107,9 @@ class Gate:
         self._zero = self._bind(export.zero)
         self._write_zeroes = self._bind(export.write_zeroes)
         self._cache = self._bind(export.cache)
-        self._extents = self._bind(ExtentReader(export.extents, HOLE | ZERO).read, "extents")
+        self._extents = self._bind_extents(export.extents, "extents", HOLE | ZERO)
         self._context_extents = {
-            name: self._bind(
-                ExtentReader(partial(export.context_extents, name)).read, f"extents of {name}"
-            )
+            name: self._bind_extents(partial(export.context_extents, name), f"extents of {name}")
             for name in self.contexts
         }
         self._view = self._bind(export.view)
@@ -342,13 +340,17 @@ class Gate:
 
     # -- what is called with every operation ---------------------------------------------
 
-    def _bind(self, method: Callable[..., T], name: str = "") -> Callable[..., T]:
+    def _bind(self, method: Callable[..., T]) -> Callable[..., T]:
         """Return *method*, wrapped if it is to be logged or to hold the lock."""
-        if log.isEnabledFor(logging.DEBUG):
-            method = _traced(method, name or method.__name__)
-        if self._lock is not None:
-            method = _locked(method, self._lock)
-        return method
+        return _locked(_traced(method, method.__name__), self._lock)
+
+    def _bind_extents(
+        self, method: Callable[..., Iterable[Extent]], name: str, known_types: int = -1
+    ) -> Callable[[int, int, int], list[Extent]]:
+        """Return what reads extents by *method*: the lock is held until all are taken, and what is
+        logged is what the export is asked.
+        """
+        return _locked(ExtentReader(_traced(method, name), known_types).read, self._lock)
 
 
 def _are_valid(minimum: int, preferred: int, maximum: int) -> bool:
@@ -362,7 +364,12 @@ def _are_valid(minimum: int, preferred: int, maximum: int) -> bool:
     )
 
 
-def _locked(method: Callable[..., T], lock: AbstractContextManager[object]) -> Callable[..., T]:
+def _locked(
+    method: Callable[..., T], lock: AbstractContextManager[object] | None
+) -> Callable[..., T]:
+    if lock is None:
+        return method
+
     def locked(*arguments: object) -> T:
         with lock:
             return method(*arguments)
@@ -371,6 +378,9 @@ def _locked(method: Callable[..., T], lock: AbstractContextManager[object]) -> C
 
 
 def _traced(method: Callable[..., T], name: str) -> Callable[..., T]:
+    if not log.isEnabledFor(logging.DEBUG):
+        return method
+
     def traced(*arguments: object) -> T:
         shown = [
             f"{len(argument)} bytes" if isinstance(argument, memoryview) else str(argument)

@@ -1,10 +1,12 @@
 """How extents are read: what they are made into, and what one reply costs."""
 
 import errno
+import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -336,3 +338,47 @@ def test_without_extents_all_is_data() -> None:
 def test_the_library_for_c_plugins_keeps_as_many_as_a_reply_has_room_for() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "plugins/c").glob("*.c"))
     assert re.findall(r"^#define MAX_EXTENTS (\d+)$", sources, re.MULTILINE) == [str(MOST_EXTENTS)]
+
+
+class Lazy(Export):
+    """A disk of 4 GiB whose extents are made while they are taken."""
+
+    def __init__(self, noted: Callable[[], None]) -> None:
+        self.noted = noted
+
+    def get_size(self) -> int:
+        return 4 * GIB
+
+    def contexts(self) -> list[str]:
+        return ["x-test:age"]
+
+    def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
+        for start in range(offset, offset + count, MIB):
+            self.noted()
+            yield Extent(start, MIB, start // MIB % 2)
+
+    def context_extents(
+        self, context: str, count: int, offset: int, flags: int
+    ) -> Iterator[Extent]:
+        return self.extents(count, offset, flags)
+
+
+def test_the_lock_is_held_until_all_are_taken() -> None:
+    lock = Lock()
+    held: list[bool] = []
+    gate = Gate(Lazy(lambda: held.append(lock.locked())), True, lock)
+    gate.extents(MIB * 10, 0, 0)
+    gate.status("x-test:age", MIB * 10, 0, 0)
+    assert held == [True] * 20
+    assert not lock.locked()
+
+
+def test_what_is_logged_is_what_the_export_is_asked(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        gate = Gate(Lazy(lambda: None), True)
+        gate.extents(2 * GIB, MIB, REQ_ONE)
+        gate.status("x-test:age", MIB, 0, 0)
+    assert caplog.messages == [
+        f"extents({16 * MIB}, {MIB}, {REQ_ONE})",
+        f"extents of x-test:age({MIB}, 0, 0)",
+    ]
