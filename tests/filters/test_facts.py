@@ -6,6 +6,7 @@ can do.
 """
 
 import errno
+import itertools
 from typing import Any
 
 import pytest
@@ -16,7 +17,16 @@ from nbdfork.backend import load
 from nbdfork.backend.backend import Backend, Layer
 from nbdfork.backend.gate import Gate
 from nbdfork.filters._unpack import UnpackFilter
-from nbdfork.plugin import FAST_ZERO, FUA, MAY_TRIM, REQ_ONE, Export, FilterExport
+from nbdfork.plugin import (
+    FAST_ZERO,
+    FUA,
+    MAY_TRIM,
+    REQ_ONE,
+    Export,
+    ExportInfo,
+    FilterExport,
+    ThreadModel,
+)
 from tests.support import facts
 from tests.support.facts import EVERYTHING, STATES, Facts, FactsExport, facts_of, name_of
 from tests.support.kinds import KINDS, All, Kind, expected, ids, same
@@ -82,6 +92,63 @@ def test_a_filter_over_a_disk_with_each_fact_in_each_state(kind: Kind) -> None:
 )
 def test_filters_one_over_the_other(kinds: list[Kind], below: All) -> None:
     check(kinds, below)
+
+
+# -- what a plugin says of itself, apart from its exports -------------------------------------
+
+
+class Telling(Facts):
+    """a plugin that serves in a way of its own"""
+
+    def __init__(self, model: ThreadModel, one_process: bool, waits: bool) -> None:
+        super().__init__()
+        self.says = (model, one_process, waits)
+
+    def thread_model(self) -> ThreadModel:
+        return self.says[0]
+
+    def one_process(self) -> bool:
+        return self.says[1]
+
+    def waits(self) -> bool:
+        return self.says[2]
+
+    def preconnect(self, read_only: bool) -> None:
+        raise ConnectionRefusedError(f"read_only={read_only}")
+
+    def list_exports(self, read_only: bool) -> list[ExportInfo]:
+        return [ExportInfo("a", "the first"), ExportInfo(f"read_only={read_only}")]
+
+    def default_export(self, read_only: bool) -> str:
+        return f"default read_only={read_only}"
+
+
+UNPACKING = [
+    Kind(name, {}, same)
+    for name in load.available(load.FILTER)
+    if issubclass(load.find(name, load.FILTER).plugin_class, UnpackFilter)
+]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *UNPACKING], ids=ids)
+@pytest.mark.parametrize("read_only", [False, True])
+def test_what_a_plugin_says_of_itself_is_passed_on(kind: Kind, read_only: bool) -> None:
+    delays = kind.name == "delay" and bool(kind.parameters)
+    for model, one, waits in itertools.product(ThreadModel, (False, True), (False, True)):
+        plugin = Telling(model, one, waits)
+        filters = [kind.layer()] if kind in UNPACKING else [kind.layer(), kind.layer()]
+        made = Backend(Layer("telling", plugin), filters, read_only=read_only)
+        made.configure([])
+        plain = Backend(Layer("telling", plugin))
+        assert made.thread_model() is plain.thread_model() is model
+        assert made.one_process() == plain.one_process()
+        assert made.waits() == (waits or delays)
+    if kind not in UNPACKING:
+        made.get_ready()
+    assert made.list_exports() == plugin.list_exports(read_only)
+    assert made.canonical_name("") == plugin.default_export(read_only)
+    with pytest.raises(OSError, match=f"read_only={read_only}"):
+        made.preconnect()
 
 
 # -- what is passed on ------------------------------------------------------------------------
