@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from nbdfork.backend import load
+from nbdfork.backend import load, loaders
 from nbdfork.cli import parse_arguments
 from nbdfork.declaration import Option
 from nbdfork.options import TABLE, Options
@@ -361,9 +361,11 @@ def test_completing_plugins(complete: Callable[..., set[str]], tmp_path: Path) -
     assert complete("") == set(load.available(load.PLUGIN))
     assert complete("m") == {"memory"}
     assert complete("-p", "10809", "--log", "=", "null", "-r", "m") == {"memory"}
-    (tmp_path / "xdisk.py").touch()
-    (tmp_path / "xdisk.img").touch()
-    assert complete("xd") == {"xdisk.py"}
+    plugins = {f"xdisk{suffix}" for suffix in (".py", *loaders.SHIPPED)}
+    for name in (*plugins, "xdisk.img"):
+        (tmp_path / name).touch()
+    (tmp_path / "xdir").mkdir()
+    assert complete("xd") == plugins | {"xdir"}
 
 
 @pytest.mark.parametrize("name", load.available(load.PLUGIN))
