@@ -1,13 +1,18 @@
 """C plugins that crash, and files that are refused, each with a line."""
 
+import logging
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from nbdfork.plugins.c import crash
 
 from nbdfork.backend import load
 from nbdfork.plugin import ConfigError
@@ -66,6 +71,49 @@ def test_a_crash_reaches_the_system_log(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGABRT
     expected = "a process that serves a C plugin crashed outside of its callbacks (SIGABRT)"
     assert re.fullmatch(rf"<27>nbdfork\[\d+\]: {re.escape(expected)}\n", message)
+
+
+def test_without_a_system_log_the_last_words_go_to_standard_error(tmp_path: Path) -> None:
+    program = (
+        "import logging, os, sys; from nbdfork.plugins.c import crash\n"
+        "logging.getLogger().handlers.clear(); crash._SYSLOG = sys.argv[1]\n"
+        "crash.report_crashes(); os.abort()"
+    )
+    done = run(sys.executable, "-c", program, tmp_path / "none")
+    assert done.returncode == -signal.SIGABRT
+    assert done.stderr.startswith("nbdfork: error: ")
+    assert "crashed outside of its callbacks (SIGABRT)\n" in done.stderr
+
+
+@pytest.mark.parametrize("handler", ["a file", "the system log", "nothing"])
+def test_where_the_last_words_go(
+    handler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told to the C code in this process, which does not crash."""
+    told: list[tuple[int, str, bool]] = []
+    stand_in = SimpleNamespace(report_crashes=lambda *words: told.append(words))
+    monkeypatch.setattr(crash, "native", lambda: stand_in)
+    monkeypatch.setattr(crash, "_SYSLOG", str(tmp_path / "syslog"))
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [logging.NullHandler()])
+    with ExitStack() as stack:
+        if handler == "a file":
+            stream = stack.enter_context((tmp_path / "log").open("w"))
+            root.handlers.append(logging.StreamHandler(stream))
+        if handler == "the system log":
+            system_log = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            system_log.bind(str(tmp_path / "syslog"))
+        crash.report_crashes()
+        [(fd, prefix, _)] = told
+        if handler == "a file":
+            assert fd == stream.fileno()
+        elif handler == "nothing":
+            assert fd == 2
+        else:
+            assert prefix == f"<27>nbdfork[{os.getpid()}]: "
+            os.write(fd, b"last words")
+            assert system_log.recv(100) == b"last words"
+            os.close(fd)
 
 
 # -- what is refused, each with a line --------------------------------------------------------

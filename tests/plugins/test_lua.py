@@ -2,10 +2,13 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
+from nbdfork.plugins.lua.interpreter import LuaInterpreter
 
+from nbdfork.plugin import ConfigError
 from tests.support.harness import Server, eventually, nbdfork
 from tests.support.libnbd import connect, libnbd
 from tests.support.raw import reason
@@ -115,6 +118,13 @@ def test_without_lupa_it_says_what_to_install(tmp_path: Path) -> None:
 def test_an_unknown_version_is_refused() -> None:
     said = LUA.refusal(LUA.ram, env={**os.environ, "NBDFORK_LUA": "5.1"})
     assert said == "nbdfork: error: lua: NBDFORK_LUA=5.1: set it to one of 5.3, 5.4, 5.5\n"
+
+
+def test_a_lupa_without_this_lua(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBDFORK_LUA", "5.3")
+    monkeypatch.setitem(sys.modules, "lupa.lua53", None)
+    with pytest.raises(ConfigError, match=r"lua: this lupa has no Lua 5\.3: set NBDFORK_LUA"):
+        LuaInterpreter("disk.lua", lambda: None)
 
 
 @pytest.mark.parametrize(

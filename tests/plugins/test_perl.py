@@ -1,5 +1,7 @@
 """What is about Perl only: its END blocks and objects, its characters, its modules written in C."""
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,33 @@ def test_objects_are_destroyed_in_the_end(tmp_path: Path) -> None:
     with Server("-n", "perl", path) as server:
         connect(server.uri).shutdown()
     assert log.read_text() == "gone\n"
+
+
+# -- a Perl that is not there -----------------------------------------------------------------
+
+
+def without(tmp_path: Path, perl: str | None) -> str:
+    """Return what is said of a script if *perl*, a shell script, is all the Perl that there is."""
+    if perl is not None:
+        (tmp_path / "perl").write_text(f"#!/bin/sh\n{perl}\n")
+        (tmp_path / "perl").chmod(0o755)
+    return PERL.refusal(PERL.ram, env={**os.environ, "PATH": str(tmp_path)})
+
+
+def test_without_a_perl_it_says_so(tmp_path: Path) -> None:
+    assert "perl: there is no perl in the PATH: install it" in without(tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("perl", "said"),
+    [
+        ("echo out of order >&2; exit 2", "does not show its configuration: out of order"),
+        (
+            "echo libperl-none.so.1; echo /none; echo define",
+            "libperl-none.so.1, the library of .*/perl, is needed (Debian: perl): .*/none/CORE/",
+        ),
+    ],
+    ids=["broken", "without its library"],
+)
+def test_a_perl_that_does_not_do(perl: str, said: str, tmp_path: Path) -> None:
+    assert re.search(said.replace("(", r"\(").replace(")", r"\)"), without(tmp_path, perl))

@@ -120,3 +120,20 @@ FILTERS = ROOT / "nbdfork" / "filters"
 
 UNPACKING = {"bzip2", "lz4", "frames"}
 """What they do is what all filters do that unpack: filters/test_unpack.py runs each of them."""
+
+
+SERVERS = {
+    *(
+        f"tests.support.harness.{name}"
+        for name in ("NBDFORK", "Server", "nbdfork", "output", "run")
+    ),
+    *(f"tests.support.{name}" for name in ("guest", "libvirtd", "nginx", "s3_server", "sshd")),
+    "subprocess",
+}
+
+
+def test_unit_tests_start_no_server_and_no_program() -> None:
+    """`make unit` is for while one writes: it takes seconds."""
+    for path in sorted((TESTS / "unit").rglob("*.py")):
+        found = SERVERS.intersection(imported(path))
+        assert not found, f"{path.relative_to(ROOT)} imports {', '.join(sorted(found))}"
