@@ -2,8 +2,21 @@
 
 from pathlib import Path
 
+import pytest
+
 from nbdfork.backend.gate import Gate
-from nbdfork.backend.load import find
+from nbdfork.backend.load import FILTER, PLUGIN, Kind, available, directory, find
+from nbdfork.plugin import ConfigError
+
+
+@pytest.mark.parametrize("kind", [PLUGIN, FILTER], ids=lambda kind: kind.word)
+def test_what_several_share_is_none_of_them(kind: Kind) -> None:
+    shared = {path.stem for path in Path(directory(kind)).glob("_[a-z]*")}
+    assert shared
+    for name in shared:
+        assert name not in available(kind)
+        with pytest.raises(ConfigError, match=f"there is no {kind.word} '{name}'"):
+            find(name, kind)
 
 
 def test_a_file_with_a_dataclass_can_be_loaded(tmp_path: Path) -> None:
