@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from nbdfork.plugin.errors import ConfigError
+from nbdfork.plugin.filter import Filter
 from nbdfork.plugin.loaded import LoadedFile
+from nbdfork.plugin.plugin import Plugin
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -60,6 +62,9 @@ def load_file(path: str) -> LoadedFile:
         ) from error
     if not isinstance(loaded, LoadedFile):
         raise ConfigError(f"{loader.title} returned {loaded!r} for {path!r}; return a LoadedFile")
+    made: object = loaded.plugin_class  # whatever it was declared to be
+    if not isinstance(made, type) or not issubclass(made, Plugin) or issubclass(made, Filter):
+        raise ConfigError(f"{loader.title} made {made!r} of {path!r}, which is no class of Plugin")
     return loaded
 
 

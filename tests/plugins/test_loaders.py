@@ -156,6 +156,11 @@ def test_two_packages_for_one_suffix_are_both_named(packages: Packages, tmp_path
         ("", "load", "AttributeError"),
         ("def load(path): 1 / 0", "load", "ZeroDivisionError: division by zero"),
         ("def load(path): return path", "load", "return a LoadedFile"),
+        (
+            "from nbdfork.plugin import LoadedFile\ndef load(path): return LoadedFile('x', path)",
+            "load",
+            "which is no class of Plugin",
+        ),
     ],
 )
 def test_a_loader_that_does_not_work_is_named_with_its_package(
