@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbdfork.embed import Server, serve
-    from nbdfork.plugin.errors import ConfigError
+    from nbdfork.plugin import ConfigError
     from nbdfork.server.errors import StartupError
 
 __version__ = "0.1.0"

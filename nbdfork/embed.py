@@ -15,12 +15,11 @@ import psutil
 
 from nbdfork import assembly, launch
 from nbdfork.assembly import Terms
-from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.chain import Chain, Layer
+from nbdfork.backend.life import Life
 from nbdfork.launch import Place, ReadyPipe
 from nbdfork.options import Options
-from nbdfork.plugin import Filter
-from nbdfork.plugin.errors import ConfigError
-from nbdfork.plugin.plugin import Plugin
+from nbdfork.plugin import ConfigError, Filter, Plugin
 from nbdfork.protocol.handshake import Offer
 from nbdfork.server import daemon
 from nbdfork.server.errors import StartupError
@@ -127,24 +126,21 @@ def serve(
             )
         )
     is_newstyle = newstyle or export_name is not None or has_tls
-    terms = Terms(is_newstyle, offer, Options.handshake_limit.default)
-    backend = Backend(
-        _layer(plugin),
-        [_layer(one) for one in filters],
-        read_only=read_only,
-        export_name=export_name,
-    )
-    backend.configure(())
+    limit = Options.handshake_limit.default
+    terms = Terms(is_newstyle, offer, limit, read_only, export_name)
+    chain = Chain(_layer(plugin), [_layer(one) for one in filters])
+    chain.configure(())
+    life = Life(chain)
     place = Place(unix="-" if unix is None else unix)
     if port is not None:
         place = Place(address, str(port))
     listeners = place.listen()
     try:
-        backend.get_ready()
+        life.get_ready()
         tls = launch.tls_parameters(tls_certificates, tls_psk) if has_tls else None
         endpoint = launch.endpoint(listeners, export_name, tls)
         size = PoolSize(max_clients, min(2, max_clients), Options.clients_per_worker.default)
-        return Server(endpoint, *_fork(backend, listeners, terms, size))
+        return Server(endpoint, *_fork(life, listeners, terms, size))
     except BaseException:
         listeners.remove()
         raise
@@ -156,7 +152,7 @@ def _layer(plugin: Plugin) -> Layer:
     return Layer(type(plugin).__name__, plugin)
 
 
-def _fork(backend: Backend, listeners: Listeners, terms: Terms, size: PoolSize) -> tuple[int, int]:
+def _fork(life: Life, listeners: Listeners, terms: Terms, size: PoolSize) -> tuple[int, int]:
     """Fork the supervisor and wait until it is ready.
 
     Return its pid, and the end of a pipe that ends the server when it is closed, be it because
@@ -168,7 +164,7 @@ def _fork(backend: Backend, listeners: Listeners, terms: Terms, size: PoolSize) 
     pid = os.fork()
     if pid == 0:
         ready.begin()
-        _become_supervisor(backend, listeners, terms, size, ready, leash_end)
+        _become_supervisor(life, listeners, terms, size, ready, leash_end)
     os.close(leash_end)
     try:
         ready.wait()
@@ -181,7 +177,7 @@ def _fork(backend: Backend, listeners: Listeners, terms: Terms, size: PoolSize) 
 
 
 def _become_supervisor(
-    backend: Backend,
+    life: Life,
     listeners: Listeners,
     terms: Terms,
     size: PoolSize,
@@ -193,12 +189,12 @@ def _become_supervisor(
     try:
         daemon.open_standard_streams()  # the program may do without them
         limit = Options.shutdown_limit.default
-        supervisor = assembly.supervisor(backend, listeners, terms, size, limit)
+        supervisor = assembly.supervisor(life, listeners, terms, size, limit)
         supervisor.end_with(leash)
         try:
             supervisor.run(ready.tell_ready)
         finally:
-            backend.finish()
+            life.finish()
         status = 0
     except Exception as error:
         log.debug("the server failed", exc_info=True)

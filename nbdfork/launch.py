@@ -120,7 +120,7 @@ class ReadyPipe:
         with suppress(BrokenPipeError):
             if not self._has_begun:
                 self.begin()
-            self._tell(message.encode(errors="surrogateescape"))  # file names are in it
+            self._tell(message.encode(errors="surrogatepass"))  # file names are in it
         os.close(self.writer)
 
     def _tell(self, message: bytes) -> None:
@@ -141,7 +141,7 @@ class ReadyPipe:
         self.server = int(pid) if pid else None
         outcome = outcome.removesuffix(b"\0")
         if outcome != _READY:
-            message = outcome.decode(errors="surrogateescape")
+            message = outcome.decode(errors="surrogatepass")
             raise StartupError(message or "the server died while it was starting")
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from nbdfork import logs
 from nbdfork.backend import load
-from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.chain import Chain, Layer
 from nbdfork.backend.load import Found
 from nbdfork.options import Options
-from nbdfork.plugin.errors import ConfigError
+from nbdfork.plugin import ConfigError
 
 
 def find(options: Options) -> list[Found]:
@@ -27,25 +27,19 @@ def make(found: Sequence[Found]) -> list[Layer]:
     return [Layer(one.name, one.plugin_class()) for one in found]
 
 
-def configure(layers: Sequence[Layer], options: Options) -> Backend:
+def configure(layers: Sequence[Layer], options: Options) -> Chain:
     """Return the plugin, which is the last of *layers*, behind the filters, all with their
     parameters and debug flags.  Raises `ConfigError`.
     """
     *filters, plugin = layers
-    backend = Backend(
-        plugin,
-        filters,
-        read_only=options.read_only,
-        export_name=options.export_name,
-        single=options.single,
-    )
+    chain = Chain(plugin, filters, single=options.single)
     for owner, flag, value in options.debug:
         if owner == "nbdfork":
             _set_server_flag(flag, value)
         else:
-            backend.set_debug_flag(owner, flag, value)
-    backend.configure(options.arguments)
-    return backend
+            chain.set_debug_flag(owner, flag, value)
+    chain.configure(options.arguments)
+    return chain
 
 
 def _set_server_flag(flag: str, value: int) -> None:

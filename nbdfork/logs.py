@@ -68,13 +68,22 @@ class _Bursts(logging.Filter):
         return self._counts[kind] <= BURST
 
 
-class _Formatter(logging.Formatter):
+class _Plain(logging.Formatter):
+    """Escapes what could forge another message, or what a log cannot take: bytes of file names that
+    are not UTF-8, for example, which Python has as surrogates.
+    """
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # a method of logging
         return super().formatMessage(record).translate(_CONTROL)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
         return "  " + super().formatException(ei).translate(_CONTROL)
 
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).encode(errors="backslashreplace").decode()
+
+
+class _Formatter(_Plain):
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         if record.levelno >= logging.WARNING:
@@ -87,6 +96,7 @@ class _SyslogHandler(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
+        self.setFormatter(_Plain())
         syslog.openlog("nbdfork", syslog.LOG_PID, syslog.LOG_DAEMON)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -137,12 +147,17 @@ def _handler(destination: str, stderr: logging.Handler) -> logging.Handler:
 # -- debug flags (-D nbdfork.FLAG=N) ----------------------------------------------------------
 
 DEBUG_FLAGS = {
-    "backend.controlpath": "nbdfork.backend.backend",
-    "backend.datapath": "nbdfork.backend.gate",
+    "backend.controlpath": (
+        "nbdfork.backend.chain",
+        "nbdfork.backend.exports",
+        "nbdfork.backend.life",
+    ),
+    "backend.datapath": ("nbdfork.backend.gate",),
 }
 """The server's debug flags and the loggers that they silence if set to 0."""
 
 
 def set_debug_flag(flag: str, value: int) -> None:
     """Set one of the server's `DEBUG_FLAGS`; raises KeyError for any other."""
-    logging.getLogger(DEBUG_FLAGS[flag]).setLevel(logging.NOTSET if value else logging.INFO)
+    for name in DEBUG_FLAGS[flag]:
+        logging.getLogger(name).setLevel(logging.NOTSET if value else logging.INFO)

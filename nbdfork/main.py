@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nbdfork import assembly, cli, info, layers, logs
 from nbdfork.assembly import Terms
-from nbdfork.backend.backend import Backend
+from nbdfork.backend.chain import Chain
+from nbdfork.backend.life import Life
 from nbdfork.launch import Place, Start, endpoint, tls_parameters
 from nbdfork.options import Options
-from nbdfork.plugin.errors import ConfigError
+from nbdfork.plugin import ConfigError
 from nbdfork.protocol import wire
-from nbdfork.protocol.connection import Connection
 from nbdfork.protocol.handshake import Offer
 from nbdfork.server import daemon, parent, privileges, processes, sockets, stdio
 from nbdfork.server.admission import Rules
@@ -100,8 +100,9 @@ def _serve(options: Options, world: _World) -> int:
     """Serve many clients with a pool of workers, in the background if so asked."""
     _set_up_logs(options, options.log or "stderr")
     identity = privileges.look_up(options.user, options.group)
-    backend = layers.configure(layers.make(layers.find(options)), options)
-    _show_in_ps("supervisor", backend, world)
+    chain = layers.configure(layers.make(layers.find(options)), options)
+    life = Life(chain)
+    _show_in_ps("supervisor", chain, world)
     terms = _terms(options)
     place = Place(
         options.address,
@@ -114,7 +115,7 @@ def _serve(options: Options, world: _World) -> int:
     listeners = place.listen()
     with Start(listeners, options.pidfile) as start:
         where = endpoint(listeners, options.export_name, _tls_parameters(options))
-        backend.get_ready()
+        life.get_ready()
         if not options.foreground:
             _announce(options, where, listeners)  # soon there will be nobody to tell
             start.go_into_background(world.descriptors, _keeps_stderr(options))
@@ -124,7 +125,7 @@ def _serve(options: Options, world: _World) -> int:
             size = PoolSize(options.max_clients, options.spare_workers, options.clients_per_worker)
             limit = options.shutdown_limit
             hangs = HangLimits(options.hang_warning, options.hang_limit)
-            supervisor = assembly.supervisor(backend, listeners, terms, size, limit, hangs)
+            supervisor = assembly.supervisor(life, listeners, terms, size, limit, hangs)
             if options.foreground:  # a signal, which the reader may send now, ends it cleanly
                 _announce(options, where, listeners)
             # The command keeps the privileges of its user; it can connect already, and will be
@@ -139,7 +140,7 @@ def _serve(options: Options, world: _World) -> int:
             supervisor.run(start.tell_ready, captive)
             return captive.status() if captive is not None else 0
         finally:
-            backend.finish()
+            life.finish()
     return 1  # the process that waited has said why
 
 
@@ -148,13 +149,14 @@ def _serve_single(options: Options, world: _World) -> int:
     client = stdio.take_over(world.closed)
     _set_up_logs(options, options.log or ("syslog" if stdio.is_null(2) else "stderr"))
     identity = privileges.look_up(options.user, options.group)
-    backend = layers.configure(layers.make(layers.find(options)), options)
-    _show_in_ps("single", backend, world)
+    chain = layers.configure(layers.make(layers.find(options)), options)
+    life = Life(chain)
+    _show_in_ps("single", chain, world)
     terms = _terms(options)
     with Start(None, options.pidfile) as start:
-        backend.get_ready()
+        life.get_ready()
         try:
-            spoken = assembly.settings(backend, terms)
+            connect = assembly.connector(chain, terms)
             start.write_pidfile()
             if identity is not None:
                 privileges.drop_to(identity)
@@ -164,23 +166,23 @@ def _serve_single(options: Options, world: _World) -> int:
                 parent.stop_with(parent.watch(world.parent), STOP_SIGNALS[0])
             if isinstance(client, socket.socket):
                 sockets.prepare_client(client, options.keepalive)
-            _after_fork(backend, stopper)
+            _after_fork(life, stopper)
             start.tell_ready()
             board = Scoreboard(1)
             meter = Slot(board.share(range(1)), 0)
-            stopper.serve(Connection(client, backend, spoken, lambda name: None, meter))
+            stopper.serve(connect(client, lambda name: None, meter))
             stopper.announce_end()
-            backend.cleanup()
+            life.cleanup()
         finally:
-            backend.finish()
+            life.finish()
     return 0
 
 
 # -- the steps ------------------------------------------------------------------------------
 
 
-def _show_in_ps(role: str, backend: Backend, world: _World) -> None:
-    show_in_ps("nbdfork", f"{role} {shlex.join(backend.without_secrets(world.argv))}")
+def _show_in_ps(role: str, chain: Chain, world: _World) -> None:
+    show_in_ps("nbdfork", f"{role} {shlex.join(chain.without_secrets(world.argv))}")
 
 
 def _set_up_logs(options: Options, destination: str) -> None:
@@ -196,10 +198,10 @@ def _keeps_stderr(options: Options) -> bool:
     return debugging or options.log == "stderr"
 
 
-def _after_fork(backend: Backend, stopper: Stopper) -> None:
+def _after_fork(life: Life, stopper: Stopper) -> None:
     process = os.getpid()
     try:
-        backend.after_fork(lambda: os.kill(process, signal.SIGTERM), stopper.ending)
+        life.after_fork(lambda: os.kill(process, signal.SIGTERM), stopper.ending)
     except Exception as error:
         log.debug("after_fork failed:", exc_info=True)
         raise StartupError(f"cannot start to serve: {type(error).__name__}: {error}") from error
@@ -219,6 +221,8 @@ def _terms(options: Options) -> Terms:
         options.newstyle,
         offer,
         options.handshake_limit,
+        options.read_only,
+        options.export_name,
         options.threads,
         options.keepalive,
         options.max_clients_per_address,

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from operator import itemgetter
 
-from nbdfork.plugin.export import REQ_ONE, Extent
+from nbdfork.plugin import REQ_ONE, Extent
 
 MOST_EXTENTS = 4096
 """No more of an export's extents are looked at for one reply: some ten milliseconds' work.  A

@@ -1,8 +1,9 @@
 """The one gate between a client and an export.
 
-At open it asks the export for its facts, once, and freezes them.  Afterwards every request
-passes through it: bounds, alignment and read-only are checked here and nowhere else, and what
-the export does not implement is emulated here.  It knows nothing of bytes on a socket.
+At open it asks the export for its facts, once, and freezes them; all but the size, which the client
+may be allowed to change.  Afterwards every request passes through it: bounds, alignment, read-only
+and what the export can do are checked here and nowhere else, and what it does not implement is
+emulated here.  It knows nothing of bytes on a socket.
 """
 
 import errno
@@ -12,20 +13,22 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import TypeVar
 
+from nbdfork.backend.errors import Refused
 from nbdfork.backend.extents import ExtentReader, align
-from nbdfork.plugin.errors import NOT_SUPPORTED, PartialError, Refused
-from nbdfork.plugin.export import (
+from nbdfork.plugin import (
     FAST_ZERO,
     FUA,
     HOLE,
     MAY_TRIM,
+    NOT_SUPPORTED,
     REQ_ONE,
     ZERO,
     Export,
     Extent,
+    PartialError,
     Support,
+    parse,
 )
-from nbdfork.plugin.parse import MAX_SIZE
 from nbdfork.types import Buffer
 
 log = logging.getLogger(__name__)
@@ -84,7 +87,7 @@ class Gate:
         self._fua_flag = FUA if self.fua is Support.NATIVE else 0
         self.can_trim = self.can_write and export.can_trim()
         zero = export.can_zero()
-        self._can_zero = bool(zero)
+        self._zeroes_itself = bool(zero)
         self.can_zero = self.can_write and zero is not Support.NONE
         self.can_fast_zero = self.can_zero and export.can_fast_zero()
         self.cache_support = export.can_cache()
@@ -117,7 +120,7 @@ class Gate:
         self._close = self._bind(export.close)
 
     def _check_facts(self) -> None:
-        if not 0 <= self.size <= MAX_SIZE:
+        if not 0 <= self.size <= parse.MAX_SIZE:
             raise OSError(errno.EINVAL, f"the plugin says its size is {self.size} bytes")
         if not _are_valid(*self.block_size):
             raise OSError(errno.EINVAL, f"the plugin's block sizes are invalid: {self.block_size}")
@@ -125,7 +128,8 @@ class Gate:
     def _check_contexts(self) -> None:
         for name in self.contexts:
             namespace, colon, leaf = name.partition(":")
-            if not (namespace and colon and leaf) or namespace == "base":
+            is_name = bool(namespace and colon and leaf) and namespace != "base"
+            if not is_name or not name.isprintable():
                 raise OSError(
                     errno.EINVAL,
                     f"the plugin's metadata context {name!r} is not named x-NAMESPACE:NAME",
@@ -277,7 +281,11 @@ class Gate:
 
     def resize(self, size: int) -> None:
         """Make the disk of *size* bytes, for this client at once, for others when they open it."""
-        if size > MAX_SIZE or size & self._misaligned:
+        if not self.can_write:
+            raise Refused(errno.EPERM, "this export is read-only")
+        if not self.can_resize:
+            raise Refused(errno.EINVAL, "this export cannot be resized")
+        if size > parse.MAX_SIZE or size & self._misaligned:
             raise Refused(errno.EINVAL, f"no disk of this kind can have {size} bytes")
         self._resize(size)
         self.size = size
@@ -323,7 +331,7 @@ class Gate:
 
     def _zero_or_write(self, count: int, offset: int, flags: int) -> None:
         """Let the export zero the range, or have zeroes written if it says it is not able to."""
-        if self._can_zero:
+        if self._zeroes_itself:
             try:
                 self._zero(count, offset, flags)
             except OSError as error:

@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import nbdfork
 from nbdfork.backend import loaders
-from nbdfork.plugin import Filter
-from nbdfork.plugin.errors import ConfigError
-from nbdfork.plugin.parameters import ParameterSet
-from nbdfork.plugin.plugin import Plugin
+from nbdfork.backend.arguments import help_lines, magic_key
+from nbdfork.plugin import ConfigError, Filter, Plugin, parameters_of
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -169,21 +167,21 @@ def help_text(found: Found) -> str:
     first = description.splitlines()[0] if description else "(no description)"
     lines = [f"{found.kind.word}: {found.name} - {first}", f"({found.path})"]
     lines += found.help_lines
-    return "\n".join(lines + ParameterSet(found.plugin_class).help_lines())
+    return "\n".join(lines + help_lines(parameters_of(found.plugin_class)))
 
 
 def dump(found: Found, plugin: Plugin) -> Iterator[tuple[str, str]]:
     """Yield the key and value pairs that `--dump-plugin` prints of *plugin*."""
-    parameters = ParameterSet(found.plugin_class)
+    declared = parameters_of(found.plugin_class)
     yield "path", found.path
     yield "name", found.name
     yield "version", found.version
     yield "thread_model", plugin.thread_model().name.lower()
     yield "one_process", "yes" if plugin.one_process() else "no"
-    if parameters.magic is not None:
-        yield "magic_config_key", parameters.magic.key
-    for key in parameters.by_key:
-        yield f"parameter_{key.replace('-', '_')}", parameters.by_key[key].metavar
+    if (magic := magic_key(found.plugin_class)) is not None:
+        yield "magic_config_key", magic
+    for key, parameter in declared.items():
+        yield f"parameter_{key.replace('-', '_')}", parameter.metavar
     for callback in found.callbacks or _overridden(found.plugin_class):
         yield f"has_{callback}", "1"
     yield from plugin.dump_plugin().items()

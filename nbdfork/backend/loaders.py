@@ -10,10 +10,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from nbdfork.plugin.errors import ConfigError
-from nbdfork.plugin.filter import Filter
-from nbdfork.plugin.loaded import LoadedFile
-from nbdfork.plugin.plugin import Plugin
+from nbdfork.plugin import ConfigError, Filter, LoadedFile, Plugin
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

@@ -6,8 +6,7 @@ Like any filter they know the public contract, and of the rest of nbdfork nothin
 import errno
 from collections.abc import Iterable, Iterator
 
-from nbdfork.plugin import FAST_ZERO, Export, Extent
-from nbdfork.plugin.errors import NOT_SUPPORTED
+from nbdfork.plugin import FAST_ZERO, NOT_SUPPORTED, Export, Extent
 
 
 def clipped(extents: Iterable[Extent], start: int, end: int) -> Iterator[Extent]:

@@ -78,7 +78,8 @@ class Log(Filter):
             return self.next.list_exports(read_only)
         with self._journal.call("ListExports", readonly=read_only, tls=client.is_tls()) as result:
             exports = list(self.next.list_exports(read_only))
-            result["exports"] = f"({' '.join(_quoted(export.name) for export in exports)})"
+            names = (_quoted(export.name or "") for export in exports)
+            result["exports"] = f"({' '.join(names)})"
         return exports
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:

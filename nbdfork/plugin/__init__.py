@@ -5,7 +5,7 @@ server makes of plugins (`nbdfork.backend`).
 """
 
 from nbdfork.plugin import parse
-from nbdfork.plugin.errors import ConfigError, PartialError
+from nbdfork.plugin.errors import NOT_SUPPORTED, ConfigError, PartialError
 from nbdfork.plugin.export import (
     FAST_ZERO,
     FUA,
@@ -21,7 +21,7 @@ from nbdfork.plugin.export import (
 )
 from nbdfork.plugin.filter import Filter, FilterExport
 from nbdfork.plugin.loaded import LoadedFile
-from nbdfork.plugin.parameters import Parameter, Secret, shown
+from nbdfork.plugin.parameters import Parameter, Secret, parameters_of, shown
 from nbdfork.plugin.plugin import Plugin, ThreadModel
 from nbdfork.plugin.server import Server, Stdio
 from nbdfork.plugin.shared import ScratchFile, SharedBuffer, SharedCounter, SharedLock
@@ -32,6 +32,7 @@ __all__ = [
     "FUA",
     "HOLE",
     "MAY_TRIM",
+    "NOT_SUPPORTED",
     "REQ_ONE",
     "ZERO",
     "BlockSize",
@@ -55,6 +56,7 @@ __all__ = [
     "Stdio",
     "Support",
     "ThreadModel",
+    "parameters_of",
     "parse",
     "shown",
 ]

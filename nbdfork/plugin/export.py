@@ -63,9 +63,9 @@ class BlockSize(NamedTuple):
 
 
 class ExportInfo(NamedTuple):
-    """An entry of the list of exports shown to clients."""
+    """An entry of the list of exports that clients are shown; with None, of the default export."""
 
-    name: str
+    name: str | None = None
     description: str = ""
 
 

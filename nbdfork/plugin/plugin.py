@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nbdfork.plugin.export import Export, ExportInfo
-from nbdfork.plugin.parameters import Parameter, ParameterSet
+from nbdfork.plugin.parameters import Parameter, parameters_of
 from nbdfork.plugin.server import Server
 
 
@@ -60,9 +60,23 @@ class Plugin(Export):
                 )
 
     def __init__(self, **parameters: Any) -> None:
-        """Make a plugin; in a program, its *parameters* can be given as values or as text."""
+        """Make a plugin; in a program, its *parameters* can be given as values or as text.
+
+        They go by their keys, with "_" for "-".  Raises TypeError for one that is not declared,
+        ValueError for text that is wrong.
+        """
         self.debug: dict[str, int] = dict.fromkeys(self.debug_flags, 0)
-        ParameterSet(type(self)).set_values(self, parameters)
+        declared = {
+            key.replace("-", "_"): parameter for key, parameter in parameters_of(type(self)).items()
+        }
+        for name, value in parameters.items():
+            if name not in declared:
+                raise TypeError(f"{type(self).__name__} has no parameter {name!r}")
+            parameter = declared[name]
+            if isinstance(value, str):
+                value = parameter.parse(value)
+                value = (value,) if parameter.repeatable else value
+            parameter.__set__(self, value)
 
     def dump_plugin(self) -> Mapping[str, str]:
         """Return what `--dump-plugin` prints beyond the usual, by key."""
@@ -111,7 +125,7 @@ class Plugin(Export):
 
     def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
         """Return the exports that clients are shown."""
-        return [ExportInfo(self.default_export(read_only))]
+        return [ExportInfo()]
 
     def default_export(self, read_only: bool) -> str:
         """Return the name of the export that a client gets when it names none."""
@@ -138,8 +152,3 @@ class Plugin(Export):
 
         Here, programs that were started and files that were made there are put away.
         """
-
-
-def takes_any_key(plugin: Plugin) -> bool:
-    """Return whether *plugin* takes keys that it does not declare."""
-    return type(plugin).config is not Plugin.config

@@ -268,7 +268,7 @@ class Channel:
 
     @property
     def stopped(self) -> bool:
-        """Whether only what the client has sent already is received; see `stop`."""
+        """Whether it is the server that ends the connection, by `stop` or `cut`."""
         return self._allowance is not None
 
     def stop(self) -> None:
@@ -284,12 +284,19 @@ class Channel:
             self._allowance = 0  # not connected any more, or closed in this very moment
 
     def cut(self) -> None:
-        """Close the connection at once: nothing more is received, parsed or sent.
+        """End the connection at once: nothing more is received, parsed or sent.
 
-        The method that comes to feel it raises `Disconnected`.  Safe to call from any thread.
+        Safe to call from any thread.
         """
         self._allowance = 0
         self.end = self.start
+        self.break_off()
+
+    def break_off(self) -> None:
+        """Let whatever waits for the client, in this thread or another, wait no more.
+
+        What is sent afterwards raises `Disconnected`.
+        """
         with suppress(OSError):  # not connected any more
             self._stream.shutdown(socket.SHUT_RDWR)
 

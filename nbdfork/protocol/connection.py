@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from nbdfork.backend import client
-from nbdfork.backend.backend import Backend
+from nbdfork.backend.errors import ClientRefused, PluginFailed, cause
+from nbdfork.backend.exports import Exports
 from nbdfork.backend.gate import Gate
-from nbdfork.plugin.errors import cause
 from nbdfork.protocol import handshake
 from nbdfork.protocol.channel import Channel, SharedChannel
-from nbdfork.protocol.errors import Disconnected, ProtocolError
+from nbdfork.protocol.errors import Disconnected, ProtocolError, Rejected
 from nbdfork.protocol.stream import Stream
 from nbdfork.protocol.transmission import Meter, Session, Transmission
 
@@ -46,7 +46,7 @@ class Connection:
     def __init__(
         self,
         stream: Stream,
-        backend: Backend,
+        exports: Exports,
         settings: Settings,
         on_export: Callable[[str], None],
         meter: Meter,
@@ -55,25 +55,28 @@ class Connection:
             SharedChannel(stream) if settings.threads > 1 else Channel(stream, settings.spins)
         )
         self._stream = stream
-        self._backend = backend
+        self._exports = exports
         self._settings = settings
         self._on_export = on_export
         self._meter = meter
-        self._stopped = False
 
     def serve(self) -> None:
         """Serve the client until it leaves, and close its connection."""
         session: Session | None = None
         client.set_serving(client.Client(self._stream, self._end))
         try:
-            self._backend.preconnect()
+            self._exports.preconnect()
             session = self._handshake()
             if session is not None:
                 self._transmit(session)
         except ProtocolError as error:
             log.info("disconnecting the client: %s", error)
-        except OSError as error:
-            log.info("the plugin does not want the client: %s", error)
+        except Rejected as error:
+            log.info("disconnecting the client, which cannot be told why: %s", error)
+        except ClientRefused as error:
+            log.warning("the plugin refuses the client: %s", error)
+        except PluginFailed as error:
+            log.info("disconnecting the client: %s", error.strerror)
         except Disconnected as error:
             log.info("lost the client: %s", error)
         finally:
@@ -87,7 +90,6 @@ class Connection:
 
         May be called from a signal handler while `serve` is running.
         """
-        self._stopped = True
         self._channel.stop()
 
     def _end(self, at_once: bool) -> None:
@@ -103,9 +105,9 @@ class Connection:
         session: Session | None
         if self._settings.newstyle:
             offer = self._settings.offer
-            session = handshake.Newstyle(self._channel, self._backend, offer).negotiate()
+            session = handshake.Newstyle(self._channel, self._exports, offer).negotiate()
         else:
-            session = handshake.oldstyle(self._channel, self._backend)
+            session = handshake.oldstyle(self._channel, self._exports)
         self._channel.set_deadline(None)
         if session is not None:
             log.debug(
@@ -125,9 +127,9 @@ class Connection:
         try:
             transmission.serve()
         finally:
-            if self._stopped:
+            if self._channel.stopped:
                 _flush(session.gate)
-        if self._stopped:
+        if self._channel.stopped:
             self._channel.stop()
             transmission.refuse()
 

@@ -7,3 +7,7 @@ class Disconnected(Exception):
 
 class ProtocolError(Exception):
     """The client broke the protocol so that there is no choice but to disconnect it."""
+
+
+class Rejected(Exception):
+    """The client cannot have what it wants, and it speaks in a way that has no word for that."""

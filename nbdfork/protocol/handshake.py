@@ -10,24 +10,22 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from nbdfork.backend import client
-from nbdfork.backend.backend import Backend, UnknownExport
+from nbdfork.backend import BlockSize, client
+from nbdfork.backend.errors import UnknownExport, cause, told
+from nbdfork.backend.exports import Catalogue, Exports
 from nbdfork.backend.gate import Gate
-from nbdfork.plugin.errors import cause
-from nbdfork.plugin.export import BlockSize
 from nbdfork.protocol import metacontexts, wire
 from nbdfork.protocol.channel import Channel
-from nbdfork.protocol.errors import ProtocolError
+from nbdfork.protocol.errors import ProtocolError, Rejected
 from nbdfork.protocol.optiondata import (
-    NO_STRING,
     Invalid,
-    encoded,
     expect_empty,
     parse_info_request,
     parse_queries,
     string,
 )
 from nbdfork.protocol.replies import ExtendedReplies, SimpleReplies, StructuredReplies
+from nbdfork.protocol.texts import NO_STRING, encoded, readable
 from nbdfork.protocol.transmission import Session
 
 if TYPE_CHECKING:
@@ -40,8 +38,6 @@ MAX_OPTION_DATA = 64 * 1024
 
 MAX_OPTION_DISCARD = 64 * 1024 * 1024
 """A longer option than this ends the connection; nbdkit's limit."""
-
-_MAX_TEXT = 512
 
 MAX_OPTIONS = 32
 """How many options a client may send, and as many again for each export it was shown, since
@@ -77,13 +73,13 @@ class _Reply(NamedTuple):
     tls: "Tls | None" = None
 
 
-def oldstyle(channel: Channel, backend: Backend) -> Session:
+def oldstyle(channel: Channel, exports: Exports) -> Session:
     """Greet the client in the old style: it is told the size, and has no say."""
     try:
-        session = Session(backend.open(backend.canonical_name("")))
+        session = Session(exports.open(exports.default()))
     except (OSError, UnknownExport) as error:
         log.error("the export cannot be opened: %s", cause(error))
-        raise ProtocolError("the oldstyle protocol cannot report an error") from error
+        raise Rejected("the export cannot be opened") from error
     channel.put(
         wire.OLDSTYLE_GREETING.pack(
             wire.INIT_MAGIC, wire.OLDSTYLE_MAGIC, session.gate.size, 0, session.flags()
@@ -95,9 +91,9 @@ def oldstyle(channel: Channel, backend: Backend) -> Session:
 class Newstyle:
     """The fixed newstyle negotiation with one client."""
 
-    def __init__(self, channel: Channel, backend: Backend, offer: Offer) -> None:
+    def __init__(self, channel: Channel, exports: Exports, offer: Offer) -> None:
         self._channel = channel
-        self._backend = backend
+        self._exports = exports
         self._offer = offer
         self._fixed = False
         self._no_zeroes = False
@@ -111,7 +107,7 @@ class Newstyle:
         self._selection = _Selection("", {})
         self._asked = ""  # the name that the client has given, and the canonical one
         self._name = ""
-        self._default: str | None = None
+        self._catalogue = Catalogue(self._exports)
         self._gate: Gate | None = None  # of the last INFO: a GO must see the same facts
 
     def negotiate(self) -> Session | None:
@@ -179,7 +175,7 @@ class Newstyle:
             reply = self._carry_out(option, bytes(self._channel.take(length)))
         if reply.text:
             log.debug("option %d refused: %s", option, reply.text)
-        self._reply(option, reply.type, reply.text.encode())
+        self._reply(option, reply.type, readable(reply.text, wire.MAX_STRING))
         self._channel.flush()
         if reply.type != wire.REP_ACK:
             return None
@@ -200,11 +196,10 @@ class Newstyle:
         except Invalid as error:
             return _Reply(wire.REP_ERR_INVALID, str(error))
         except UnknownExport as error:
-            return _Reply(wire.REP_ERR_UNKNOWN, str(error)[:_MAX_TEXT])
+            return _Reply(wire.REP_ERR_UNKNOWN, str(error))
         except OSError as error:
             log.error("the export %r cannot be opened: %s", self._asked, cause(error))
-            reason = error.strerror or "see the server's log"
-            return _Reply(wire.REP_ERR_UNKNOWN, f"the export cannot be opened: {reason}")
+            return _Reply(wire.REP_ERR_UNKNOWN, f"the export cannot be opened: {told(error)}")
 
     def _is_offered(self, option: int) -> bool:
         offer = self._offer
@@ -231,8 +226,13 @@ class Newstyle:
             raise ProtocolError("EXPORT_NAME after EXTENDED_HEADERS, or while shutting down")
         try:
             gate = self._open(string(self._channel.take(length)))
-        except (Invalid, UnknownExport, OSError) as error:
-            raise ProtocolError(f"EXPORT_NAME: {error!r}") from error
+        except Invalid as error:
+            raise ProtocolError(f"EXPORT_NAME: {error}") from error
+        except UnknownExport as error:
+            raise Rejected(str(error)) from error
+        except OSError as error:
+            log.error("the export %r cannot be opened: %s", self._asked, cause(error))
+            raise Rejected("the export cannot be opened") from error
         reply = wire.EXPORT_NAME_REPLY.pack(gate.size, self._session(gate).flags())
         self._channel.put(reply if self._no_zeroes else reply + wire.EXPORT_NAME_PADDING)
 
@@ -242,17 +242,18 @@ class Newstyle:
     def _list(self, data: bytes) -> _Reply:
         expect_empty(data)
         try:
-            exports = self._backend.list_exports()
+            exports = self._catalogue.listed()
         except OSError as error:
             log.error("the exports cannot be listed: %s", cause(error))
-            return _Reply(wire.REP_ERR_PLATFORM, "the exports cannot be listed")
+            text = f"the exports cannot be listed: {told(error)}"
+            return _Reply(wire.REP_ERR_PLATFORM, text)
         self._options_left += MAX_OPTIONS * len(exports)
-        for export in exports:
-            name = encoded(export.name)
-            if name is None:
-                log.warning("the export %a is not listed: its name is %s", export.name, NO_STRING)
+        for name, description in exports:
+            sent = encoded(name)
+            if sent is None:
+                log.warning("the export %a is not listed: its name is %s", name, NO_STRING)
                 continue
-            entry = wire.UINT32.pack(len(name)) + name + (encoded(export.description) or b"")
+            entry = wire.UINT32.pack(len(sent)) + sent + readable(description, wire.MAX_STRING)
             self._reply(wire.OPT_LIST, wire.REP_SERVER, entry)
         return _Reply(wire.REP_ACK)
 
@@ -274,7 +275,8 @@ class Newstyle:
             self._reply(option, wire.REP_INFO, sizes)
         if wire.INFO_NAME in wanted:
             self._reply_text(option, wire.INFO_NAME, self._name.encode())
-        if wire.INFO_DESCRIPTION in wanted and (text := encoded(gate.description)):
+        if wire.INFO_DESCRIPTION in wanted and gate.description:
+            text = readable(gate.description, wire.MAX_STRING)
             self._reply_text(option, wire.INFO_DESCRIPTION, text)
         return _Reply(wire.REP_ACK)
 
@@ -342,24 +344,16 @@ class Newstyle:
 
     def _open(self, name: str) -> Gate:
         self._asked = name
-        canonical = self._canonical(name)
+        canonical = self._catalogue.canonical_name(name)
+        if encoded(canonical) is None:
+            raise OSError(errno.EINVAL, f"the name of the default export is {NO_STRING}")
         if self._gate is None or canonical != self._name:
             self._close_gate()
-            self._gate = self._backend.open(canonical)
+            self._gate = self._catalogue.open(canonical)
             if self._is_secure:
                 self._gate.forgo_views()
             self._name = canonical
         return self._gate
-
-    def _canonical(self, name: str) -> str:
-        """Return the name of the export that is meant; which is the default is asked once."""
-        if name:
-            return self._backend.canonical_name(name)
-        if self._default is None:
-            self._default = self._backend.canonical_name("")
-            if encoded(self._default) is None:
-                raise OSError(errno.EINVAL, f"the name of the default export is {NO_STRING}")
-        return self._default
 
     def _close_gate(self) -> None:
         if self._gate is not None:

@@ -1,4 +1,4 @@
-"""The data of the options of the handshake: what they must look like, and the strings in them.
+"""The data of the options of the handshake: what a client sends, and how it must look.
 
 All that parses raises `Invalid`.
 """
@@ -7,9 +7,6 @@ from collections.abc import Sequence
 
 from nbdfork.protocol import wire
 from nbdfork.types import Buffer
-
-NO_STRING = f"not UTF-8, or longer than {wire.MAX_STRING} bytes"
-"""What is wrong with a text that `encoded` returns None for."""
 
 
 class Invalid(Exception):
@@ -20,15 +17,6 @@ def expect_empty(data: bytes) -> None:
     """Raise `Invalid` for an option that has data and should have none."""
     if data:
         raise Invalid(f"{len(data)} bytes of data where none belong")
-
-
-def encoded(text: str) -> bytes | None:
-    """Return *text* as it is sent, or None for what is no string of the protocol."""
-    try:
-        data = text.encode()
-    except UnicodeEncodeError:
-        return None
-    return data if len(data) <= wire.MAX_STRING else None
 
 
 def string(data: Buffer) -> str:

@@ -99,7 +99,7 @@ class ParallelTransmission(Transmission):
             self._finish(began)
         except BaseException as error:  # the client has gone; or a script ends the interpreter
             self._error = error
-            self._channel.stop()  # wakes the thread that receives
+            self._channel.break_off()  # wakes the thread that receives
             raise
         finally:
             self._wait_to_receive()

@@ -9,9 +9,10 @@ import errno
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from nbdfork.plugin.export import Extent
+from nbdfork.backend import Extent
 from nbdfork.protocol import wire
 from nbdfork.protocol.channel import Channel
+from nbdfork.protocol.texts import readable
 from nbdfork.types import Buffer
 
 _SUCCESS = wire.UINT32.pack(wire.SIMPLE_REPLY_MAGIC) + wire.UINT32.pack(0)
@@ -92,9 +93,8 @@ class StructuredReplies(SimpleReplies):
     def error(
         self, cookie: bytes, offset: int, error: int, text: str, done: int | None = None
     ) -> None:
-        encoded = text.encode(errors="replace")[: wire.MAX_ERROR_TEXT]
-        encoded = encoded.decode(errors="ignore").encode()  # not half a character at the end
-        payload = wire.ERROR.pack(error, len(encoded)) + encoded
+        message = readable(text, wire.MAX_ERROR_TEXT)
+        payload = wire.ERROR.pack(error, len(message)) + message
         kind = wire.REPLY_ERROR
         if done is not None:
             kind = wire.REPLY_ERROR_OFFSET

@@ -3,7 +3,8 @@
 The hot path of the whole program.  All requests that one receive brought are answered with
 one send (see `channel`).  Here is also the funnel from an exception to an NBD error: an
 `OSError` fails its request with the nearest error of the protocol, anything else is a bug of
-the plugin and fails it with EIO; neither ends the connection.
+the plugin and fails it with EIO; neither ends the connection.  What the client is told is chosen
+in `nbdfork.backend.errors`.
 """
 
 import errno
@@ -13,9 +14,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeAlias
 
+from nbdfork.backend import NOT_SUPPORTED, REQ_ONE, Extent, PartialError, Support
+from nbdfork.backend.errors import PluginFailed, Refused, cause, told
 from nbdfork.backend.gate import Gate
-from nbdfork.plugin.errors import NOT_SUPPORTED, PartialError, Refused, cause
-from nbdfork.plugin.export import REQ_ONE, Extent, Support
 from nbdfork.protocol import wire
 from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import ProtocolError
@@ -337,10 +338,10 @@ def _wire_error(
     elif isinstance(error, OSError):
         log.error("%s: %s", request, cause(error))
     else:
-        log.error("%s: a bug of the plugin:", request, exc_info=error)
-        code = wire.ENOMEM if isinstance(error, MemoryError) else wire.EIO
-        return code, f"{type(error).__name__}: {error}"
-    text = error.strerror or str(error)
+        failure = PluginFailed(error)
+        log.error("%s: %s", request, failure.strerror, exc_info=error)
+        error = failure
+    text = told(error)
     if error.errno is None:
         return wire.EIO, text
     if error.errno in NOT_SUPPORTED and flags & wire.CMD_FLAG_FAST_ZERO:

@@ -204,13 +204,8 @@ class ScriptPlugin(Plugin):
             self._served.call("after_fork")
 
     def preconnect(self, read_only: bool) -> None:
-        if "preconnect" not in self._callbacks:
-            return
-        try:
+        if "preconnect" in self._callbacks:
             self._serving.call("preconnect", flags=_flags(read_only))
-        except OSError as error:
-            log.error("%s", error)  # the server takes it for a refusal, which it does not log
-            raise
 
     def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
         if "list_exports" not in self._callbacks:

@@ -103,13 +103,8 @@ class Python(Plugin):
 
     def preconnect(self, read_only: bool) -> None:
         script = self._load()
-        if script.get("preconnect") is None:
-            return
-        try:
+        if script.get("preconnect") is not None:
             script.call("preconnect", read_only)
-        except OSError as error:
-            log.error("%s", error)  # the server takes it for a refusal, which it does not log
-            raise
 
     def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
         script = self._load()

@@ -102,11 +102,7 @@ class ShellPlugin(Plugin):
                 self._forks.add()
 
     def preconnect(self, read_only: bool) -> None:
-        try:
-            self._script.call("preconnect", _word(read_only))
-        except OSError as error:
-            log.error("%s", error)  # the server takes it for a refusal, which it does not log
-            raise
+        self._script.call("preconnect", _word(read_only))
 
     def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
         found = self._exports("list_exports", read_only)
@@ -114,7 +110,7 @@ class ShellPlugin(Plugin):
 
     def default_export(self, read_only: bool) -> str:
         found = self._exports("default_export", read_only)
-        return found[0].name if found else ""
+        return (found[0].name or "") if found else ""
 
     def _exports(self, method: str, read_only: bool) -> list[ExportInfo] | None:
         printed = self._script.call(method, _word(read_only), _word(client.is_tls()))

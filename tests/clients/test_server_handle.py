@@ -14,7 +14,7 @@ import pytest
 
 import nbdfork
 from nbdfork.backend.load import find
-from nbdfork.plugin import ConfigError, Parameter, Plugin
+from nbdfork.plugin import ConfigError
 from tests.samples.handle import DISCONNECT, FORCE, STOP, WAIT, WHEN
 from tests.samples.handle import Handle as Sample
 from tests.support import harness
@@ -234,15 +234,3 @@ def test_a_parameter_cannot_take_the_place_of_the_handle(tmp_path: Path) -> None
     )
     with pytest.raises(ConfigError, match=r"Remote.server is a part of .* say key='server'"):
         find(str(path))
-
-
-def test_a_parameter_may_have_a_key_of_its_own() -> None:
-    class Remote(Plugin):
-        hostname = Parameter(str, key="server", metavar="HOST", help="where the disk is")
-        shared_key = Parameter(str, key="shared_key", metavar="KEY", help="a key with a _")
-
-    remote = Remote(server="there", shared_key="x")
-    assert (remote.hostname, remote.shared_key) == ("there", "x")
-    assert not remote.server.single
-    with pytest.raises(TypeError, match="no parameter 'hostname'"):
-        Remote(hostname="there")

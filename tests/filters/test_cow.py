@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbdfork.backend.backend import Backend, Layer
 from nbdfork.plugin import (
     HOLE,
     ZERO,
@@ -30,7 +29,7 @@ from tests.support.disks import (
     Disk,
     ReadOnlyDisk,
     ZeroingDisk,
-    backend,
+    exports,
     gate,
     layer,
 )
@@ -57,7 +56,7 @@ def test_cow_is_a_disk_of_which_nothing_reaches_the_one_below(
 ) -> None:
     content = noise(SIZE - 2 * BLOCK) + bytes(2 * BLOCK)
     disk = (ZeroingDisk if zeroing else Disk)(content)
-    cow = backend(
+    cow = exports(
         disk, "cow", f"cow-block-size={BLOCK}", f"cow-on-read={on_read}", f"cow-on-cache={on_cache}"
     )
     model = bytearray(content)
@@ -89,7 +88,7 @@ def test_cow_blocks_cannot_be_smaller_than_those_of_the_disk() -> None:
 
 def test_cow_refuses_a_second_disk() -> None:
     disk = Disk(noise(SIZE))
-    cow = backend(disk, "cow")
+    cow = exports(disk, "cow")
     cow.open("")
     disk.content += b"more"
     with pytest.raises(OSError, match="one disk only"):
@@ -135,9 +134,7 @@ def test_cow_trims_where_no_file_can_have_data() -> None:
 def test_cow_says_which_device_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/var/tmp")
     made = layer("cow")
-    over = Backend(Layer("disk", Disk(noise(MIB))), [made])
-    over.configure([])
-    over.get_ready()
+    over = exports(Disk(noise(MIB)), [made])
     overlay = made.plugin.__dict__["_overlay"]
     overlay.data.close()
     overlay.data = DescriptorExport(os.open("/dev/full", os.O_RDWR), writable=True)
@@ -151,9 +148,7 @@ def test_cow_says_which_device_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cow_gives_the_space_back_of_what_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/dev/shm")  # a file system that tells at once what is allocated
     made = layer("cow")
-    over = Backend(Layer("disk", Disk(noise(MIB))), [made])
-    over.configure(["cow-block-size=4k"])
-    over.get_ready()
+    over = exports(Disk(noise(MIB)), [made], "cow-block-size=4k")
     cow = over.open("")
     data = made.plugin.__dict__["_overlay"].data._fd
     cow.pwrite(memoryview(noise(MIB)), 0, fua=True)
@@ -179,7 +174,7 @@ def test_cow_makes_a_read_only_disk_writable() -> None:
 
 
 def test_cow_of_a_server_that_is_read_only_is_so() -> None:
-    top = backend(Disk(noise(SIZE)), "cow", read_only=True).open("")
+    top = exports(Disk(noise(SIZE)), "cow", read_only=True).open("")
     assert not top.can_write
     with refused(errno.EPERM):
         top.pwrite(memoryview(b"x"), 0, fua=False)

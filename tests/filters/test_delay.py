@@ -9,7 +9,7 @@ import pytest
 from nbdfork.plugin import (
     ConfigError,
 )
-from tests.support.disks import SIZE, Disk, ZeroingDisk, backend, gate
+from tests.support.disks import SIZE, Disk, ZeroingDisk, chain, exports, gate
 from tests.support.facts import EVERYTHING, Facts, name_of
 from tests.support.harness import refused
 from tests.support.model import carry_out
@@ -64,7 +64,7 @@ def test_what_else_is_asked_about_a_disk_counts_as_extents_do(
     slept: list[float], argument: str
 ) -> None:
     name = argument.split("-", maxsplit=1)[0]
-    made = backend(Facts(), name, argument).open(name_of(EVERYTHING))
+    made = exports(Facts(), name, argument).open(name_of(EVERYTHING))
     for ask in (made.extents, partial(made.status, "x-test:age")):
         if name == "error":
             with refused(errno.EIO):
@@ -75,9 +75,9 @@ def test_what_else_is_asked_about_a_disk_counts_as_extents_do(
 
 
 def test_only_a_delay_of_requests_makes_it_worthwhile_to_have_several_at_once() -> None:
-    assert backend(Disk(b""), "delay", "delay-trim=1").waits()
+    assert chain(Disk(b""), "delay", "delay-trim=1").waits()
     for arguments in ([], ["delay-open=1"], ["rdelay=0"]):
-        assert not backend(Disk(b""), "delay", *arguments).waits()
+        assert not chain(Disk(b""), "delay", *arguments).waits()
 
 
 def test_both_names_of_one_delay() -> None:

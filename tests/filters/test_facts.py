@@ -14,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbdfork.backend import load
-from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.chain import Chain, Layer
+from nbdfork.backend.errors import ClientRefused
+from nbdfork.backend.exports import Catalogue, Exports
 from nbdfork.backend.gate import Gate
+from nbdfork.backend.life import Life
 from nbdfork.filters._unpack import UnpackFilter
 from nbdfork.plugin import (
     FAST_ZERO,
@@ -53,10 +56,10 @@ def test_no_fact_is_left_out() -> None:
 
 def opened(kinds: list[Kind], below: All) -> Export:
     """Return the export that *kinds*, the first of them uppermost, make of a disk."""
-    made = Backend(Layer("facts", Facts()), [kind.layer() for kind in kinds])
+    made = Chain(Layer("facts", Facts()), [kind.layer() for kind in kinds])
     made.configure([])
-    made.get_ready()
-    return made._top.open(name_of(below), read_only=False)
+    Life(made).get_ready()
+    return made.top.open(name_of(below), read_only=False)
 
 
 def seen_at_gate(export: Export, read_only: bool) -> dict[str, Any]:
@@ -137,18 +140,19 @@ def test_what_a_plugin_says_of_itself_is_passed_on(kind: Kind, read_only: bool) 
     for model, one, waits in itertools.product(ThreadModel, (False, True), (False, True)):
         plugin = Telling(model, one, waits)
         filters = [kind.layer()] if kind in UNPACKING else [kind.layer(), kind.layer()]
-        made = Backend(Layer("telling", plugin), filters, read_only=read_only)
+        made = Chain(Layer("telling", plugin), filters)
         made.configure([])
-        plain = Backend(Layer("telling", plugin))
+        plain = Chain(Layer("telling", plugin))
         assert made.thread_model() is plain.thread_model() is model
         assert made.one_process() == plain.one_process()
         assert made.waits() == (waits or delays)
     if kind not in UNPACKING:
-        made.get_ready()
-    assert made.list_exports() == plugin.list_exports(read_only)
-    assert made.canonical_name("") == plugin.default_export(read_only)
-    with pytest.raises(OSError, match=f"read_only={read_only}"):
-        made.preconnect()
+        Life(made).get_ready()
+    exports = Exports(made, read_only=read_only)
+    assert exports.listed() == plugin.list_exports(read_only)
+    assert Catalogue(exports).canonical_name("") == plugin.default_export(read_only)
+    with pytest.raises(ClientRefused, match=f"read_only={read_only}"):
+        exports.preconnect()
 
 
 # -- what is passed on ------------------------------------------------------------------------

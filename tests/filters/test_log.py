@@ -11,7 +11,7 @@ import pytest
 from nbdfork.plugin import REQ_ONE, Extent
 from tests.support import facts
 from tests.support.beside import EVERYTHING, FAST, SERVERS, outcomes
-from tests.support.disks import BLOCK, MIB, SIZE, Disk, backend, gate
+from tests.support.disks import BLOCK, MIB, SIZE, Disk, exports, gate
 from tests.support.facts import Facts, name_of
 from tests.support.harness import Server, nbdfork, need, output, refused
 from tests.support.libnbd import connected
@@ -59,7 +59,7 @@ def test_the_log_as_nbdkit_writes_it(tmp_path: Path) -> None:
 
 
 def test_the_log_tells_what_was_taken_of_the_answers(tmp_path: Path) -> None:
-    disk = backend(Facts(), "log", f"logfile={tmp_path / 'log'}").open(name_of(facts.EVERYTHING))
+    disk = exports(Facts(), "log", f"logfile={tmp_path / 'log'}").open(name_of(facts.EVERYTHING))
     disk.extents(4096, 512, REQ_ONE)
     disk.status("x-test:age", 4096, 0, 0)
     disk.resize(1 << 20)
@@ -75,7 +75,7 @@ def test_the_log_tells_what_was_taken_of_the_answers(tmp_path: Path) -> None:
 
 
 def test_an_answer_of_which_only_a_part_is_taken_has_succeeded(tmp_path: Path) -> None:
-    disk = backend(Disk(bytes(BLOCK) + noise(BLOCK)), "log", f"logfile={tmp_path / 'log'}")
+    disk = exports(Disk(bytes(BLOCK) + noise(BLOCK)), "log", f"logfile={tmp_path / 'log'}")
     top = disk.open("")
     top.extents(2 * BLOCK, 0, REQ_ONE)
     line = without_times(tmp_path / "log")[-1]
@@ -89,7 +89,7 @@ def test_an_answer_that_fails_on_its_way_has_failed(tmp_path: Path) -> None:
             yield Extent(0, 10, 0)
             raise OSError(errno.ENOMEM, "no more is known")
 
-    top = backend(Failing(bytes(BLOCK)), "log", f"logfile={tmp_path / 'log'}").open("")
+    top = exports(Failing(bytes(BLOCK)), "log", f"logfile={tmp_path / 'log'}").open("")
     with refused(errno.ENOMEM):
         top.extents(BLOCK, 0, 0)
     assert without_times(tmp_path / "log")[-1].endswith("return=-1 error=ENOMEM")

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nbdfork.backend.backend import Backend, Layer, UnknownExport
+from nbdfork.backend.chain import Chain, Layer
+from nbdfork.backend.errors import UnknownExport
+from nbdfork.backend.exports import Exports
 from nbdfork.backend.load import find
 from nbdfork.plugin import (
     FAST_ZERO,
@@ -160,24 +162,24 @@ def test_file_without_permission_to_write_is_served_read_only(tmp_path: Path) ->
 
 
 def test_file_that_goes_away_is_no_export(disk: Path) -> None:
-    backend = Backend(Layer("file", find("file").plugin_class()))
-    backend.configure([str(disk)])
+    chain = Chain(Layer("file", find("file").plugin_class()))
+    chain.configure([str(disk)])
     disk.unlink()
     with pytest.raises(UnknownExport):
-        backend.open("")
+        Exports(chain).open("")
 
 
 @pytest.mark.parametrize("target", ["/dev/zero", "/", None])
 def test_file_that_becomes_something_else_is_refused(disk: Path, target: str | None) -> None:
-    backend = Backend(Layer("file", find("file").plugin_class()))
-    backend.configure([str(disk)])
+    chain = Chain(Layer("file", find("file").plugin_class()))
+    chain.configure([str(disk)])
     disk.unlink()
     if target is None:
         os.mkfifo(disk)
     else:
         disk.symlink_to(target)
     with pytest.raises(OSError, match=f"neither a regular file nor a block device: '{disk}'"):
-        backend.open("")
+        Exports(chain).open("")
 
 
 def test_file_advice(disk: Path) -> None:

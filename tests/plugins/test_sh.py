@@ -22,7 +22,8 @@ from nbdfork.plugins.eval import METHODS
 from nbdfork.plugins.sh.process import TooMuchOutput
 from nbdfork.plugins.sh.process import run as run_script
 
-from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.chain import Chain, Layer
+from nbdfork.backend.life import Life
 from nbdfork.backend.load import find
 from nbdfork.plugin import FAST_ZERO, FUA, HOLE, MAY_TRIM, REQ_ONE, ZERO, Export
 from tests.support.harness import (
@@ -121,9 +122,9 @@ def ends(uri: str) -> tuple[list[dict[str, object]], dict[str, object]]:
 
 def opened(name: str, *arguments: str | Path) -> Export:
     plugin = find(name).plugin_class()
-    backend = Backend(Layer(name, plugin))
-    backend.configure(map(str, arguments))
-    backend.get_ready()
+    chain = Chain(Layer(name, plugin))
+    chain.configure(map(str, arguments))
+    Life(chain).get_ready()
     return plugin.open("", False)
 
 
@@ -443,7 +444,7 @@ def test_what_is_no_string_of_the_protocol_is_not_sent(tmp_path: Path) -> None:
         listed = json.loads(output("nbdinfo", "--json", "--list", server.uri))["exports"]
         assert [one["export-name"] for one in listed] == ["a", "b"]
         assert "is not listed" in server.log
-        assert not [one for one in listed if "description" in one]
+        assert {one["description"] for one in listed} == {r"b\udcff"}  # escaped, for people
 
 
 def test_extents(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from nbdfork.plugin import BlockSize, Export, ExportInfo, Parameter, Plugin, par
 
 
 def _error(text: str) -> Exception:
-    """An errno's name is an OSError with it; anything else, a bug."""
-    number = getattr(errno, text, None)
-    return OSError(number, os.strerror(number)) if number else RuntimeError(text)
+    """An errno's name, perhaps with a text behind a colon, is an OSError; anything else, a bug."""
+    name, _, reason = text.partition(":")
+    number = getattr(errno, name, None)
+    return OSError(number, reason or os.strerror(number)) if number else RuntimeError(text)
 
 
 class Failing(Plugin):
@@ -20,6 +21,9 @@ class Failing(Plugin):
     pwrite_error = Parameter(_error, metavar="ERRNO", help="raised by pwrite")
     flush_error = Parameter(_error, metavar="ERRNO", help="raised by flush")
     zero_error = Parameter(_error, metavar="ERRNO", help="raised by zero")
+    preconnect_error = Parameter(_error, metavar="ERRNO", help="raised by preconnect")
+    default_error = Parameter(_error, metavar="ERRNO", help="raised by default_export")
+    size_error = Parameter(_error, metavar="ERRNO", help="raised by get_size")
     open_error = Parameter(_error, metavar="ERRNO", help="raised by open")
     close_error = Parameter(_error, metavar="ERRNO", help="raised by close")
     list_error = Parameter(_error, metavar="ERRNO", help="raised by list_exports")
@@ -36,6 +40,15 @@ class Failing(Plugin):
         if self.fork_error:
             raise self.fork_error
 
+    def preconnect(self, read_only: bool) -> None:
+        if self.preconnect_error:
+            raise self.preconnect_error
+
+    def default_export(self, read_only: bool) -> str:
+        if self.default_error:
+            raise self.default_error
+        return ""
+
     def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
         if self.list_error:
             raise self.list_error
@@ -47,6 +60,8 @@ class Failing(Plugin):
         return self
 
     def get_size(self) -> int:
+        if self.size_error:
+            raise self.size_error
         return 8192
 
     def block_size(self) -> BlockSize:

@@ -3,7 +3,9 @@
 import struct
 from collections.abc import Callable, Iterable
 
-from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.chain import Chain, Layer
+from nbdfork.backend.exports import Exports
+from nbdfork.backend.life import Life
 from nbdfork.plugin import Plugin
 from nbdfork.protocol import wire
 from nbdfork.protocol.connection import Connection, Settings
@@ -45,17 +47,17 @@ def option_replies(data: bytes) -> list[tuple[int, int, bytes]]:
     return found
 
 
-def backend_of(plugin: Plugin, export_name: str | None = None) -> Backend:
-    """Return *plugin* as the server knows it, ready for clients."""
-    backend = Backend(Layer("disk", plugin), export_name=export_name)
-    backend.configure([])
-    backend.get_ready()
-    return backend
+def exports_of(plugin: Plugin, name: str | None = None) -> Exports:
+    """Return what clients can have of *plugin*: all, or the export *name*."""
+    chain = Chain(Layer("disk", plugin))
+    chain.configure([])
+    Life(chain).get_ready()
+    return Exports(chain, name=name)
 
 
 def converse(
     pieces: Iterable[bytes],
-    backend: Backend,
+    exports: Exports,
     offer: Offer | None = None,
     on_export: Callable[[str], None] = lambda name: None,
     stream: Recorder | None = None,
@@ -67,5 +69,5 @@ def converse(
     stream = stream or Recorder()
     stream.pieces += [piece for piece in pieces if piece]
     settings = Settings(offer is not None, 10.0, offer or Offer(), threads=1, spins=False)
-    Connection(stream, backend, settings, on_export, Counted()).serve()
+    Connection(stream, exports, settings, on_export, Counted()).serve()
     return stream.sent

@@ -1,10 +1,12 @@
 """Disks in this process that remember what they were asked, and filters over them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from nbdfork.backend import load
-from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.chain import Chain, Layer
+from nbdfork.backend.exports import Exports
 from nbdfork.backend.gate import Gate
+from nbdfork.backend.life import Life
 from nbdfork.plugin import (
     HOLE,
     ZERO,
@@ -96,15 +98,21 @@ def layer(name: str) -> Layer:
     return Layer(name, made)
 
 
-def backend(disk: Plugin, filters: str, *arguments: str, read_only: bool = False) -> Backend:
-    """Put *filters*, names with a blank between, before *disk*."""
-    made = Backend(
-        Layer("disk", disk), [layer(name) for name in filters.split()], read_only=read_only
-    )
+def chain(disk: Plugin, filters: str | Sequence[Layer], *arguments: str) -> Chain:
+    """Put *filters*, layers or names with a blank between, before *disk*."""
+    if isinstance(filters, str):
+        filters = [layer(name) for name in filters.split()]
+    made = Chain(Layer("disk", disk), filters)
     made.configure(arguments)
-    made.get_ready()
+    Life(made).get_ready()
     return made
 
 
+def exports(
+    disk: Plugin, filters: str | Sequence[Layer], *arguments: str, read_only: bool = False
+) -> Exports:
+    return Exports(chain(disk, filters, *arguments), read_only=read_only)
+
+
 def gate(disk: Plugin, filters: str, *arguments: str) -> Gate:
-    return backend(disk, filters, *arguments).open("")
+    return exports(disk, filters, *arguments).open("")

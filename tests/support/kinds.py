@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from nbdfork.backend import load
-from nbdfork.backend.backend import Layer
+from nbdfork.backend.chain import Layer
 from nbdfork.plugin import Filter
 
 All = Mapping[str, Any]

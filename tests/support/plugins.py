@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.chain import Chain, Layer
+from nbdfork.backend.life import Life
 from nbdfork.backend.load import find
 from nbdfork.plugin import ConfigError, Export, Plugin
 from tests.support.harness import NBDFORK, need, output
@@ -19,11 +20,11 @@ MIB = 1 << 20
 def plugin(name: str, *arguments: str | Path, debug: str | None = None) -> Plugin:
     """Return the plugin *name*, configured and ready, with a *debug* flag set."""
     made = find(name).plugin_class()
-    backend = Backend(Layer(name, made))
+    chain = Chain(Layer(name, made))
     if debug is not None:
-        backend.set_debug_flag(name, debug, 1)
-    backend.configure(map(str, arguments))
-    backend.get_ready()
+        chain.set_debug_flag(name, debug, 1)
+    chain.configure(map(str, arguments))
+    Life(chain).get_ready()
     return made
 
 

@@ -17,10 +17,11 @@ import psutil
 import pytest
 
 from nbdfork.backend import load, loaders
+from nbdfork.backend.arguments import magic_key, split
 from nbdfork.cli import parse_arguments
 from nbdfork.declaration import Option
 from nbdfork.options import TABLE, Options
-from nbdfork.plugin.parameters import ParameterSet, split
+from nbdfork.plugin import parameters_of
 from nbdfork.uri import Endpoint
 from tests.support.harness import SECONDS, eventually, nbdfork, need, output, run
 from tests.support.paths import ROOT
@@ -223,11 +224,10 @@ def test_the_service_unit_starts_a_server_that_takes_the_sockets() -> None:
     assert options.plugin == "file"
     assert options.newstyle
     assert options.foreground
-    declared = ParameterSet(load.find("file").plugin_class)
-    assert declared.magic is not None
-    keys = [split(argument)[0] or declared.magic.key for argument in options.arguments]
+    plugin_class = load.find("file").plugin_class
+    keys = [split(argument)[0] or magic_key(plugin_class) for argument in options.arguments]
     assert keys
-    assert set(keys) <= declared.by_key.keys()
+    assert set(keys) <= parameters_of(plugin_class).keys()
     assert unit("nbdfork.socket")["Socket"]["ListenStream"] == Options().port
 
 
@@ -370,7 +370,7 @@ def test_completing_plugins(complete: Callable[..., set[str]], tmp_path: Path) -
 
 @pytest.mark.parametrize("name", load.available(load.PLUGIN))
 def test_completing_parameters(complete: Callable[..., set[str]], name: str) -> None:
-    parameters = ParameterSet(load.find(name).plugin_class).by_key
+    parameters = parameters_of(load.find(name).plugin_class)
     assert complete(name, "") == {f"{key}=" for key in parameters}
     for key, parameter in parameters.items():
         if re.fullmatch(r"[a-z]+(\|[a-z]+)+", parameter.metavar):

@@ -18,8 +18,6 @@ ALLOWED = {
         "nbdfork.protocol",
         "nbdfork.types",
         "nbdfork.backend",
-        "nbdfork.plugin.errors",
-        "nbdfork.plugin.export",
     },
     "backend": {"nbdfork", "nbdfork.backend", "nbdfork.plugin", "nbdfork.types"},
     "plugin": {"nbdfork.plugin", "nbdfork.types"},
@@ -41,7 +39,7 @@ ORDER = {
     ],
     "protocol": [
         ["errors", "stream", "wire"],
-        ["tls"],
+        ["texts", "tls"],
         ["channel", "metacontexts", "optiondata"],
         ["replies"],
         ["transmission"],
@@ -63,9 +61,10 @@ ORDER = {
         ["embedded"],
     ],
     "backend": [
-        ["client", "extents", "loaders"],
+        ["arguments", "client", "errors", "extents", "loaders"],
         ["gate", "handle", "load"],
-        ["backend"],
+        ["chain"],
+        ["exports", "life"],
     ],
 }
 """Within a wing, each row may import only rows above it."""

@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from nbdfork.backend import load
+from nbdfork.backend.arguments import takes_any_key
 from nbdfork.options import TABLE
-from nbdfork.plugin.parameters import ParameterSet
-from nbdfork.plugin.plugin import takes_any_key
+from nbdfork.plugin import parameters_of
 from tests.support.harness import SECONDS, nbdfork, need, run
 from tests.support.manual import MANUAL, render, rendered, source, unescaped
 from tests.support.paths import ROOT
@@ -202,7 +202,7 @@ def layer(page: str) -> tuple[str, load.Kind]:
 def test_the_parameters_are_on_the_page_and_no_other(page: str) -> None:
     need("mandoc")
     plugin_class = load.find(*layer(page)).plugin_class
-    declared = ParameterSet(plugin_class).by_key
+    declared = parameters_of(plugin_class)
     heads = {}
     for line in list_heads(section(page, "PARAMETERS")):
         if match := re.match(r"(\[?)([\w-]+)=(\]?)(.*)", line):

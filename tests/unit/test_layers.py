@@ -3,12 +3,14 @@
 import pytest
 
 from nbdfork import layers
-from nbdfork.backend.backend import Backend
+from nbdfork.backend.chain import Chain
+from nbdfork.backend.exports import Exports
+from nbdfork.backend.life import Life
 from nbdfork.cli import parse_arguments
-from nbdfork.plugin.errors import ConfigError
+from nbdfork.plugin import ConfigError
 
 
-def configured(*words: str) -> Backend:
+def configured(*words: str) -> Chain:
     options = parse_arguments(words)
     return layers.configure(layers.make(layers.find(options)), options)
 
@@ -20,12 +22,12 @@ def test_the_plugin_is_the_last_layer() -> None:
     assert layers.find(parse_arguments([])) == []
 
 
-def test_parameters_and_options_reach_the_disk() -> None:
-    backend = configured("--filter=offset", "-e", "disk", "-r", "memory", "1M", "offset=4k")
-    backend.get_ready()
-    gate = backend.open(backend.canonical_name(""))
-    assert (gate.size, gate.can_write) == ((1 << 20) - 4096, False)
-    assert backend.canonical_name("") == "disk"
+def test_parameters_reach_the_layers() -> None:
+    chain = configured("--filter=offset", "-s", "memory", "1M", "offset=4k")
+    Life(chain).get_ready()
+    gate = Exports(chain).open("")
+    assert gate.size == (1 << 20) - 4096
+    assert chain.server.single
     gate.close()
 
 

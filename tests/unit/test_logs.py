@@ -6,6 +6,8 @@ import sys
 import syslog
 import time
 from collections.abc import Iterator
+from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ def _handlers() -> Iterator[None]:
             handler.close()
     root.handlers[:] = before
     root.setLevel(level)
-    for name in logs.DEBUG_FLAGS.values():
+    for name in chain.from_iterable(logs.DEBUG_FLAGS.values()):
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 
@@ -75,7 +77,7 @@ def test_debugging_is_for_standard_error_wherever_the_rest_goes(
     logs.set_up(destination, verbose=True)
     say()
     assert capsys.readouterr().err == DEBUG
-    lines = [(syslog.LOG_WARNING, "odd"), (syslog.LOG_ERR, "bad"), (syslog.LOG_ERR, "very bad")]
+    lines = [(syslog.LOG_WARNING, "odd"), (syslog.LOG_ERR, "bad"), (syslog.LOG_ERR, "  very bad")]
     assert said == (lines if destination == "syslog" else [])
 
 
@@ -87,15 +89,34 @@ def test_nothing_is_said_twice_after_another_set_up(capsys: pytest.CaptureFixtur
     assert sys.stderr
 
 
+UNWRITABLE = "/disk-\udcff: a\0b\ud800"
+WRITTEN = r"/disk-\udcff: a\x00b\ud800"
+
+
+def test_what_cannot_be_written_is_escaped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(syslog, "syslog", lambda priority, line: lines.append(line))
+    for destination in ("stderr", "syslog", str(tmp_path / "log")):
+        logs.set_up(destination, verbose=False)
+        logging.getLogger("nbdfork").error("%s", UNWRITABLE)
+    assert capsys.readouterr().err == f"nbdfork: error: {WRITTEN}\n"
+    assert lines == [WRITTEN]
+    assert (tmp_path / "log").read_text() == f"nbdfork: error: {WRITTEN}\n"
+
+
 @pytest.mark.parametrize("flag", logs.DEBUG_FLAGS)
 def test_a_debug_flag_silences_a_part(flag: str) -> None:
     logging.getLogger().setLevel(logging.DEBUG)
-    logger = logging.getLogger(logs.DEBUG_FLAGS[flag])
+    loggers = [logging.getLogger(name) for name in logs.DEBUG_FLAGS[flag]]
+    for name in logs.DEBUG_FLAGS[flag]:
+        assert import_module(name).log.name == name
     logs.set_debug_flag(flag, 0)
-    assert not logger.isEnabledFor(logging.DEBUG)
-    assert logger.isEnabledFor(logging.INFO)
+    assert not any(logger.isEnabledFor(logging.DEBUG) for logger in loggers)
+    assert all(logger.isEnabledFor(logging.INFO) for logger in loggers)
     logs.set_debug_flag(flag, 1)
-    assert logger.isEnabledFor(logging.DEBUG)
+    assert all(logger.isEnabledFor(logging.DEBUG) for logger in loggers)
     with pytest.raises(KeyError):
         logs.set_debug_flag("no.such", 1)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from nbdfork.backend.errors import Refused
 from nbdfork.backend.gate import Gate
 from nbdfork.plugin import (
     FAST_ZERO,
@@ -16,9 +17,9 @@ from nbdfork.plugin import (
     BlockSize,
     Export,
     Extent,
+    PartialError,
     Support,
 )
-from nbdfork.plugin.errors import PartialError, Refused
 
 
 class Disk(Export):
@@ -338,3 +339,37 @@ def test_where_a_sparse_read_failed_counts_from_its_beginning() -> None:
     with pytest.raises(PartialError) as caught:
         Gate(Failing(), read_only=False).pread_sparse(8192, 4096)
     assert caught.value.done == 4096 + 100
+
+
+# -- resizing ---------------------------------------------------------------------------------
+
+
+class Elastic(Disk):
+    def can_resize(self) -> bool:
+        return True
+
+    def resize(self, size: int) -> None:
+        self.calls.append(("resize", size))
+        self.data = bytearray(size)
+
+
+def test_a_size_that_a_client_changes_counts_at_once() -> None:
+    gate = Gate(Elastic(), False)
+    gate.resize(512)
+    assert gate.size == 512
+    with pytest.raises(Refused) as caught:
+        gate.pread(1, 512)
+    assert caught.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize(
+    ("disk", "read_only", "number"),
+    [(Elastic(), True, errno.EPERM), (Disk(), False, errno.EINVAL), (Disk(), True, errno.EPERM)],
+    ids=["read-only", "of one size", "both"],
+)
+def test_no_other_disk_is_resized(disk: Disk, read_only: bool, number: int) -> None:
+    gate = Gate(disk, read_only)
+    assert not gate.can_resize
+    with pytest.raises(Refused) as caught:
+        gate.resize(512)
+    assert (caught.value.errno, gate.size, disk.calls) == (number, 8192, [])

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from nbdfork.backend import loaders
-from nbdfork.plugin import Plugin
-from nbdfork.plugin.errors import ConfigError
+from nbdfork.plugin import ConfigError, Plugin
 from nbdfork.plugin.loaded import LoadedFile
 
 

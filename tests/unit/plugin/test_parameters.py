@@ -1,11 +1,8 @@
-"""Parameters: declared once, set from the command line or by a program, and shown."""
+"""Parameters: declared once, set by a program, and shown."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from nbdfork.plugin import ConfigError, Parameter, Plugin, Secret, parse
-from nbdfork.plugin.parameters import Assignment, ParameterSet, shown, split, unknown
+from nbdfork.plugin import Parameter, Plugin, Secret, parameters_of, parse, shown
 
 
 class Ram(Plugin):
@@ -24,29 +21,9 @@ class OlderRam(Ram):
     max_age = Parameter(parse.whole(0, 99), default=50, metavar="N", help="its age")
 
 
-def assigned(*pairs: tuple[str, str]) -> Ram:
-    ram = Ram()
-    assignment = Assignment(ram, "ram")
-    for key, text in pairs:
-        assignment.set(key, text)
-    assignment.finish()
-    return ram
-
-
-def refusal(*pairs: tuple[str, str]) -> str:
-    with pytest.raises(ConfigError) as caught:
-        assigned(*pairs)
-    return str(caught.value)
-
-
-def test_values_are_set_by_their_keys() -> None:
-    ram = assigned(("size", "1k"), ("files", "a"), ("max-age", "7"), ("files", "b"))
-    assert (ram.size, ram.files, ram.max_age, ram.comment) == (1024, ("a", "b"), 7, None)
-
-
 def test_a_subclass_may_declare_a_parameter_again() -> None:
     assert OlderRam().max_age == 50
-    assert list(ParameterSet(OlderRam).by_key) == list(ParameterSet(Ram).by_key)
+    assert list(parameters_of(OlderRam)) == list(parameters_of(Ram))
 
 
 def test_objects_of_one_class_have_values_of_their_own() -> None:
@@ -66,76 +43,20 @@ def test_a_program_may_give_values_or_text() -> None:
         Ram(size="x")
 
 
-def test_what_is_wrong_is_named() -> None:
-    assert refusal(("size", "x")).startswith("ram: size=x: not a size")
-    assert refusal(("size", "1"), ("size", "2")) == "ram: size= is given twice"
-    assert refusal() == "ram: the parameter size=SIZE is required (its size)"
-
-
-def test_a_wrong_secret_is_not_shown() -> None:
-    said = refusal(("size", "1"), ("password", "hush"))
-    assert said == "ram: password=***: expected a whole number from 0 to 9"
-
-
-def test_zero_is_a_value_like_any_other() -> None:
-    assert assigned(("size", "0")).size == 0
-
-
-def test_the_help_has_a_line_for_each() -> None:
-    assert ParameterSet(Ram).help_lines() == [
-        "[size=]SIZE        its size (required)",
-        "files=FILE         any number (may be repeated)",
-        "max-age=N          its age (default: 3)",
-        "comment=TEXT       a remark",
-        "password=PASSWORD  a number",
-    ]
-    assert ParameterSet(Plugin).help_lines() == []
-
-
-def test_an_argument_that_nobody_takes_is_answered_with_what_there_is() -> None:
-    assert "did you mean size=? Its parameters are: size= files=" in str(
-        unknown("ram", "siez", "1", ["size", "files"])
-    )
-    assert str(unknown("null", "x", "1", [])) == (
-        "null: unknown parameter x= This plugin takes no parameters."
-    )
-    assert "'x' is not of the form key=value" in str(unknown("null", None, "x", []))
-
-
 @pytest.mark.parametrize("key", ["password", "proxy-Password", "api_token", "client_secret"])
 def test_a_key_that_tells_of_a_secret_hides_it(key: str) -> None:
     assert shown(key, "hush") == f"{key}=***"
     assert shown("file", "hush") == "file=hush"
 
 
-@given(st.text("aZ9_.-", min_size=1).map("k".__add__), st.text())
-def test_key_and_value_are_what_is_around_the_first_equals_sign(key: str, value: str) -> None:
-    assert split(f"{key}={value}") == (key, value)
+def test_a_key_may_be_another_than_the_name_of_the_attribute() -> None:
+    class Remote(Plugin):
+        hostname = Parameter(str, key="server", metavar="HOST", help="where the disk is")
+        shared_key = Parameter(str, key="shared_key", metavar="KEY", help="a key with a _")
 
-
-@given(st.text())
-def test_an_argument_is_either_split_or_left_as_it_is(argument: str) -> None:
-    key, value = split(argument)
-    assert argument == (value if key is None else f"{key}={value}")
-
-
-VALUES = {"size": ["0", "1k"], "files": ["", "a=b"], "max-age": ["7"], "comment": ["x"]}
-
-
-@given(
-    st.lists(
-        st.sampled_from(sorted(VALUES)).flatmap(
-            lambda key: st.tuples(st.just(key), st.sampled_from(VALUES[key]))
-        ),
-        max_size=8,
-    )
-)
-def test_what_is_given_once_or_may_be_repeated_is_taken(pairs: list[tuple[str, str]]) -> None:
-    keys = [key for key, _ in pairs if key != "files"]
-    if "size" not in keys or len(set(keys)) < len(keys):
-        assert refusal(*pairs).startswith("ram: ")
-    else:
-        ram = assigned(*pairs)
-        assert ram.files == tuple(text for key, text in pairs if key == "files")
-        assert ram.size == parse.size(dict(pairs)["size"])
-        assert ram.max_age == int(dict(pairs).get("max-age", 3))
+    assert list(parameters_of(Remote)) == ["server", "shared_key"]
+    remote = Remote(server="there", shared_key="x")
+    assert (remote.hostname, remote.shared_key) == ("there", "x")
+    assert not remote.server.single
+    with pytest.raises(TypeError, match="no parameter 'hostname'"):
+        Remote(hostname="there")

@@ -11,9 +11,9 @@ from nbdfork.protocol.handshake import MAX_OPTIONS, Offer
 from nbdfork.protocol.tls import Tls
 from tests.support.conversation import (
     FIXED,
-    backend_of,
     chosen,
     converse,
+    exports_of,
     option,
     option_replies,
     queries,
@@ -48,6 +48,8 @@ class Shelf(Plugin):
             raise FileNotFoundError(errno.ENOENT, "no such disk")
         if export_name == "broken":
             raise OSError(errno.EIO, "the shelf has fallen over")
+        if export_name == "foreign":
+            raise OSError(errno.EIO, "/disk-\udcff has fallen over")
         if export_name == "buggy":
             raise KeyError("/etc/secret")
         return Book(self)
@@ -79,8 +81,8 @@ def talk(
     shelf: Shelf | None = None,
     export_name: str | None = None,
 ) -> list[tuple[int, int, bytes]]:
-    backend = backend_of(shelf or Shelf(), export_name)
-    return option_replies(converse([FIXED, *options], backend, offer or Offer()))
+    exports = exports_of(shelf or Shelf(), export_name)
+    return option_replies(converse([FIXED, *options], exports, offer or Offer()))
 
 
 def types(
@@ -154,7 +156,8 @@ def test_another_export_is_opened_for_another_name() -> None:
     [
         ("none", b"there is no export 'none'"),
         ("broken", b"the export cannot be opened: the shelf has fallen over"),
-        ("buggy", b"the export cannot be opened: the plugin failed"),
+        ("foreign", rb"the export cannot be opened: /disk-\udcff has fallen over"),
+        ("buggy", b"the export cannot be opened: KeyError in the plugin (reference "),
     ],
 )
 def test_an_export_that_cannot_be_had(name: str, text: bytes) -> None:
@@ -182,7 +185,7 @@ def test_contexts_need_chunks() -> None:
 def test_contexts_are_those_of_one_export(name: str, error: int) -> None:
     asked = option(SET_CONTEXTS, queries("one", "base:allocation"))
     said = [FIXED, option(STRUCTURED), asked, option(GO, chosen(name)), request(7, 0, 512)]
-    told = converse(said, backend_of(Shelf()), Offer())
+    told = converse(said, exports_of(Shelf()), Offer())
     after = told[told.rindex(bytes.fromhex("668e33ef")) :]
     assert int.from_bytes(after[6:8], "big") == (0x8001 if error else 5)
     assert not error or after[20:24] == error.to_bytes(4, "big")
@@ -212,10 +215,10 @@ def test_a_client_may_ask_about_each_export_that_it_was_shown() -> None:
 
 def test_without_the_fixed_newstyle_there_is_one_option() -> None:
     old = [bytes(4), option(LIST)]
-    assert option_replies(converse(old, backend_of(Shelf()), Offer())) == []
-    told = converse([bytes(4), option(wire.OPT_EXPORT_NAME)], backend_of(Shelf()), Offer())
+    assert option_replies(converse(old, exports_of(Shelf()), Offer())) == []
+    told = converse([bytes(4), option(wire.OPT_EXPORT_NAME)], exports_of(Shelf()), Offer())
     assert len(told) == 18 + 10 + 124
-    told = converse([FIXED, option(wire.OPT_EXPORT_NAME)], backend_of(Shelf()), Offer())
+    told = converse([FIXED, option(wire.OPT_EXPORT_NAME)], exports_of(Shelf()), Offer())
     assert len(told) == 18 + 10
 
 
@@ -232,7 +235,7 @@ def test_without_the_fixed_newstyle_there_is_one_option() -> None:
     ids=["flags", "magic", "no such export", "long name", "after extended headers", "endless"],
 )
 def test_what_cannot_be_answered_ends_the_connection(said: bytes) -> None:
-    told = converse([said, option(LIST)], backend_of(Shelf()), Offer())
+    told = converse([said, option(LIST)], exports_of(Shelf()), Offer())
     assert all(number == EXTENDED for number, _, _ in option_replies(told))
 
 
@@ -251,3 +254,79 @@ def test_a_default_that_is_no_string_of_the_protocol_is_an_error() -> None:
     ((_, kind, told),) = talk(option(GO, chosen()), shelf=Odd())
     assert kind == wire.REP_ERR_UNKNOWN
     assert b"the name of the default export is not UTF-8" in told
+
+
+# -- texts of the plugin ----------------------------------------------------------------------
+
+
+class Foreign(Shelf):
+    """one whose texts are not UTF-8"""
+
+    def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
+        return [ExportInfo("one", "in /dir-\udcff"), ExportInfo("a\0b")]
+
+    def default_export(self, read_only: bool) -> str:
+        return "/disk-\udcff"
+
+    def get_size(self) -> int:
+        return 512
+
+    def description(self) -> str:
+        return "in /dir-\udcff"
+
+    def open(self, export_name: str, read_only: bool) -> Export:
+        return self
+
+
+class Unspeakable(Foreign):
+    def contexts(self) -> Iterable[str]:
+        return ["x-test:\udcff"]
+
+
+def test_texts_that_cannot_be_sent_are_escaped_and_names_left_out() -> None:
+    told = talk(option(LIST), option(INFO, chosen("one", wire.INFO_DESCRIPTION)), shelf=Foreign())
+    assert [data for number, kind, data in told if (number, kind) == (LIST, wire.REP_SERVER)] == [
+        b"\0\0\0\3one" + rb"in /dir-\udcff"
+    ]
+    assert (INFO, wire.REP_INFO, b"\0\2" + rb"in /dir-\udcff") in told
+
+
+def test_a_default_export_that_no_client_could_name_is_none() -> None:
+    ((_, kind, told),) = talk(option(GO, chosen("")), shelf=Foreign())
+    assert kind == wire.REP_ERR_UNKNOWN
+    assert told.startswith(b"the export cannot be opened: the name of the default export is not")
+
+
+def test_a_context_that_no_client_could_name_is_a_mistake_of_the_plugin() -> None:
+    ((_, kind, told),) = talk(option(GO, chosen("one")), shelf=Unspeakable())
+    assert kind == wire.REP_ERR_UNKNOWN
+    assert rb"metadata context 'x-test:\udcff' is not named" in told
+
+
+def test_exports_that_cannot_be_listed() -> None:
+    class Broken(Shelf):
+        def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
+            raise OSError(errno.EIO, "the label has come off")
+
+    class Buggy(Shelf):
+        def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
+            raise KeyError("/etc/secret")
+
+    ((_, kind, told),) = talk(option(LIST), shelf=Broken())
+    assert (kind, told) == (
+        wire.REP_ERR_PLATFORM,
+        b"the exports cannot be listed: the label has come off",
+    )
+    ((_, kind, told),) = talk(option(LIST), shelf=Buggy())
+    assert kind == wire.REP_ERR_PLATFORM
+    assert told.startswith(b"the exports cannot be listed: KeyError in the plugin (reference ")
+
+
+def test_the_plugin_says_once_which_export_is_the_default() -> None:
+    class Plain(Shelf):
+        def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:
+            return Plugin.list_exports(self, read_only)
+
+    shelf = Plain()
+    talk(option(LIST), option(INFO, chosen("")), option(LIST), option(GO, chosen("")), shelf=shelf)
+    assert shelf.asked == ["default", "open one", "close"]

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from nbdfork.protocol.optiondata import (
     Invalid,
-    encoded,
     expect_empty,
     parse_info_request,
     parse_queries,
@@ -70,12 +69,6 @@ def test_a_string_has_a_greatest_length() -> None:
     assert string(b"x" * 4096) == "x" * 4096
     with pytest.raises(Invalid, match="a string of 4097 bytes"):
         string(b"x" * 4097)
-
-
-def test_what_is_no_string_of_the_protocol_is_not_sent() -> None:
-    assert encoded("\u00e9" * 2048) == b"\xc3\xa9" * 2048
-    assert encoded("\u00e9" * 2049) is None
-    assert encoded("\udcff") is None
 
 
 def test_data_where_none_belong() -> None:

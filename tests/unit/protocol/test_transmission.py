@@ -9,8 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from nbdfork.backend.gate import Gate
-from nbdfork.plugin import Export
-from nbdfork.plugin.errors import PartialError
+from nbdfork.plugin import Export, PartialError
 from nbdfork.protocol.channel import Channel, SharedChannel
 from nbdfork.protocol.errors import ProtocolError
 from nbdfork.protocol.parallel import ParallelTransmission

@@ -9,7 +9,8 @@ from typing import ClassVar, Unpack
 
 import pytest
 
-from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.chain import Chain, Layer
+from nbdfork.backend.life import Life
 from nbdfork.plugin import ConfigError, Export, ThreadModel
 from nbdfork.scripting import CallbackFailed, EmbeddedInterpreter, EmbeddedPlugin
 from nbdfork.scripting.frames import READ_ONLY
@@ -77,17 +78,21 @@ def written(directory: Path, callbacks: str, *lines: str) -> Path:
     return path
 
 
-def lived(plugin: EmbeddedPlugin, *arguments: str) -> Backend:
+def life_of(plugin: EmbeddedPlugin, *arguments: str) -> Life:
+    chain = Chain(Layer("noting", plugin))
+    chain.configure(arguments)
+    return Life(chain)
+
+
+def lived(plugin: EmbeddedPlugin, *arguments: str) -> None:
     """Let a plugin be configured, serve in a process that is this one, and end."""
-    backend = Backend(Layer("noting", plugin))
-    backend.configure(arguments)
-    backend.get_ready()
-    backend.after_fork(lambda: None, -1)
+    life = life_of(plugin, *arguments)
+    life.get_ready()
+    life.after_fork(lambda: None, -1)
     export: Export = plugin.open("an export", True)
     export.close()
-    backend.cleanup()
-    backend.finish()
-    return backend
+    life.cleanup()
+    life.finish()
 
 
 ALL = f"{REQUIRED} close config config_complete get_ready after_fork cleanup unload"
@@ -121,13 +126,12 @@ def test_a_script_is_told_of_what_it_has_only(tmp_path: Path) -> None:
 
 def test_where_each_client_has_a_process_it_is_unloaded_by_the_server(tmp_path: Path) -> None:
     path = written(tmp_path, f"{REQUIRED} cleanup unload", "one_process=no")
-    backend = Backend(Layer("noting", Noting()))
-    backend.configure([str(path)])
-    backend.get_ready()
-    backend.after_fork(lambda: None, -1)
-    backend.cleanup()
+    life = life_of(Noting(), str(path))
+    life.get_ready()
+    life.after_fork(lambda: None, -1)
+    life.cleanup()
     assert seen()[-1] == "cleanup"
-    backend.finish()
+    life.finish()
     assert seen()[-2:] == ["unload", "-- close"]
 
 

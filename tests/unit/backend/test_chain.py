@@ -2,7 +2,7 @@
 
 import pytest
 
-from nbdfork.backend.backend import Backend, Layer
+from nbdfork.backend.chain import Chain, Layer
 from nbdfork.plugin import (
     ConfigError,
     Filter,
@@ -35,28 +35,28 @@ class Keyed(Filter):
 
 def test_keys_go_where_they_are_declared() -> None:
     plugin, near, far = Any(), Keyed(), Keyed()
-    backend = Backend(Layer("any", plugin), [Layer("near", near), Layer("far", far)])
-    backend.configure(["1k", "level=3", "x=1", "files=a", "y=2", "files=b"])
+    chain = Chain(Layer("any", plugin), [Layer("near", near), Layer("far", far)])
+    chain.configure(["1k", "level=3", "x=1", "files=a", "y=2", "files=b"])
     assert (plugin.first, plugin.files) == (1024, ("a", "b"))
     assert (near.level, far.level) == (3, 1)  # the first from the client's side takes it
     assert plugin.calls == [("x", "1"), ("y", "2")]
 
 
 def test_unknown_keys_name_those_of_all_layers() -> None:
-    backend = Backend(Layer("plain", Plugin()), [Layer("keyed", Keyed())])
+    chain = Chain(Layer("plain", Plugin()), [Layer("keyed", Keyed())])
     with pytest.raises(ConfigError, match="did you mean level="):
-        backend.configure(["levle=3"])
+        chain.configure(["levle=3"])
 
 
 def test_a_secret_is_not_shown() -> None:
     class Guarded(Plugin):
         password = Secret(parse.whole(0, 9), metavar="PASSWORD", help="a number")
 
-    backend = Backend(Layer("guarded", Guarded()))
+    chain = Chain(Layer("guarded", Guarded()))
     with pytest.raises(ConfigError, match=r"guarded: password=\*\*\*: expected a whole number"):
-        backend.configure(["password=hush"])
+        chain.configure(["password=hush"])
     words = ["-f", "password=hush", "passwords=1", "a password=hush"]
-    assert backend.without_secrets(words) == ["-f", "password=***", *words[2:]]
+    assert chain.without_secrets(words) == ["-f", "password=***", *words[2:]]
 
 
 def test_what_may_be_a_secret_of_a_script_is_not_shown() -> None:
@@ -66,25 +66,5 @@ def test_what_may_be_a_secret_of_a_script_is_not_shown() -> None:
 
     words = ["api_token=hush", "proxy-password=hush", "file=secret", "size=1"]
     shown = ["api_token=***", "proxy-password=***", *words[2:]]
-    assert Backend(Layer("any", AnyKey())).without_secrets(words) == shown
-    assert Backend(Layer("none", Plugin())).without_secrets(words) == words
-
-
-def test_what_never_had_a_process_for_clients_is_unloaded_where_it_was_loaded() -> None:
-    calls: list[str] = []
-
-    class Noted(Plugin):
-        def one_process(self) -> bool:
-            return True
-
-        def unload(self) -> None:
-            calls.append("unload")
-
-        def finish(self) -> None:
-            calls.append("finish")
-
-    backend = Backend(Layer("noted", Noted()))
-    backend.configure([])
-    backend.get_ready()
-    backend.finish()
-    assert calls == ["unload", "finish"]
+    assert Chain(Layer("any", AnyKey())).without_secrets(words) == shown
+    assert Chain(Layer("none", Plugin())).without_secrets(words) == words

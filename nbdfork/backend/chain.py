@@ -1,0 +1,127 @@
+"""The chain: a plugin behind its filters, and their configuration.
+
+It knows the layers, hands out arguments and debug flags, and tells what of all layers is the
+strictest.  When their methods are called is the business of `life`.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+from nbdfork.backend.arguments import Assignment, magic_key, split, takes_any_key, unknown
+from nbdfork.backend.errors import starting
+from nbdfork.backend.handle import Handle
+from nbdfork.plugin import ConfigError, Filter, Plugin, Secret, ThreadModel, parameters_of, shown
+
+log = logging.getLogger(__name__)
+
+
+class Layer(NamedTuple):
+    """A plugin, or a filter, and the name it goes by."""
+
+    name: str
+    plugin: Plugin
+
+
+class Chain:
+    """A plugin behind its *filters*, the first of which is nearest to the client.
+
+    `server` is the handle that all layers have.  `lock` is held in everything that clients make a
+    layer do, if its thread model demands one.  *single*: there is one client, on standard input
+    and output.
+    """
+
+    def __init__(
+        self, plugin: Layer, filters: Sequence[Layer] = (), *, single: bool = False
+    ) -> None:
+        self.name = plugin.name
+        self.layers = (*filters, plugin)
+        self.top = self.layers[0].plugin
+        self.server = Handle(single=single)
+        self.lock: AbstractContextManager[object] | None = None
+        for above, below in zip(self.layers, self.layers[1:], strict=False):
+            assert isinstance(above.plugin, Filter)
+            above.plugin.next = below.plugin
+        for layer in self.layers:
+            layer.plugin.server = self.server
+
+    # -- configuration ------------------------------------------------------------------
+
+    def configure(self, arguments: Iterable[str]) -> None:
+        """Give the layers their parameters.
+
+        A key goes to the first layer, from the client's side, that declares it; what none
+        declares, to the plugin, if it takes any key.  Raises `ConfigError`.
+        """
+        log.debug("%s: config", self.name)
+        assignments = [Assignment(layer.plugin, layer.name) for layer in self.layers]
+        for argument in arguments:
+            self._assign(assignments, *split(argument))
+        for assignment in assignments:
+            assignment.finish()
+        for layer in reversed(self.layers):
+            with starting(layer.name, "config_complete"):
+                layer.plugin.config_complete()
+
+    def _assign(self, assignments: list[Assignment], key: str | None, text: str) -> None:
+        plugin = self.layers[-1].plugin
+        if key is None and (key := magic_key(type(plugin))) is not None:
+            assignments = assignments[-1:]
+        for assignment in assignments:
+            if key in assignment.declared:
+                assert key is not None
+                assignment.set(key, text)
+                return
+        if key is None or not takes_any_key(plugin):
+            known = [known for one in assignments for known in one.declared]
+            raise unknown(self.name, key, text, known)
+        with starting(self.name, "config"):
+            plugin.config(key, text)
+
+    def without_secrets(self, words: Iterable[str]) -> list[str]:
+        """Return *words* of a command line as they may be shown."""
+        secret = {
+            key
+            for layer in self.layers
+            for key, parameter in parameters_of(type(layer.plugin)).items()
+            if isinstance(parameter, Secret)
+        }
+        guess = any(takes_any_key(layer.plugin) for layer in self.layers)
+
+        def without(word: str) -> str:
+            key, value = split(word)
+            if key in secret:
+                return shown(key, value, secret=True)
+            return shown(key, value) if guess and key is not None else word
+
+        return [without(word) for word in words]
+
+    def set_debug_flag(self, owner: str, flag: str, value: int) -> None:
+        """Set a debug flag of a layer (`-D OWNER.FLAG=N`).  Raises `ConfigError`."""
+        for layer in self.layers:
+            if layer.name == owner:
+                break
+        else:
+            names = ", ".join(["nbdfork", *(layer.name for layer in self.layers)])
+            raise ConfigError(f"-D {owner}.{flag}: {owner!r} is none of: {names}")
+        if flag not in layer.plugin.debug:
+            known = ", ".join(layer.plugin.debug) or "none"
+            raise ConfigError(f"-D {owner}.{flag}: no such debug flag; the plugin has: {known}")
+        layer.plugin.debug[flag] = value
+
+    # -- what all layers together demand ------------------------------------------------
+
+    def thread_model(self) -> ThreadModel:
+        """Return the strictest thread model of all layers."""
+        return min(layer.plugin.thread_model() for layer in self.layers)
+
+    def waits(self) -> bool:
+        """Return whether several requests of one client should be carried out at once."""
+        return any(layer.plugin.waits() for layer in self.layers)
+
+    def one_process(self) -> bool:
+        """Return whether one process must serve all clients, at once or one after another."""
+        return self.thread_model() is ThreadModel.SERIALIZE_CONNECTIONS or any(
+            layer.plugin.one_process() for layer in self.layers
+        )
