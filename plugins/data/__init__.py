@@ -11,8 +11,9 @@ import os
 from nbdfork.plugin import MAY_TRIM, ConfigError, Export, Parameter, Plugin, parse
 from nbdfork.plugin.descriptor import DescriptorExport
 
-from .expressions import Expression, Literal
+from .expressions import Expression, literal, weight_of
 from .language import parse_data
+from .sources import Sources
 
 
 def _base64(text: str) -> bytes:
@@ -34,6 +35,13 @@ class Data(Plugin):
         parse.size, metavar="SIZE", help="the size of the disk (default: that of the content)"
     )
 
+    max_memory = Parameter(
+        parse.size,
+        default=1024 * 1024 * 1024,
+        metavar="SIZE",
+        help="the most that the content may take, apart from zeroes",
+    )
+
     def __init__(self, **parameters: object) -> None:
         super().__init__(**parameters)
         self._variables: dict[str, str] = {}
@@ -47,6 +55,7 @@ class Data(Plugin):
             raise ConfigError("data: give exactly one of data=DATA, base64=BASE64 and raw=BYTES")
         try:
             self._content = self._describe()
+            self._check_weight()
         except OSError as error:
             raise ConfigError(f"data: {error.filename}: {error.strerror}") from error
         except ValueError as error:
@@ -54,19 +63,32 @@ class Data(Plugin):
 
     def _describe(self) -> Expression:
         if self.data is not None:
-            return parse_data(self.data, {**os.environ, **self._variables})
-        return Literal(self.base64 or self.raw or b"")
+            sources = Sources(self.max_memory, "max-memory")
+            return parse_data(self.data, {**os.environ, **self._variables}, sources)
+        return literal(self.base64 or self.raw or b"")
+
+    def _disk_size(self) -> int:
+        return self._content.size if self.size is None else self.size
+
+    def _check_weight(self) -> None:
+        """Refuse what would take too much memory, before any of it is made."""
+        weight = weight_of(self._content, self._disk_size())
+        if weight > self.max_memory:
+            raise ValueError(
+                f"the content would take {weight} bytes of memory, more than"
+                f" max-memory={self.max_memory}: give a smaller size=, or raise max-memory"
+            )
 
     def get_ready(self) -> None:
-        size = self._content.size if self.size is None else self.size
+        size = self._disk_size()
         self._memfd = os.memfd_create("nbdfork-data", os.MFD_CLOEXEC)
         os.ftruncate(self._memfd, size)
         disk = self.open("", False)
-        for offset, data in self._content.pieces(0, size):
-            if any(data):
-                disk.pwrite(memoryview(data), offset, 0)
+        for offset, count, content in self._content.pieces(0, min(size, self._content.size)):
+            if content is not None:
+                disk.pwrite(memoryview(content), offset, 0)
             else:
-                disk.zero(len(data), offset, MAY_TRIM)  # takes no memory
+                disk.zero(count, offset, MAY_TRIM)  # takes no memory
         disk.close()
 
     def open(self, export_name: str, read_only: bool) -> Export:

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Literal as OneOf
 
-from .expressions import Expression, Literal, Repeat, Sequence, Slice, read_file, run_script
+from .expressions import Expression, Sequence, literal, repeat, slice_of
+from .sources import Sources
 
 _BLANK = re.compile(r"(\s|#[^\n]*)*")
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*", re.ASCII)
@@ -16,16 +17,29 @@ _NAME = re.compile(r"\\([A-Za-z0-9_-]+)")
 _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 _FILE = re.compile(r"<([^\s*\[()]+)")
 _PARENTHESIS = re.compile(r"[()]")
+_MAX_DIGITS = 40
+_MAX_TEXT = 4 * 1024 * 1024
+"""The most characters that are parsed, with those of all variables each time they are used."""
+
 _ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
-def parse_data(text: str, variables: Mapping[str, str]) -> Expression:
-    """Parse *text*, in which `$name` stands for one of *variables*.
+class _Given:
+    """What all of the text has in common; *left* is how many characters may still be parsed."""
+
+    def __init__(self, variables: Mapping[str, str], sources: Sources) -> None:
+        self.variables = variables
+        self.sources = sources
+        self.left = _MAX_TEXT
+
+
+def parse_data(text: str, variables: Mapping[str, str], sources: Sources) -> Expression:
+    """Parse *text*, in which `$name` stands for one of *variables*, and which *sources* read for.
 
     Raises ValueError for a mistake, OSError for a file that cannot be read.
     """
     try:
-        return _Parser(text, variables, {}, ()).whole()
+        return _Parser(text, _Given(variables, sources), {}, ()).whole()
     except RecursionError:
         raise ValueError("the parentheses are nested too deeply") from None
 
@@ -40,16 +54,19 @@ class _Parser:
     def __init__(
         self,
         text: str,
-        variables: Mapping[str, str],
+        given: _Given,
         names: dict[str, Expression],
         inside: tuple[str, ...],
     ) -> None:
         self._text = text
-        self._variables = variables
+        self._given = given
         self._names = names
         self._inside = inside
         self._position = 0
         self._item = 0  # where the item that is being parsed begins
+        given.left -= len(text)
+        if given.left < 0:
+            raise self._error(f"with all variables there are more than {_MAX_TEXT} characters")
 
     def whole(self) -> Expression:
         """Parse all of the text."""
@@ -59,7 +76,7 @@ class _Parser:
             raise self._error("this ')' has no '('")
         return result
 
-    def _sequence(self) -> Sequence:
+    def _sequence(self) -> Expression:
         """Parse up to the end or a ')'.  Names given inside are not known after it."""
         outer, self._names = self._names, dict(self._names)
         result = Sequence()
@@ -73,7 +90,7 @@ class _Parser:
                 result.put(offset, expression)
                 offset += expression.size
         self._names = outer
-        return result
+        return result.whole()
 
     def _move(self, offset: int) -> int:
         """Parse what follows an "@" and return the new offset."""
@@ -99,7 +116,7 @@ class _Parser:
         while self._skip_blank():
             if self._accept("*"):
                 self._skip_blank()
-                result = Repeat(result, self._number())
+                result = repeat(result, self._number())
             elif self._accept("["):
                 start, end = self._bounds()
                 result = self._slice(result, start, result.size if end is None else end)
@@ -116,7 +133,7 @@ class _Parser:
             return self._group()
         if self._accept("<("):
             script = self._script()
-            return Literal(run_script(script, self._limit()))
+            return literal(self._given.sources.script(script, self._limit()))
         for pattern, method in (
             (_STRING, self._string),
             (_WORD, self._word),
@@ -129,7 +146,7 @@ class _Parser:
                 return method(match)
         if self._looking_at('"'):
             raise self._error("this '\"' is not followed by another")
-        return Literal(self._integer(1, "little"))
+        return literal(self._integer(1, "little"))
 
     def _group(self) -> Expression:
         start = self._position
@@ -153,11 +170,11 @@ class _Parser:
         return self._text[start : self._position - 1]
 
     def _string(self, match: re.Match[str]) -> Expression:
-        return Literal(b"".join(_unescaped(match[1])))
+        return literal(b"".join(_unescaped(match[1])))
 
     def _word(self, match: re.Match[str]) -> Expression:
         byte_order: OneOf["little", "big"] = "little" if match[1] == "le" else "big"
-        return Literal(self._integer(int(match[2]) // 8, byte_order))
+        return literal(self._integer(int(match[2]) // 8, byte_order))
 
     def _named(self, match: re.Match[str]) -> Expression:
         if match[1] not in self._names:
@@ -166,15 +183,15 @@ class _Parser:
 
     def _variable(self, match: re.Match[str]) -> Expression:
         name = match[1]
-        if name not in self._variables:
+        if name not in self._given.variables:
             raise self._error(f"${name} is neither given as {name}=DATA nor in the environment")
         if name in self._inside:
             raise self._error(f"${name} is part of itself")
         inside = (*self._inside, name)
-        return _Parser(self._variables[name], self._variables, self._names, inside).whole()
+        return _Parser(self._given.variables[name], self._given, self._names, inside).whole()
 
     def _file(self, match: re.Match[str]) -> Expression:
-        return Literal(read_file(match[1], self._limit()))
+        return literal(self._given.sources.file(match[1], self._limit()))
 
     # -- slices -------------------------------------------------------------------------
 
@@ -189,7 +206,7 @@ class _Parser:
     def _slice(self, expression: Expression, start: int, end: int) -> Expression:
         if not start <= end <= expression.size:
             raise self._error(f"[{start}:{end}] is not a part of {expression.size} bytes")
-        return Slice(expression, start, end)
+        return slice_of(expression, start, end)
 
     def _limit(self) -> int | None:
         """Look ahead for a slice, and return its end.
@@ -235,6 +252,8 @@ class _Parser:
         digits = self._match(_NUMBER, expected)[0]
         if self._text[self._position : self._position + 1].isalnum():
             raise self._error("expected white space after the number, which may be 10, 0xa or 012")
+        if len(digits) > _MAX_DIGITS:
+            raise self._error("no number may be so large")
         if digits[:2] in ("0x", "0X"):
             return int(digits, 16)
         return int(digits, 8 if digits[0] == "0" else 10)

@@ -1,6 +1,7 @@
 """The data plugin: its language makes of an expression what nbdkit's makes of it."""
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,9 @@ SAME = [
     "$from_environment",
     "(@0x1fe 0x55 0xaa)*500 (1 @200000 2)*3",
     '(((((1 2)*2 3)*2 @^8)*3 "x")*1000)[100:10000]',
+    "1*8 @0 (@4 2)",
+    "1*8 @2 (@2) (@1 3 @^4)*2",
+    "1*200000 @0 (@100000 2)",
     "@0x1be 0 0 2 0 0x83 0x20 0x20 0 le32:1 le32:0x7ff @0x1fe 0x55 0xaa",
 ]
 
@@ -143,10 +147,14 @@ def test_data_of_other_kinds_and_sizes(sides: Sides, arguments: tuple[str, ...])
         ("@0x100000000000000000", "larger than 2^63-1"),
         ("1*0x7fffffffffffffff*2", "larger than 2^63-1"),
         ("(" * 10_000, "too deeply"),
+        ("(1*2000000) -> \\a " + "(\\a 1) -> \\a " * 101, "nested more than 100 deep"),
+        ("@" + "9" * 5000, "no number may be so large"),
+        ("$laugh0", "there are more than 4194304 characters"),
     ],
 )
 def test_data_says_what_is_wrong(expression: str, message: str) -> None:
-    arguments = (f"data={expression}", "loop=1 $loop", "bad=1 ?")
+    laughs = [f"laugh{n}=$laugh{n + 1} $laugh{n + 1}" for n in range(30)]
+    arguments = (f"data={expression}", "loop=1 $loop", "bad=1 ?", *laughs, "laugh30=1")
     assert message in refusal("data", *arguments)
 
 
@@ -170,6 +178,49 @@ def test_data_is_sparse() -> None:
     assert export.get_size() == 8 * 10**18
     assert os.fstat(made.__dict__["_memfd"]).st_blocks * 512 <= 2 * MIB
     export.close()
+
+
+TERABYTES = [
+    "1*1099511627776",
+    "((1*1000000)*1000000)*100",
+    "(1 @1000000)*1000000000",
+    "(1 @100000)*100000000000 @0 1",
+    "(1*2000000 -> \\a " + "(\\a \\a) -> \\a " * 40 + "\\a)",
+    "(1*2000000 -> \\a " + "(\\a @0 \\a) -> \\a " * 40 + "\\a)",
+    "(1*2000000 -> \\a " + "(\\a @1 \\a) -> \\a " * 40 + "\\a)[1:][:500000]",
+]
+
+
+@pytest.mark.parametrize("expression", TERABYTES)
+def test_data_that_would_take_all_memory_are_refused_before_they_are_made(expression: str) -> None:
+    tracemalloc.start()
+    try:
+        text = refusal("data", expression)
+        assert tracemalloc.get_traced_memory()[1] < 16 * MIB
+    finally:
+        tracemalloc.stop()
+    assert "max-memory" in text or "overlap too often" in text
+
+
+def test_data_may_take_as_much_memory_as_is_said() -> None:
+    assert content(opened("data", "1*1048576", "max-memory=1M")) == b"\1" * MIB
+    assert "would take 1056768 bytes of memory, more than max-memory=1048576: give a smaller" in (
+        refusal("data", "1*1048576 2", "max-memory=1M")
+    )
+    assert content(opened("data", TERABYTES[0], "size=1M")) == b"\1" * MIB
+    assert content(opened("data", "7 " + TERABYTES[2], "size=3")) == b"\7\1\0"
+
+
+@pytest.mark.parametrize("source", ["<{}", "<(cat {})", "<(cat /dev/zero {})", "<{}[:600000] <{}"])
+def test_data_from_elsewhere_have_the_same_limit(tmp_path: Path, source: str) -> None:
+    disk = file_of(tmp_path / "disk", MIB)
+    text = refusal("data", source.format(disk, disk), "max-memory=1000000")
+    assert "all that is left of max-memory=1000000: take a slice of it" in text
+
+
+def test_terabytes_of_zeroes_are_made_at_once() -> None:
+    made = plugin("data", "1 (@1000000 0 @+1000000)*1000000000000 ((0 0)*99999)*999999999 2")
+    assert os.fstat(made.__dict__["_memfd"]).st_blocks * 512 <= MIB
 
 
 def test_data_is_shared_by_clients() -> None:
