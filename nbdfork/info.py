@@ -10,6 +10,7 @@ from nbdfork import layers
 from nbdfork.backend import load
 from nbdfork.cli import UsageError
 from nbdfork.options import TABLE, Options
+from nbdfork.plugin import API_VERSION
 
 _SYNOPSIS = """\
 usage: nbdfork [OPTION ...] PLUGIN [[KEY=]VALUE ...]
@@ -76,6 +77,7 @@ def configuration() -> Iterator[tuple[str, str]]:
     yield "filterdir", load.directory(load.FILTER)
     yield "host_cpu", os.uname().machine
     yield "host_os", sys.platform
+    yield "plugin_api_version", str(API_VERSION)
     yield "python", sys.executable
     yield "tls", "yes"
 

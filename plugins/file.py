@@ -5,8 +5,15 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 
-from nbdfork.plugin import ConfigError, Export, ExportInfo, Parameter, Plugin, parse
-from nbdfork.plugin.descriptor import DescriptorExport
+from nbdfork.plugin import (
+    ConfigError,
+    DescriptorExport,
+    Export,
+    ExportInfo,
+    Parameter,
+    Plugin,
+    parse,
+)
 
 from ._parts.files import check_servable, demand_servable, is_servable, open_writable
 

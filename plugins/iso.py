@@ -11,8 +11,15 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, ScratchFile, parse
-from nbdfork.plugin.descriptor import DescriptorExport
+from nbdfork.plugin import (
+    ConfigError,
+    DescriptorExport,
+    Export,
+    Parameter,
+    Plugin,
+    ScratchFile,
+    parse,
+)
 
 if TYPE_CHECKING:
     from pycdlib import PyCdlib

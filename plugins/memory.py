@@ -7,8 +7,7 @@ hole through a mapping would allocate it.
 
 import os
 
-from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, parse
-from nbdfork.plugin.descriptor import DescriptorExport
+from nbdfork.plugin import ConfigError, DescriptorExport, Export, Parameter, Plugin, parse
 
 
 class Memory(Plugin):

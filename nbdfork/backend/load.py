@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import nbdfork
 from nbdfork.backend import loaders
 from nbdfork.backend.arguments import help_lines, magic_key
-from nbdfork.plugin import ConfigError, Filter, Plugin, parameters_of
+from nbdfork.plugin import API_VERSION, ConfigError, Filter, Plugin, parameters_of
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -85,13 +85,23 @@ def find(name: str, kind: Kind = PLUGIN) -> Found:
     """
     try:
         if os.sep in name or loaders.suffix_of(name) in (".py", *loaders.SHIPPED):
-            return _from_path(name, kind)
-        return _from_name(name, kind)
+            found = _from_path(name, kind)
+        else:
+            found = _from_name(name, kind)
     except ConfigError:
         raise
     except Exception as error:  # whatever its own code raises while it is imported
         message = f"cannot load the {kind.word} {name!r}: {type(error).__name__}: {error}"
+        if isinstance(error, ImportError) and error.name == "nbdfork.plugin":
+            message += f"; this nbdfork has version {API_VERSION} of the plugin API"
         raise ConfigError(message) from error
+    needed = found.plugin_class.api_version
+    if not isinstance(needed, int) or needed > API_VERSION:
+        raise ConfigError(
+            f"the {kind.word} {name!r} needs version {needed!r} of the plugin API, and this nbdfork"
+            f" has version {API_VERSION}: install a newer nbdfork"
+        )
+    return found
 
 
 def _from_name(name: str, kind: Kind) -> Found:

@@ -11,8 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from nbdfork.plugin import Export, ScratchFile, SharedCounter, SharedLock
-from nbdfork.plugin.descriptor import DescriptorExport
+from nbdfork.plugin import DescriptorExport, Export, ScratchFile, SharedCounter, SharedLock
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -7,8 +7,7 @@ import os
 import stat
 
 from nbdfork.filters._blocks import BlocksExport
-from nbdfork.plugin import ConfigError, Export, Filter, Parameter, Plugin, parse
-from nbdfork.plugin.descriptor import DescriptorExport
+from nbdfork.plugin import ConfigError, DescriptorExport, Export, Filter, Parameter, Plugin, parse
 
 
 class UnpackFilter(Filter):

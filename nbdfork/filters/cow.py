@@ -24,6 +24,7 @@ from nbdfork.plugin import (
     ZERO,
     BlockSize,
     Buffer,
+    DescriptorExport,
     Export,
     Extent,
     Filter,
@@ -35,7 +36,6 @@ from nbdfork.plugin import (
     Support,
     parse,
 )
-from nbdfork.plugin.descriptor import DescriptorExport
 
 # The states of a block.
 BELOW = 0  # untouched: it is as the disk below has it

@@ -1,10 +1,16 @@
 """The plugin contract: write a `Plugin` and you have a disk, a `Filter` and you change one.
 
-What is named here is public.  This wing knows neither processes nor the protocol, nor what the
-server makes of plugins (`nbdfork.backend`).
+What is named in `__all__` is public, and nothing else: a plugin imports it from here, whatever file
+it is in.  Two of the names are modules, `client` and `parse`, with an `__all__` of their own.  The
+manual has every one of them (nbdfork-plugin(3), nbdfork-filter(3)), and a test holds both, and all
+signatures, to what they were; `API_VERSION` says what is promised.
+
+This wing knows neither processes nor the protocol, nor what the server makes of plugins
+(`nbdfork.backend`).
 """
 
-from nbdfork.plugin import parse
+from nbdfork.plugin import client, parse
+from nbdfork.plugin.descriptor import DescriptorExport
 from nbdfork.plugin.errors import NOT_SUPPORTED, ConfigError, PartialError
 from nbdfork.plugin.export import (
     FAST_ZERO,
@@ -22,12 +28,15 @@ from nbdfork.plugin.export import (
 from nbdfork.plugin.filter import Filter, FilterExport
 from nbdfork.plugin.loaded import LoadedFile
 from nbdfork.plugin.parameters import Parameter, Secret, parameters_of, shown
+from nbdfork.plugin.password import read_password
 from nbdfork.plugin.plugin import Plugin, ThreadModel
 from nbdfork.plugin.server import Server, Stdio
 from nbdfork.plugin.shared import ScratchFile, SharedBuffer, SharedCounter, SharedLock
+from nbdfork.plugin.version import API_VERSION
 from nbdfork.types import Buffer
 
 __all__ = [
+    "API_VERSION",
     "FAST_ZERO",
     "FUA",
     "HOLE",
@@ -38,6 +47,7 @@ __all__ = [
     "BlockSize",
     "Buffer",
     "ConfigError",
+    "DescriptorExport",
     "Export",
     "ExportInfo",
     "Extent",
@@ -56,7 +66,9 @@ __all__ = [
     "Stdio",
     "Support",
     "ThreadModel",
+    "client",
     "parameters_of",
     "parse",
+    "read_password",
     "shown",
 ]

@@ -75,3 +75,6 @@ def whole(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+__all__ = ["MAX_SIZE", "boolean", "choice", "path", "size", "whole"]

@@ -46,6 +46,11 @@ class Plugin(Export):
     debug_flags: Mapping[str, str] = {}
     """The flags that `-D PLUGIN.FLAG=N` can set, with a line of help each."""
 
+    api_version: int = 1
+    """The version of the contract that this plugin needs (`API_VERSION`): an older nbdfork refuses
+    to load it.
+    """
+
     server: Server = Server()
     """The server that this plugin is part of; set before the parameters are."""
 

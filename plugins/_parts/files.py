@@ -5,8 +5,7 @@ import fcntl
 import os
 import stat
 
-from nbdfork.plugin import ConfigError
-from nbdfork.plugin.descriptor import DescriptorExport
+from nbdfork.plugin import ConfigError, DescriptorExport
 
 _BLKROGET = 0x125E  # linux/fs.h
 

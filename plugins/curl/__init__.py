@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, Secret, parse
-from nbdfork.plugin.password import read_password
+from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, Secret, parse, read_password
 
 from .header_script import HeaderScript
 

@@ -8,8 +8,7 @@ import base64
 import binascii
 import os
 
-from nbdfork.plugin import MAY_TRIM, ConfigError, Export, Parameter, Plugin, parse
-from nbdfork.plugin.descriptor import DescriptorExport
+from nbdfork.plugin import MAY_TRIM, ConfigError, DescriptorExport, Export, Parameter, Plugin, parse
 
 from .expressions import Expression, literal, weight_of
 from .language import parse_data

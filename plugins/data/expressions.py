@@ -7,7 +7,7 @@ take no memory until they are written.  How much the writing will take is known 
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from nbdfork.plugin.parse import MAX_SIZE
+from nbdfork.plugin import parse
 
 _PIECE = 1024 * 1024
 _SMALL = 64 * 1024
@@ -240,6 +240,6 @@ def _depth_over(expression: Expression, least: int = 0) -> int:
 
 
 def _checked_size(size: int) -> int:
-    if size > MAX_SIZE:
+    if size > parse.MAX_SIZE:
         raise ValueError("the disk would be larger than 2^63-1 bytes")
     return size

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, Secret, parse
-from nbdfork.plugin.password import read_password
+from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, Secret, parse, read_password
 
 from .._parts.files import check_servable, open_disk
 from .recipe import LINK, Recipe

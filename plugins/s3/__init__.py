@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, Secret, parse
-from nbdfork.plugin.password import read_password
+from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, Secret, parse, read_password
 
 from .locks import RangeLocks
 

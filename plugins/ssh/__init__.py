@@ -21,8 +21,8 @@ from nbdfork.plugin import (
     SharedCounter,
     SharedLock,
     parse,
+    read_password,
 )
-from nbdfork.plugin.password import read_password
 
 from .command import Recipe
 from .export import NewFile, SshExport

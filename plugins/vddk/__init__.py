@@ -11,8 +11,16 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, Secret, ThreadModel, parse
-from nbdfork.plugin.password import read_password
+from nbdfork.plugin import (
+    ConfigError,
+    Export,
+    Parameter,
+    Plugin,
+    Secret,
+    ThreadModel,
+    parse,
+    read_password,
+)
 
 from . import library
 from .export import Access, DiskExport, Server

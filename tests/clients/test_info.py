@@ -7,6 +7,7 @@ import pytest
 
 import nbdfork as package
 from nbdfork.options import TABLE
+from nbdfork.plugin import API_VERSION
 from tests.support.harness import nbdfork, output
 
 
@@ -49,6 +50,7 @@ def test_dump_config_begins_with_the_pairs_of_2016_in_their_order() -> None:
     values = dict(found)
     assert values["name"] == "nbdfork"
     assert values["python"] == sys.executable
+    assert values["plugin_api_version"] == str(API_VERSION)
     assert Path(values["plugindir"], "file.py").is_file()
     assert Path(values["bindir"], "nbdfork").is_file()
     assert f"{values['version_major']}.{values['version_minor']}." in values["version"]

@@ -17,9 +17,9 @@ from nbdfork.plugin import (
     HOLE,
     ZERO,
     BlockSize,
+    DescriptorExport,
     Extent,
 )
-from nbdfork.plugin.descriptor import DescriptorExport
 from tests.support.beside import compare, random_script
 from tests.support.disks import (
     BLOCK,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nbdfork.filters import _source
-from nbdfork.plugin.descriptor import DescriptorExport
+from nbdfork.plugin import DescriptorExport
 from tests.support.compressed import MIB, Below, all_of, filter_of, kept
 from tests.support.harness import Server
 

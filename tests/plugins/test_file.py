@@ -19,9 +19,9 @@ from nbdfork.plugin import (
     FUA,
     MAY_TRIM,
     ConfigError,
+    DescriptorExport,
     Export,
 )
-from nbdfork.plugin.descriptor import DescriptorExport
 from tests.support.harness import Server, let_all_reach, need, output, run
 from tests.support.plugins import plugin
 

@@ -2,8 +2,7 @@
 
 import os
 
-from nbdfork.plugin import Export, Plugin
-from nbdfork.plugin.descriptor import DescriptorExport
+from nbdfork.plugin import DescriptorExport, Export, Plugin
 
 
 class Resizable(Plugin):

@@ -47,7 +47,7 @@ ORDER = {
         ["connection"],
     ],
     "plugin": [
-        ["_serving", "errors", "mapping", "parse", "server"],
+        ["_serving", "errors", "mapping", "parse", "server", "version"],
         ["client", "parameters", "export", "shared"],
         ["descriptor", "password", "plugin"],
         ["filter", "loaded"],
@@ -149,10 +149,21 @@ def test_only_the_command_line_knows_the_options() -> None:
     assert knowing == {"cli", "embed", "info", "layers", "main"}
 
 
+CONTRACT = {"nbdfork.plugin", "nbdfork.plugin.client", "nbdfork.plugin.parse"}
+"""The contract, and the modules that are among its names."""
+
+
+def test_the_contract_has_no_back_door() -> None:
+    """Only `backend.client` writes what the contract reads; all others use the public names."""
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name != "plugin" and path != PACKAGE / "backend/client.py":
+            used = {name for name in imports(path) if is_below(name, "nbdfork.plugin")}
+            assert used <= CONTRACT, path
+
+
 def test_plugins_import_only_the_public_contract() -> None:
-    parts = ("client", "descriptor", "parse", "password")
-    public = {"nbdfork.plugin", *(f"nbdfork.plugin.{part}" for part in parts)}
-    public |= {"nbdfork.scripting", "nbdfork.scripting.frames"}
+    # Two modules are among the names of the first, and one among those of the second.
+    public = CONTRACT | {"nbdfork.scripting", "nbdfork.scripting.frames"}
     for path in (ROOT / "plugins").rglob("*.py"):
         if path.stem in ("gzip", "xz"):  # each is the filter of its name over a file
             assert all(is_below(name, "nbdfork.filters") for name in imports(path) - public)

@@ -68,6 +68,7 @@ WITHOUT_UNIT_TESTS = {
     "main": "the command as a whole: everything in clients",
     "plugin/_serving": "what a thread remembers; `plugin/test_client` is about it",
     "plugin/loaded": "a tuple without methods",
+    "plugin/version": "a number: backend/test_load.py has what follows from it",
     "protocol/errors": "exceptions without methods",
     "protocol/stream": "a protocol for type checkers",
     "pytest_plugin": "a fixture, which clients/test_embed.py uses",

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from nbdfork.backend.extents import MOST_EXTENTS, ExtentReader, align
 from nbdfork.backend.gate import Gate
-from nbdfork.plugin import HOLE, REQ_ONE, ZERO, BlockSize, Export, Extent
-from nbdfork.plugin.descriptor import DescriptorExport
+from nbdfork.plugin import HOLE, REQ_ONE, ZERO, BlockSize, DescriptorExport, Export, Extent
 from tests.support.exports import Filling
 from tests.support.exports import Mapped as Given
 from tests.support.paths import ROOT

@@ -6,7 +6,7 @@ import pytest
 
 from nbdfork.backend.gate import Gate
 from nbdfork.backend.load import FILTER, PLUGIN, Kind, available, directory, find
-from nbdfork.plugin import ConfigError
+from nbdfork.plugin import API_VERSION, ConfigError
 
 
 @pytest.mark.parametrize("kind", [PLUGIN, FILTER], ids=lambda kind: kind.word)
@@ -47,3 +47,40 @@ def test_a_file_can_be_the_body_of_a_class(tmp_path: Path) -> None:
     plugin.config_complete()
     gate = Gate(plugin, read_only=False)
     assert (gate.size, gate.can_write, gate.pread(3, 7)) == (10, False, b"AAA")
+
+
+@pytest.mark.parametrize("kind", [PLUGIN, FILTER], ids=lambda kind: kind.word)
+@pytest.mark.parametrize(("needed", "fits"), [(1, True), (API_VERSION, True), (9999, False)])
+def test_what_needs_a_newer_contract_is_refused(
+    kind: Kind, needed: int, fits: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "newer.py"
+    base = kind.base.__name__
+    path.write_text(
+        f"from nbdfork.plugin import {base}\nclass Newer({base}):\n    api_version = {needed}\n"
+    )
+    if fits:
+        assert find(str(path), kind).plugin_class.api_version == needed
+        return
+    with pytest.raises(ConfigError, match=rf"newer.py' needs version {needed} of the plugin API"):
+        find(str(path), kind)
+
+
+def test_a_version_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "body.py"
+    path.write_text("api_version = '2'\ndef get_size(self): return 0\n")
+    with pytest.raises(ConfigError, match=r"needs version '2' of the plugin API.* has"):
+        find(str(path))
+
+
+def test_who_imports_what_the_contract_does_not_have_yet_is_told_its_version(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "newer.py"
+    path.write_text("from nbdfork.plugin import Plugin, Teleport\n")
+    with pytest.raises(ConfigError, match=rf"'Teleport'.*has version {API_VERSION} of the plugin"):
+        find(str(path))
+    path.write_text("from os import teleport\n")
+    with pytest.raises(ConfigError, match="'teleport' from 'os'") as caught:
+        find(str(path))
+    assert "plugin API" not in str(caught.value)

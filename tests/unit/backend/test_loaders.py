@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from nbdfork.backend import loaders
-from nbdfork.plugin import ConfigError, Plugin
-from nbdfork.plugin.loaded import LoadedFile
+from nbdfork.plugin import ConfigError, LoadedFile, Plugin
 
 
 class Zig(Plugin):
