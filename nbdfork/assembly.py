@@ -5,17 +5,20 @@ Neither wing knows the other; what passes between them is decided here.
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 from nbdfork.backend.chain import Chain
 from nbdfork.backend.exports import Exports
 from nbdfork.backend.life import Life
 from nbdfork.plugin import ThreadModel
+from nbdfork.protocol.access import admits_all
 from nbdfork.protocol.connection import Connection, Settings
 from nbdfork.protocol.handshake import Offer
 from nbdfork.protocol.stream import Stream
 from nbdfork.protocol.transmission import Meter
 from nbdfork.server.admission import EVERYBODY, Admission, Rules
+from nbdfork.server.peers import Peer
 from nbdfork.server.pool import PoolSize
 from nbdfork.server.service import OnExport, Service
 from nbdfork.server.sockets import Listeners
@@ -31,6 +34,7 @@ class Terms(NamedTuple):
 
     *handshake_limit*: the seconds that a client may take to choose an export; 0 is for ever.
     *read_only* makes every export so, and *export_name* is the only one that there is, if given.
+    *idle_limit*: the seconds that it may then be silent, or not take its replies.
     *threads*: how many requests of one client are carried out at the same time, if the plugin
     allows it; None is what suits the plugin.  *keepalive* is TCP's.  *most_per_party* and *rules*:
     see `Admission`.
@@ -39,6 +43,7 @@ class Terms(NamedTuple):
     newstyle: bool
     offer: Offer
     handshake_limit: float
+    idle_limit: float = 0.0
     read_only: bool = False
     export_name: str | None = None
     threads: int | None = None
@@ -79,13 +84,24 @@ def supervisor(
     return Supervisor(listeners, size, service, shutdown_limit, hang_limits)
 
 
-def connector(chain: Chain, terms: Terms) -> Callable[[Stream, OnExport, Meter], Connection]:
-    """Return what makes a client of *chain* of a stream."""
+Connector: TypeAlias = Callable[[Stream, Peer | None, OnExport, Meter], Connection]
+"""Makes a client of a stream, and of who is at its other end, if that is known."""
+
+
+def connector(chain: Chain, terms: Terms) -> Connector:
+    """Return what makes the clients of *chain*."""
     exports = Exports(chain, read_only=terms.read_only, name=terms.export_name)
     spins = len(os.sched_getaffinity(0)) > 1
     threads = _threads(chain, terms.threads)
-    settings = Settings(terms.newstyle, terms.handshake_limit, terms.offer, threads, spins)
-    return lambda stream, on_export, meter: Connection(stream, exports, settings, on_export, meter)
+    settings = Settings(
+        terms.newstyle, terms.handshake_limit, terms.offer, threads, spins, terms.idle_limit
+    )
+
+    def connect(stream: Stream, peer: Peer | None, on_export: OnExport, meter: Meter) -> Connection:
+        admits = admits_all if peer is None else partial(terms.rules.admit, peer)
+        return Connection(stream, exports, settings, on_export, meter, admits)
+
+    return connect
 
 
 def _threads(chain: Chain, wanted: int | None) -> int:

@@ -127,7 +127,7 @@ def serve(
         )
     is_newstyle = newstyle or export_name is not None or has_tls
     limit = Options.handshake_limit.default
-    terms = Terms(is_newstyle, offer, limit, read_only, export_name)
+    terms = Terms(is_newstyle, offer, limit, read_only=read_only, export_name=export_name)
     chain = Chain(_layer(plugin), [_layer(one) for one in filters])
     chain.configure(())
     life = Life(chain)

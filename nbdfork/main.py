@@ -170,7 +170,7 @@ def _serve_single(options: Options, world: _World) -> int:
             start.tell_ready()
             board = Scoreboard(1)
             meter = Slot(board.share(range(1)), 0)
-            stopper.serve(connect(client, lambda name: None, meter))
+            stopper.serve(connect(client, None, lambda name: None, meter))
             stopper.announce_end()
             life.cleanup()
         finally:
@@ -221,6 +221,7 @@ def _terms(options: Options) -> Terms:
         options.newstyle,
         offer,
         options.handshake_limit,
+        options.idle_limit,
         options.read_only,
         options.export_name,
         options.threads,

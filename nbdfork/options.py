@@ -161,6 +161,14 @@ class Options:
         ),
     )
     help = Field(False, Flag("--help", "print this help, and that of PLUGIN if given", True))
+    idle_limit = Field(
+        0.0,
+        Option(
+            "--idle-limit SECONDS",
+            "time a client may be silent, or not take its replies (0: any)",
+            _seconds,
+        ),
+    )
     address = Field(
         None,
         Option(

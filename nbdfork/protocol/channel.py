@@ -86,6 +86,7 @@ class Channel:
         self._parts: list[Buffer] = []
         self._pending = 0
         self._deadline: float | None = None
+        self._idle_limit: float | None = None
         self._allowance: int | None = None  # bytes still to be received, once stopped
         self._spins = spins
         self._misses = 0  # how often spinning was in vain, since it last was not
@@ -122,6 +123,7 @@ class Channel:
         """Consume exactly *count* bytes.
 
         The view is good until the next receive: a payload is handed on where it was received.
+        Raises OSError with ENOMEM, with nothing consumed, if there is no memory for so many.
         """
         if self.end - self.start < count:
             if count > BUFFER_SIZE:
@@ -134,7 +136,8 @@ class Channel:
 
     def _take_large(self, count: int) -> memoryview:
         self.flush()
-        large = memoryview(bytearray(count))
+        # What is announced costs nothing: a page is there when a byte of it has come.
+        large = memoryview(mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         filled = self.end - self.start
         large[:filled] = self._view[self.start : self.end]
         self.start = self.end = 0
@@ -156,10 +159,7 @@ class Channel:
                 return 0
             view = view[: self._allowance]
         if self._deadline is not None:
-            remaining = self._deadline - time.monotonic()
-            if remaining <= 0:
-                raise Disconnected("timed out")
-            self._stream.settimeout(remaining)
+            self._stream.settimeout(self._remaining())
         try:
             if self._spins and not self._skip and self._may_spin():
                 got = self._receive_spinning(view)
@@ -229,11 +229,15 @@ class Channel:
         parts, pending = self._parts, self._pending
         self._parts, self._pending = [], 0
         self._moved += pending
+        if self._deadline is not None:
+            self._stream.settimeout(self._remaining())
         try:
             sent = self._stream.sendmsg(parts)
             while sent < pending:
                 parts = _drop(parts, sent)
                 pending -= sent
+                if self._deadline is not None:
+                    self._stream.settimeout(self._remaining())
                 sent = self._stream.sendmsg(parts)
         except OSError as error:
             if error.errno == errno.EFAULT:  # a view; its header may have been sent, so this is all
@@ -243,9 +247,25 @@ class Channel:
     # -- limits and the end -------------------------------------------------------------
 
     def set_deadline(self, seconds: float | None) -> None:
-        """All receiving from now on must be over in *seconds*; None lifts the limit."""
+        """All receiving and sending from now on must be over in *seconds*; None lifts the limit."""
         self._deadline = None if seconds is None else time.monotonic() + seconds
-        self._stream.settimeout(seconds)
+        self._stream.settimeout(self._idle_limit if seconds is None else seconds)
+
+    def set_idle_limit(self, seconds: float | None) -> None:
+        """Give up a client that sends nothing, or takes nothing of what it is sent, for *seconds*;
+        None is for ever.  While there is a deadline, that alone counts.
+        """
+        self._idle_limit = seconds
+        if self._deadline is None:
+            self._stream.settimeout(seconds)
+
+    def _remaining(self) -> float:
+        """Return the seconds until the deadline.  Raises `Disconnected` if it is over."""
+        assert self._deadline is not None
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise Disconnected("timed out")
+        return remaining
 
     def secure(self, context: "ssl.SSLContext") -> "Protection":
         """Send what is queued, and from then on let TLS protect all that is said.

@@ -13,6 +13,7 @@ from nbdfork.backend.errors import ClientRefused, PluginFailed, cause
 from nbdfork.backend.exports import Exports
 from nbdfork.backend.gate import Gate
 from nbdfork.protocol import handshake
+from nbdfork.protocol.access import Admits, admits_all
 from nbdfork.protocol.channel import Channel, SharedChannel
 from nbdfork.protocol.errors import Disconnected, ProtocolError, Rejected
 from nbdfork.protocol.stream import Stream
@@ -26,7 +27,8 @@ class Settings(NamedTuple):
 
     *handshake_limit*: the seconds that a client may take to choose an export; 0 is for ever.
     *threads*: how many requests of one client are carried out at the same time.  *spins*: whether
-    there are processors to spare for looking out for requests.
+    there are processors to spare for looking out for requests.  *idle_limit*: the seconds that a
+    client may be silent afterwards, or not take its replies; 0 is for ever.
     """
 
     newstyle: bool
@@ -34,13 +36,15 @@ class Settings(NamedTuple):
     offer: handshake.Offer
     threads: int
     spins: bool
+    idle_limit: float = 0.0
 
 
 class Connection:
     """A client being served.
 
-    *on_export* is told the export's name when the client has chosen it, *meter* what each batch
-    of requests did.
+    *admits* says whether a client with its certificate, or without one, may have an export.
+    *on_export* is told the export's name when the client has chosen it, *meter* what each batch of
+    requests did.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Connection:
         settings: Settings,
         on_export: Callable[[str], None],
         meter: Meter,
+        admits: Admits = admits_all,
     ) -> None:
         self._channel = (
             SharedChannel(stream) if settings.threads > 1 else Channel(stream, settings.spins)
@@ -59,6 +64,7 @@ class Connection:
         self._settings = settings
         self._on_export = on_export
         self._meter = meter
+        self._admits = admits
 
     def serve(self) -> None:
         """Serve the client until it leaves, and close its connection."""
@@ -105,9 +111,16 @@ class Connection:
         session: Session | None
         if self._settings.newstyle:
             offer = self._settings.offer
-            session = handshake.Newstyle(self._channel, self._exports, offer).negotiate()
+            session = handshake.Newstyle(
+                self._channel, self._exports, offer, self._admits
+            ).negotiate()
         else:
-            session = handshake.oldstyle(self._channel, self._exports)
+            session = handshake.oldstyle(self._channel, self._exports, self._admits)
+            # It has not had to say anything yet: its first request is a part of the handshake.
+            if not self._channel.receive(session.replies.request.size):
+                session.gate.close()
+                session = None
+        self._channel.set_idle_limit(self._settings.idle_limit or None)
         self._channel.set_deadline(None)
         if session is not None:
             log.debug(

@@ -15,6 +15,7 @@ from nbdfork.backend.errors import UnknownExport, cause, told
 from nbdfork.backend.exports import Catalogue, Exports
 from nbdfork.backend.gate import Gate
 from nbdfork.protocol import metacontexts, wire
+from nbdfork.protocol.access import ABOUT_EXPORTS, NOT_ADMITTED, Admits
 from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import ProtocolError, Rejected
 from nbdfork.protocol.optiondata import (
@@ -40,8 +41,9 @@ MAX_OPTION_DISCARD = 64 * 1024 * 1024
 """A longer option than this ends the connection; nbdkit's limit."""
 
 MAX_OPTIONS = 32
-"""How many options a client may send, and as many again for each export it was shown, since
-it may want to ask about every one; nbdkit's limit."""
+"""How many options a client may send, and as many again for each export that it was shown first,
+since it may want to ask about every one; nbdkit's limit.  Being shown an export costs as much as an
+option, so that nobody can have a long list made again and again."""
 
 
 class Offer(NamedTuple):
@@ -73,8 +75,11 @@ class _Reply(NamedTuple):
     tls: "Tls | None" = None
 
 
-def oldstyle(channel: Channel, exports: Exports) -> Session:
+def oldstyle(channel: Channel, exports: Exports, admits: Admits) -> Session:
     """Greet the client in the old style: it is told the size, and has no say."""
+    if not admits(None):
+        log.warning(NOT_ADMITTED)
+        raise Rejected(NOT_ADMITTED)
     try:
         session = Session(exports.open(exports.default()))
     except (OSError, UnknownExport) as error:
@@ -91,13 +96,16 @@ def oldstyle(channel: Channel, exports: Exports) -> Session:
 class Newstyle:
     """The fixed newstyle negotiation with one client."""
 
-    def __init__(self, channel: Channel, exports: Exports, offer: Offer) -> None:
+    def __init__(self, channel: Channel, exports: Exports, offer: Offer, admits: Admits) -> None:
         self._channel = channel
         self._exports = exports
         self._offer = offer
+        self._admits = admits
+        self._subject: str | None = None  # of its certificate
         self._fixed = False
         self._no_zeroes = False
         self._options_left = MAX_OPTIONS
+        self._has_listed = False
         self._is_secure = False  # TLS protects the connection
         self._forget()
 
@@ -188,6 +196,8 @@ class Newstyle:
             return _Reply(wire.REP_ERR_SHUTDOWN, "the server is shutting down")
         if self._needs_tls() and option not in (wire.OPT_STARTTLS, wire.OPT_ABORT):
             return _Reply(wire.REP_ERR_TLS_REQD, "this server demands TLS")
+        if option in ABOUT_EXPORTS and not self._is_admitted():
+            return _Reply(wire.REP_ERR_POLICY, NOT_ADMITTED)
         handler = _OPTIONS.get(option)
         if handler is None or not self._is_offered(option):
             return _Reply(wire.REP_ERR_UNSUP, "this server does not know the option")
@@ -200,6 +210,12 @@ class Newstyle:
         except OSError as error:
             log.error("the export %r cannot be opened: %s", self._asked, cause(error))
             return _Reply(wire.REP_ERR_UNKNOWN, f"the export cannot be opened: {told(error)}")
+
+    def _is_admitted(self) -> bool:
+        if self._admits(self._subject):
+            return True
+        log.warning("%s: its certificate is %r", NOT_ADMITTED, self._subject or "not there")
+        return False
 
     def _is_offered(self, option: int) -> bool:
         offer = self._offer
@@ -222,6 +238,8 @@ class Newstyle:
             raise ProtocolError(f"an export name of {length} bytes")
         if self._needs_tls():
             raise ProtocolError("the client does not use TLS, which this server demands")
+        if not self._is_admitted():
+            raise Rejected(NOT_ADMITTED)
         if self._replies.is_extended or self._channel.stopped:
             raise ProtocolError("EXPORT_NAME after EXTENDED_HEADERS, or while shutting down")
         try:
@@ -247,7 +265,7 @@ class Newstyle:
             log.error("the exports cannot be listed: %s", cause(error))
             text = f"the exports cannot be listed: {told(error)}"
             return _Reply(wire.REP_ERR_PLATFORM, text)
-        self._options_left += MAX_OPTIONS * len(exports)
+        self._grant_options(len(exports))
         for name, description in exports:
             sent = encoded(name)
             if sent is None:
@@ -256,6 +274,13 @@ class Newstyle:
             entry = wire.UINT32.pack(len(sent)) + sent + readable(description, wire.MAX_STRING)
             self._reply(wire.OPT_LIST, wire.REP_SERVER, entry)
         return _Reply(wire.REP_ACK)
+
+    def _grant_options(self, exports: int) -> None:
+        """Let a client that was shown *exports* ask about each, and pay for being shown them."""
+        if not self._has_listed:
+            self._has_listed = True
+            self._options_left += MAX_OPTIONS * exports
+        self._options_left = max(0, self._options_left - exports)
 
     def _info(self, data: bytes) -> _Reply:
         return self._info_or_go(wire.OPT_INFO, data)
@@ -336,6 +361,7 @@ class Newstyle:
         if served := client.serving():
             served.protection = protection
         self._is_secure = True
+        self._subject = protection.subject or None
         self._close_gate()
         self._forget()
         log.info("TLS: %s", protection.subject or "the client was asked for no certificate")

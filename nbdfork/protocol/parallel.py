@@ -10,14 +10,23 @@ import threading
 import time
 
 from nbdfork.backend import client
+from nbdfork.protocol import wire
 from nbdfork.protocol.channel import SharedChannel
-from nbdfork.protocol.transmission import Meter, Payload, Session, Transmission
+from nbdfork.protocol.transmission import MAX_PAYLOAD, Meter, Payload, Session, Transmission
 
 log = logging.getLogger(__name__)
 
 SIGNAL_CHECK_SECONDS = 1.0
 """How long the main thread, which handles signals, waits for another thread in one go: a signal
 that comes just before it falls asleep does not wake it."""
+
+
+MOST_HELD = MAX_PAYLOAD
+"""How many bytes the requests of one client that are under way may read and write together.  A
+client that does not take its replies keeps no more of them in memory, however many threads it has.
+"""
+
+_WITH_DATA = (wire.CMD_READ, wire.CMD_WRITE)
 
 
 class _Ended(Exception):
@@ -42,6 +51,8 @@ class ParallelTransmission(Transmission):
         self._idle: list[None] = []  # one for each thread that waits to receive
         self._counting = threading.Lock()
         self._under_way: list[int] = []  # when they began, the oldest first
+        self._held = 0  # bytes of requests under way
+        self._held_less = threading.Condition()
         self._ended = False
         self._error: BaseException | None = None
 
@@ -88,10 +99,12 @@ class ParallelTransmission(Transmission):
         payload: Payload,
     ) -> None:
         """Let another thread receive while this one carries out the request."""
-        if payload is not None:  # it lies where the next request will be received
-            payload = memoryview(bytes(payload))
+        if payload is not None and payload.obj is self._channel.buffer:
+            payload = memoryview(bytes(payload))  # the next request will be received there
         if not self._idle and len(self._threads) < self._limit - 1:
             self._add_thread()
+        held = length if command in _WITH_DATA else 0
+        self._reserve(held)  # until there is room, nothing more is received
         self._receiving.release()
         try:
             began = self._begin()
@@ -102,7 +115,20 @@ class ParallelTransmission(Transmission):
             self._channel.break_off()  # wakes the thread that receives
             raise
         finally:
+            self._release(held)
             self._wait_to_receive()
+
+    def _reserve(self, count: int) -> None:
+        """Wait until requests may hold *count* bytes more; a single one may hold any number."""
+        with self._held_less:
+            while self._held and self._held + count > MOST_HELD:
+                self._held_less.wait(SIGNAL_CHECK_SECONDS)
+            self._held += count
+
+    def _release(self, count: int) -> None:
+        with self._held_less:
+            self._held -= count
+            self._held_less.notify()
 
     def _begin(self) -> int:
         began = time.monotonic_ns()

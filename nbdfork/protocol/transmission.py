@@ -43,7 +43,7 @@ _ANY_FLAG = 0xFFFF
 
 Payload: TypeAlias = memoryview | None
 """The data of a WRITE, or other data that came with a request; None if there are none, or too
-many."""
+many, or no memory for them."""
 
 
 Command: TypeAlias = Callable[[int, int, int, Payload], Buffer | list[Chunk] | None]
@@ -224,7 +224,8 @@ class Transmission:
                 replies.data(cookie, offset, result)
 
     def _take_payload(self, command: int, flags: int, length: int) -> Payload:
-        """Consume the data of a request; return None, having dropped them, if there are too many.
+        """Consume the data of a request; return None, having dropped them, if there are too many,
+        or no memory for them.
 
         With compact headers only WRITE has data; PAYLOAD_LEN is then an invalid flag.
         """
@@ -233,7 +234,10 @@ class Transmission:
         if length > MAX_DISCARD:
             raise ProtocolError(f"a payload of {length} bytes")
         if length <= self._max_payload:
-            return self._channel.take(length)
+            try:
+                return self._channel.take(length)
+            except OSError as error:  # no memory: the request fails, and the client can go on
+                log.error("a payload of %d bytes: %s", length, cause(error))
         self._channel.discard(length)
         return None
 
@@ -259,6 +263,8 @@ class Transmission:
 
     def _write(self, flags: int, offset: int, length: int, data: Payload) -> None:
         if data is None:
+            if length <= self._max_payload:
+                raise OSError(errno.ENOMEM, "there was no memory for the data")
             raise Refused(errno.EINVAL, f"more than {self._max_payload} bytes in one request")
         self._gate.pwrite(data, offset, bool(flags & wire.CMD_FLAG_FUA))
 

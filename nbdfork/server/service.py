@@ -22,14 +22,14 @@ class Service(NamedTuple):
 
     *after_fork* is called in each worker before its first client, *cleanup* after its last.  The
     former is given a function that stops the whole server, and a descriptor that is readable once
-    this process has been told to end.  *connect* makes a client of a stream, and has what
-    it does counted in its slot; only those who fulfil the conditions of *admission* come so far.
-    A worker serves
-    *clients_per_worker* clients (0: any number), *clients_at_once* of them at the same time.
+    this process has been told to end.  *connect* makes a client of a stream and its peer, and has
+    what it does counted in its slot; only those who fulfil the conditions of *admission* come so
+    far.  A worker serves *clients_per_worker* clients (0: any number), *clients_at_once* of them at
+    the same time.
     """
 
     after_fork: Callable[[Callable[[], None], int], None]
-    connect: Callable[[socket.socket, OnExport, Slot], Servable]
+    connect: Callable[[socket.socket, Peer, OnExport, Slot], Servable]
     cleanup: Callable[[], None]
     admission: Admission
     keepalive: bool
@@ -73,7 +73,7 @@ def serve(
     announce()
     log.info("client %s connected", peer.shown)
     try:
-        stopper.serve(service.connect(client, on_export, slot))
+        stopper.serve(service.connect(client, peer, on_export, slot))
     except BaseException as error:
         log.error("client %s is lost: %s in its worker", peer.shown, type(error).__name__)
         raise

@@ -40,7 +40,7 @@ ORDER = {
     "protocol": [
         ["errors", "stream", "wire"],
         ["texts", "tls"],
-        ["channel", "metacontexts", "optiondata"],
+        ["access", "channel", "metacontexts", "optiondata"],
         ["replies"],
         ["transmission"],
         ["handshake", "parallel"],

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from nbdfork.server.admission import EVERYBODY, Admission, Door, Rule, Rules
+from nbdfork.server.peers import Peer
 from nbdfork.server.scoreboard import Scoreboard, Slot, State
 from nbdfork.server.service import OnExport, Service, admit, serve
 from nbdfork.server.stopper import Servable, Stopper
@@ -45,7 +46,7 @@ class Desk:
     def serve(self, client: socket.socket, action: Callable[[OnExport], object]) -> None:
         """Let *client* in and serve it, if it is let in."""
 
-        def connect(stream: socket.socket, on_export: OnExport, slot: Slot) -> Servable:
+        def connect(stream: socket.socket, peer: Peer, on_export: OnExport, slot: Slot) -> Servable:
             assert (stream, slot) == (client, self.slot)
             return Serving(lambda: action(on_export))
 
