@@ -15,7 +15,8 @@ from nbdfork.plugin import (
     parse,
 )
 
-from ._parts.files import check_servable, demand_servable, is_servable, open_writable
+from ._parts.files import check_servable, demand_servable, open_writable
+from ._parts.folder import BENEATH, FOLLOW, LINKS, Folder
 
 _ADVICE = {
     "normal": os.POSIX_FADV_NORMAL,
@@ -30,6 +31,12 @@ class File(Plugin):
     file = Parameter(parse.path, magic=True, metavar="FILENAME", help="the file to serve")
     dir = Parameter(
         parse.path, metavar="DIRECTORY", help="serve the files in it; the export name chooses"
+    )
+    dir_links = Parameter(
+        parse.choice(*LINKS),
+        metavar="|".join(LINKS),
+        help="symbolic links in it that are followed: all, those that stay in it, or none"
+        " (beneath if started as root, else follow)",
     )
     fadvise = Parameter(
         parse.choice(*_ADVICE),
@@ -48,6 +55,11 @@ class File(Plugin):
             raise ConfigError("file: give either file=FILENAME or dir=DIRECTORY")
         if self.dir is not None:
             _check_directory(self.dir)
+            # Now, for a server that is started as root may be somebody else later.
+            usual = BENEATH if os.geteuid() == 0 else FOLLOW
+            self._folder = Folder(self.dir, self.dir_links or usual)
+        elif self.dir_links is not None:
+            raise ConfigError("file: dir-links= is about the links in a directory: give dir=")
         elif self.file is not None:
             if os.path.isdir(self.file):
                 raise ConfigError(f"file: {self.file} is a directory: use dir= to serve its files")
@@ -57,13 +69,17 @@ class File(Plugin):
         if self.dir is None:
             yield ExportInfo("")
             return
-        with os.scandir(self.dir) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if _is_present(entry):
-                    yield ExportInfo(entry.name)
+        yield from map(ExportInfo, self._folder.names())
 
     def open(self, export_name: str, read_only: bool) -> Export:
-        fd, writable = open_writable(self._path_of(export_name), read_only)
+        if self.dir is None:
+            path = self.file or ""
+            demand_servable(path)
+            fd, writable = open_writable(path, read_only)
+        else:
+            found = (errno.ENOENT, self._folder.open)
+            demand_servable(export_name, *found)
+            fd, writable = open_writable(export_name, read_only, *found)
         try:
             os.posix_fadvise(fd, 0, 0, _ADVICE[self.fadvise])
             return DescriptorExport(
@@ -73,18 +89,6 @@ class File(Plugin):
             os.close(fd)
             raise
 
-    def _path_of(self, export_name: str) -> str:
-        """Return the path of the file to serve.  Raises OSError."""
-        if self.dir is None:
-            path = self.file or ""
-            demand_servable(path)
-            return path
-        if not export_name or "/" in export_name or export_name in (".", ".."):
-            raise FileNotFoundError(errno.ENOENT, "not the name of a file in the directory")
-        path = os.path.join(self.dir, export_name)
-        demand_servable(path, errno.ENOENT)
-        return path
-
 
 def _check_directory(path: str) -> None:
     try:
@@ -93,10 +97,3 @@ def _check_directory(path: str) -> None:
         raise ConfigError(f"file: dir={path}: {error.strerror}") from error
     if not stat.S_ISDIR(mode):
         raise ConfigError(f"file: dir={path} is not a directory")
-
-
-def _is_present(entry: os.DirEntry[str]) -> bool:
-    try:
-        return is_servable(entry.stat().st_mode)
-    except OSError:
-        return False  # a dangling symbolic link, or removed since the directory was read

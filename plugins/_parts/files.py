@@ -4,6 +4,8 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Callable
+from typing import TypeAlias
 
 from nbdfork.plugin import ConfigError, DescriptorExport
 
@@ -11,6 +13,15 @@ _BLKROGET = 0x125E  # linux/fs.h
 
 _READ_ONLY_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY})
 """Errors of opening for writing after which opening for reading may still succeed."""
+
+Opener: TypeAlias = Callable[[str, int], int]
+"""Opens a path with flags, as `os.open` does."""
+
+
+def open_plain(path: str, flags: int) -> int:
+    """Open *path* wherever it leads.  Raises OSError."""
+    return os.open(path, flags)
+
 
 _NOT_SERVABLE = "is neither a regular file nor a block device"
 
@@ -30,30 +41,41 @@ def check_servable(plugin: str, path: str) -> None:
         raise ConfigError(f"{plugin}: {path} {_NOT_SERVABLE}")
 
 
-def demand_servable(path: str, number: int = errno.EINVAL) -> None:
-    """Raise OSError, with the errno *number*, unless *path* can be served.
+def demand_servable(path: str, number: int = errno.EINVAL, opener: Opener = open_plain) -> None:
+    """Raise OSError, with the errno *number*, unless *path*, opened by *opener*, can be served.
 
-    It is looked at before it is opened, which some devices take as an order, and again for each
-    client, because it may have been replaced.
+    It is looked at before it is opened to be read, which some devices take as an order.  What is
+    opened then is looked at again, because it may have been replaced in between.
     """
-    if not is_servable(os.stat(path).st_mode):
+    fd = opener(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        _check_descriptor(fd, path, number)
+    finally:
+        os.close(fd)
+
+
+def _check_descriptor(fd: int, path: str, number: int) -> None:
+    if not is_servable(os.fstat(fd).st_mode):
         raise OSError(number, _NOT_SERVABLE, path)
 
 
-def open_writable(path: str, read_only: bool) -> tuple[int, bool]:
-    """Open *path*, for writing if possible unless *read_only*.
+def open_writable(
+    path: str, read_only: bool, number: int = errno.EINVAL, opener: Opener = open_plain
+) -> tuple[int, bool]:
+    """Open *path* by *opener*, for writing if possible unless *read_only*.
 
-    Return the descriptor, and whether it can be written.  Raises OSError.
+    Return the descriptor, and whether it can be written.  Raises OSError, with the errno *number*
+    if what is there cannot be served.
     """
     if not read_only:
         try:
-            fd = _open(path, os.O_RDWR)
+            fd = _open(path, os.O_RDWR, number, opener)
         except OSError as error:
             if error.errno not in _READ_ONLY_ERRORS:
                 raise
         else:
             return fd, not _is_read_only_device(fd)
-    return _open(path, os.O_RDONLY), False
+    return _open(path, os.O_RDONLY, number, opener), False
 
 
 def open_disk(path: str, read_only: bool) -> DescriptorExport:
@@ -83,9 +105,15 @@ def open_part(path: str, read_only: bool) -> DescriptorExport:
         raise
 
 
-def _open(path: str, mode: int) -> int:
+def _open(path: str, mode: int, number: int = errno.EINVAL, opener: Opener = open_plain) -> int:
     # O_NONBLOCK, so that it does not wait for a writer if the file has been replaced by a fifo.
-    return os.open(path, mode | os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = opener(path, mode | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        _check_descriptor(fd, path, number)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _is_read_only_device(fd: int) -> bool:
