@@ -21,6 +21,12 @@ REVOKED = "ca-crl.pem"
 CERTIFICATE = "server-cert.pem"
 KEY = "server-key.pem"
 
+_CIPHERS_FOR_KEYS = (
+    "ECDHE-PSK-CHACHA20-POLY1305:ECDHE-PSK-AES256-CBC-SHA384:ECDHE-PSK-AES128-CBC-SHA256"
+)
+"""For TLS 1.2: those with forward secrecy, so that a key that becomes known does not open what was
+recorded before.  OpenSSL has no ECDHE-PSK with AES-GCM.  Those of TLS 1.3 all have it."""
+
 _SHORTEST_KEY = 16
 """In bytes.  A key as short as a password could be guessed by who has seen a handshake."""
 
@@ -41,6 +47,11 @@ def load(
         context = _by_keys(psk)
     else:
         context = _by_certificates(certificates or _find_certificates(), verify_peer)
+        if verify_peer and not required:
+            log.warning(
+                "--tls-verify-peer without --tls=require: a client that does not use TLS gets in"
+                " without a certificate"
+            )
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION  # a client could demand it without end
     context.num_tickets = 0  # clients do not come back to a worker
@@ -125,7 +136,7 @@ def _by_keys(path: str) -> ssl.SSLContext:
         return key
 
     context: Any = _context_for_keys()  # with a method that type stubs do not know yet
-    context.set_ciphers("PSK+AESGCM:PSK+CHACHA20")  # for TLS 1.2; those of 1.3 are all right
+    context.set_ciphers(_CIPHERS_FOR_KEYS)
     context.set_psk_server_callback(find)
     secured: ssl.SSLContext = context
     return secured

@@ -17,7 +17,7 @@ from contextlib import suppress
 from struct import unpack
 from typing import TYPE_CHECKING, ClassVar
 
-from nbdfork.protocol.errors import Disconnected, ProtocolError
+from nbdfork.protocol.errors import Disconnected, ProtocolError, TlsFailed
 from nbdfork.protocol.stream import Stream
 from nbdfork.types import Buffer
 
@@ -271,7 +271,7 @@ class Channel:
         """Send what is queued, and from then on let TLS protect all that is said.
 
         Raises `ProtocolError` if the client, or who sits between, has said something already;
-        `Disconnected` if the two sides do not come to an agreement.
+        `TlsFailed` if the two sides do not come to an agreement.
         """
         from nbdfork.protocol.tls import TlsStream  # most servers have no use for it
 
@@ -282,7 +282,7 @@ class Channel:
         try:
             protection = tls.handshake(self._deadline)
         except OSError as error:
-            raise Disconnected(f"TLS: {error}") from error
+            raise TlsFailed(f"TLS: {error}") from error
         self._stream = self._tls = tls
         return protection
 

@@ -15,7 +15,7 @@ from nbdfork.backend.gate import Gate
 from nbdfork.protocol import handshake
 from nbdfork.protocol.access import Admits, admits_all
 from nbdfork.protocol.channel import Channel, SharedChannel
-from nbdfork.protocol.errors import Disconnected, ProtocolError, Rejected
+from nbdfork.protocol.errors import Disconnected, ProtocolError, Rejected, TlsFailed
 from nbdfork.protocol.stream import Stream
 from nbdfork.protocol.transmission import Meter, Session, Transmission
 
@@ -83,6 +83,8 @@ class Connection:
             log.warning("the plugin refuses the client: %s", error)
         except PluginFailed as error:
             log.info("disconnecting the client: %s", error.strerror)
+        except TlsFailed as error:
+            log.warning("client %s is refused: %s", self._meter.peer, error)
         except Disconnected as error:
             log.info("lost the client: %s", error)
         finally:
@@ -111,9 +113,12 @@ class Connection:
         session: Session | None
         if self._settings.newstyle:
             offer = self._settings.offer
-            session = handshake.Newstyle(
-                self._channel, self._exports, offer, self._admits
-            ).negotiate()
+            negotiation = handshake.Newstyle(self._channel, self._exports, offer, self._admits)
+            try:
+                session = negotiation.negotiate()
+            finally:
+                if negotiation.lacked_tls:
+                    log.warning("client %s is refused: it does not use TLS", self._meter.peer)
         else:
             session = handshake.oldstyle(self._channel, self._exports, self._admits)
             # It has not had to say anything yet: its first request is a part of the handshake.

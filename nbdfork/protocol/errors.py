@@ -5,6 +5,10 @@ class Disconnected(Exception):
     """The client went away, in the middle of a message or while replies were being sent."""
 
 
+class TlsFailed(Disconnected):
+    """The client and the server could not agree on TLS."""
+
+
 class ProtocolError(Exception):
     """The client broke the protocol so that there is no choice but to disconnect it."""
 

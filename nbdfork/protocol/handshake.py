@@ -41,9 +41,8 @@ MAX_OPTION_DISCARD = 64 * 1024 * 1024
 """A longer option than this ends the connection; nbdkit's limit."""
 
 MAX_OPTIONS = 32
-"""How many options a client may send, and as many again for each export that it was shown first,
-since it may want to ask about every one; nbdkit's limit.  Being shown an export costs as much as an
-option, so that nobody can have a long list made again and again."""
+"""How many options a client may send (nbdkit's limit); as many again for each export first shown.
+Being shown one costs as much as an option, so nobody can have a long list made again and again."""
 
 
 class Offer(NamedTuple):
@@ -102,11 +101,10 @@ class Newstyle:
         self._offer = offer
         self._admits = admits
         self._subject: str | None = None  # of its certificate
-        self._fixed = False
-        self._no_zeroes = False
+        self._fixed = self._no_zeroes = self._has_listed = False
         self._options_left = MAX_OPTIONS
-        self._has_listed = False
         self._is_secure = False  # TLS protects the connection
+        self.lacked_tls = False  # it was refused something for that, and has not begun TLS since
         self._forget()
 
     def _forget(self) -> None:
@@ -194,7 +192,7 @@ class Newstyle:
     def _carry_out(self, option: int, data: bytes) -> _Reply:
         if self._channel.stopped and option != wire.OPT_ABORT:
             return _Reply(wire.REP_ERR_SHUTDOWN, "the server is shutting down")
-        if self._needs_tls() and option not in (wire.OPT_STARTTLS, wire.OPT_ABORT):
+        if option not in (wire.OPT_STARTTLS, wire.OPT_ABORT) and self._needs_tls():
             return _Reply(wire.REP_ERR_TLS_REQD, "this server demands TLS")
         if option in ABOUT_EXPORTS and not self._is_admitted():
             return _Reply(wire.REP_ERR_POLICY, NOT_ADMITTED)
@@ -353,14 +351,16 @@ class Newstyle:
     # -- TLS ----------------------------------------------------------------------------
 
     def _needs_tls(self) -> bool:
-        return self._offer.tls is not None and self._offer.tls.required and not self._is_secure
+        tls = self._offer.tls
+        self.lacked_tls = tls is not None and tls.required and not self._is_secure
+        return self.lacked_tls
 
     def _begin_tls(self, tls: "Tls") -> None:
         """Nothing that was said in clear counts any more: anybody may have said it."""
+        self._is_secure, self.lacked_tls = True, False
         protection = self._channel.secure(tls.context)
         if served := client.serving():
             served.protection = protection
-        self._is_secure = True
         self._subject = protection.subject or None
         self._close_gate()
         self._forget()

@@ -54,6 +54,10 @@ reply, or None if there is nothing to return."""
 class Meter(Protocol):
     """Is told of each batch of requests, those that were received together."""
 
+    @property
+    def peer(self) -> str:
+        """Who the client is, for people."""
+
     def set_busy(self, since: int) -> None:
         """A batch came at *since*, in nanoseconds of the monotonic clock."""
 

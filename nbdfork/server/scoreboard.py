@@ -239,6 +239,11 @@ class Slot:
         self._numbers[_FIRST] = self.entry().counters.requests & _MOST
         self._numbers[0] += 1  # Counters.clients
 
+    @property
+    def peer(self) -> str:
+        """Who the client is, for people."""
+        return _text(self._bytes, _PEER_AT, _PEER_SIZE) or "on standard input"
+
     def set_party(self, party: int) -> None:
         """The client belongs to *party* (`Peer.party`); 0: there is none."""
         self._numbers[_PARTY] = party

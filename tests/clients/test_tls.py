@@ -162,6 +162,57 @@ def test_keys(keys: Path) -> None:
         assert "1 MiB" in output("qemu-img", "info", "--object", given, "--image-opts", image)
 
 
+@pytest.mark.parametrize(
+    ("without", "cipher"),
+    [
+        ("CAMELLIA-128-GCM", "ECDHE-PSK-CHACHA20-POLY1305"),
+        ("CHACHA20-POLY1305", "ECDHE-PSK-AES256-CBC-SHA384"),
+    ],
+)
+def test_keys_with_clients_of_tls_1_2(without: str, cipher: str, keys: Path) -> None:
+    """GnuTLS, which real clients have, finds a cipher with forward secrecy."""
+    need("qemu-img")
+    words = ("-v", "--tls=require", f"--tls-psk={keys}/keys.psk", "memory", "1M")
+    with Server(*words) as server:
+        priority = f"NORMAL:-VERS-ALL:+VERS-TLS1.2:+SHA384:-{without}"
+        given = f"tls-creds-psk,id=t,dir={keys},username=bob,endpoint=client,priority={priority}"
+        image = f"driver=nbd,path={server.socket},tls-creds=t"
+        assert "1 MiB" in output("qemu-img", "info", "--object", given, "--image-opts", image)
+        assert f"TLSv1.2, ('{cipher}'" in server.log
+
+
+def test_the_log_tells_who_is_refused(certificates: Certificates) -> None:
+    words = (f"--tls-certificates={certificates.server}", "--tls=require", "--tls-verify-peer")
+    with Server(*words, "memory", "1M") as server:
+        own = f"uid {os.getuid()} is refused: "
+        assert run("nbdinfo", f"nbd+unix:///?socket={server.socket}").returncode != 0
+        eventually(lambda: f"{own}it does not use TLS\n" in server.log)
+        with greeted(server.socket) as client:
+            client.sendall(struct.pack(">QII", MAGIC, 1, 0))  # EXPORT_NAME
+            assert client.recv(1) == b""
+        eventually(lambda: server.log.count(f"{own}it does not use TLS\n") == 2)
+        wrong = uri(server, f"tls-certificates={certificates.anonymous}")
+        assert run("nbdinfo", wrong).returncode != 0
+        eventually(lambda: f"{own}TLS: [SSL: PEER_DID_NOT_RETURN_A_CERTIFICATE]" in server.log)
+        output("nbdinfo", uri(server, f"tls-certificates={certificates.client}"))
+        with greeted(server.socket) as client:
+            client.sendall(LIST)
+            assert answer(client) == (3, TLS_REQD)
+            client.sendall(STARTTLS)  # then it does what it should
+            assert answer(client) == (5, ACK)
+        eventually(lambda: server.log.count("is refused") == 4)
+        assert server.log.count("it does not use TLS") == 2
+
+
+def test_certificates_that_plain_clients_do_not_need(certificates: Certificates) -> None:
+    words = (f"--tls-certificates={certificates.server}", "--tls-verify-peer", "memory", "1M")
+    warning = "--tls-verify-peer without --tls=require: a client that does not use TLS gets in"
+    with Server(*words) as server:
+        assert warning in server.log
+    with Server("--tls=require", *words) as server:
+        assert warning not in server.log
+
+
 def test_the_log_tells_who_came(keys: Path, certificates: Certificates) -> None:
     with Server("-v", "--tls=on", f"--tls-psk={keys}/keys.psk", "memory", "1M") as server:
         output("nbdinfo", uri(server, f"tls-psk-file={keys}/keys.psk", "alice@"))

@@ -16,6 +16,8 @@ class Counted:
         self.nanoseconds: list[int] = []
         self.busy_since = 0
 
+    peer = "of a test"
+
     def set_busy(self, since: int) -> None:
         self.busy_since = since
 

@@ -34,6 +34,9 @@ def test_keys_make_a_context_that_offers_them_only(keys: Path) -> None:
         "PSK" in cipher["name"] or cipher["protocol"] == "TLSv1.3"
         for cipher in tls.context.get_ciphers()
     )
+    old = [one["name"] for one in tls.context.get_ciphers() if one["protocol"] != "TLSv1.3"]
+    assert old
+    assert all(name.startswith("ECDHE-PSK-") for name in old)  # forward secrecy
 
 
 @pytest.mark.parametrize("text", ["alice", "alice:", f":{KEY}", "alice:xyz", f"alice={KEY}"])
