@@ -20,4 +20,6 @@ class Gzip(UnpackPlugin):
     )
 
     def make_filter(self) -> UnpackFilter:
-        return gzip.Gzip(gzip_index_size=self.index_size)
+        made = gzip.Gzip(gzip_index_size=self.index_size)
+        made.index_size_key = "index-size"
+        return made

@@ -4,7 +4,7 @@ It is the xz filter over the file; the parameters have nbdkit's names.
 """
 
 from nbdfork.filters import xz
-from nbdfork.filters._blocks import max_block, max_depth
+from nbdfork.filters._blocks import MAX_INDEX, max_block, max_depth, max_index
 from nbdfork.filters._unpack import UnpackFilter, UnpackPlugin
 from nbdfork.plugin import Parameter
 
@@ -18,8 +18,14 @@ class Xz(UnpackPlugin):
     maxdepth = Parameter(
         max_depth, default=8, metavar="N", help="how many blocks each client keeps"
     )
+    maxindex = Parameter(
+        max_index, default=MAX_INDEX, metavar="N", help="how many blocks there may be"
+    )
 
     def make_filter(self) -> UnpackFilter:
-        made = xz.Xz(xz_max_block=self.maxblock, xz_max_depth=self.maxdepth)
+        made = xz.Xz(
+            xz_max_block=self.maxblock, xz_max_depth=self.maxdepth, xz_max_index=self.maxindex
+        )
         made.max_block_key = "maxblock"
+        made.max_index_key = "maxindex"
         return made

@@ -93,6 +93,31 @@ max_depth = parse.whole(1, 65536)
 """Parse how many blocks each client may keep."""
 
 
+MAX_INDEX = 256 * 1024
+"""How many blocks an index may have by default: for each, a client takes some hundred bytes."""
+
+max_index = parse.whole(1, 2**32)
+"""Parse how many blocks an index may have."""
+
+
+class Limit(NamedTuple):
+    """There may be *most* blocks because the parameter *key* is *value*."""
+
+    key: str
+    value: int
+    most: int
+
+    def check(self, source: Source, count: int) -> None:
+        """Raise OSError with EINVAL if *count* blocks are too many."""
+        if count > self.most:
+            raise refused(
+                source,
+                f"there are more than {self.most} blocks, too many for {self.key}={self.value}:"
+                f" compress it in larger ones, or raise {self.key}, which costs each client some"
+                " hundred bytes for each",
+            )
+
+
 def check_blocks(source: Source, blocks: Sequence[Block], key: str, most: int, remedy: str) -> int:
     """Return the size of the largest of *blocks*.
 

@@ -13,6 +13,7 @@ from nbdfork.filters._blocks import (
     Block,
     BlocksExport,
     Disk,
+    Limit,
     damaged,
     lossy,
     refused,
@@ -85,11 +86,11 @@ class Frames(NamedTuple):
         return lossy(source, blocks, size, self.damage)
 
 
-def scan(source: Source, codec: Codec) -> Frames:
+def scan(source: Source, codec: Codec, limit: Limit) -> Frames:
     """Decode all of *source* to find its frames; nothing is kept.
 
     Data after the last frame is ignored, with a warning.  Raises OSError if there is no frame,
-    or nothing of the first can be decoded.
+    nothing of the first can be decoded, or there are more than the *limit* allows.
     """
     blocks: list[Block] = []
     offset = place = 0
@@ -98,6 +99,7 @@ def scan(source: Source, codec: Codec) -> Frames:
         head = source.pread_ahead(_HEAD, place)
         if not codec.begins(head):
             break
+        limit.check(source, len(blocks) + 1)
         block, damage = _scan_frame(source, codec, Block(offset, 0, place, 0))
         blocks.append(block)
         offset += block.size

@@ -10,27 +10,44 @@ from typing import Any
 
 from nbdfork.filters._blocks import (
     LIBRARY_ERRORS,
+    MAX_INDEX,
     Block,
     BlocksExport,
     Disk,
+    Limit,
     SeekingExport,
     damaged,
     dump,
     load,
     lossy,
+    max_index,
     refused,
     size_with_loss,
 )
 from nbdfork.filters._source import IndexStore, Source
 from nbdfork.filters._unpack import UnpackFilter
-from nbdfork.plugin import ConfigError, Export
+from nbdfork.plugin import ConfigError, Export, Parameter
 
 _MAGIC = b"BZh"
+_PIECE = 1024 * 1024
+
+_STARTS = (0x314159265359, 0x177245385090)
+"""What a block begins with, and what the end of a member does; each can be at any bit."""
+
+_SIGNS = [
+    (start >> 8 - bit & 0xFF_FFFF_FFFF).to_bytes(5, "big") for start in _STARTS for bit in range(8)
+]
+"""The whole bytes that all have in common which begin so, for each bit where they can be."""
+
 _KEEP = 16 * 1024 * 1024  # bytes of the disk that each client keeps
 
 
 class Bzip2(UnpackFilter):
     """serve what is in bzip2 data"""
+
+    bzip2_max_index = Parameter(
+        max_index, default=MAX_INDEX, metavar="N", help="how many blocks there may be"
+    )
 
     def get_ready(self) -> None:
         self._library = _library()
@@ -54,6 +71,8 @@ class Bzip2(UnpackFilter):
 
         Raises OSError if nothing of it can be decoded.
         """
+        most = self.bzip2_max_index
+        _check_count(source, Limit("bzip2-max-index", most, most))
         damage = ""
         file = self._library.IndexedBzip2File(source)
         try:
@@ -75,6 +94,20 @@ class Bzip2(UnpackFilter):
             raise damaged(source, f"{damage}; nothing of it can be decoded")
         blocks = [block for block in blocks if block.size]
         return lossy(source, blocks, size_with_loss(size) if damage else size, damage)
+
+
+def _check_count(source: Source, limit: Limit) -> None:
+    """Refuse more blocks than the *limit* allows; the end of a member counts as one.
+
+    The library would remember all of them.
+    """
+    count = 0
+    before = b""
+    for place in range(0, source.end, _PIECE):
+        piece = before + source.pread(_PIECE, place)
+        count += sum(piece.count(sign) for sign in _SIGNS)
+        limit.check(source, count)
+        before = piece[-4:]
 
 
 def _offsets(disk: Disk) -> dict[int, int]:

@@ -22,6 +22,7 @@ from nbdfork.filters._blocks import (
     Block,
     BlocksExport,
     Disk,
+    Limit,
     SeekingExport,
     damaged,
     dump,
@@ -39,6 +40,7 @@ _SPACING = 1024 * 1024  # bytes of the disk between two points, at least
 _LARGEST = 16 * 1024 * 1024  # bytes of the disk to decode at once, unless points are further apart
 _KEEP = 64 * 1024 * 1024  # bytes of the disk that each client keeps, and two blocks at least
 _BEST_RATIO = 1032  # of deflate
+_MEMBER_COST = 256  # bytes that a member takes while the index is made, or a little more
 _PIECE = 1024 * 1024
 _TRAILER = 8  # bytes of a member's checksum and size
 _MEMBER = b"\x1f\x8b\x08"  # RFC 1952, section 2.3
@@ -63,14 +65,19 @@ class Gzip(UnpackFilter):
         help="the most that the index may take",
     )
 
+    index_size_key = "gzip-index-size"
+    """What users know the parameter as."""
+
     def get_ready(self) -> None:
         _library()
         self._store = IndexStore()
 
     def unpack(self, next: Export, name: str) -> BlocksExport:
         source = Source(next, name)
-        points = self.gzip_index_size // _WINDOW
-        known = Known.load(self._store.get(source, lambda: learn(source, points).dump()))
+        size = self.gzip_index_size
+        limit = Limit(self.index_size_key, size, size // _MEMBER_COST)
+        points = size // _WINDOW
+        known = Known.load(self._store.get(source, lambda: learn(source, points, limit).dump()))
         good = source.limited(known.end)
         largest = max((block.size for block in known.disk.blocks), default=0)
         capacity = max(_KEEP, 2 * largest)
@@ -130,12 +137,13 @@ class Known(NamedTuple):
         return cls(load(disk), int(end), points)
 
 
-def learn(source: Source, most_points: int) -> Known:
+def learn(source: Source, most_points: int, limit: Limit) -> Known:
     """Make the index of *source*; it has about *most_points* at the most.
 
-    Raises OSError if these are not gzip data, or nothing can be decoded.
+    Raises OSError if these are not gzip data, nothing can be decoded, or there are more members
+    than the *limit* allows.
     """
-    frames = scan(source, _CODEC)
+    frames = scan(source, _CODEC, limit)
     spacing = max(_SPACING, -(-frames.size // most_points))
     # Reading fails where the trailer of a member, and nothing before it, has been cut off.
     for lost in range(_TRAILER + 2 if frames.damage else 1):

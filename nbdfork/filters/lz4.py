@@ -4,7 +4,17 @@ lz4 data are a sequence of frames without an index.  So all of the disk is decod
 client to find out where they are, and the result is shared with the others.
 """
 
-from nbdfork.filters._blocks import BlocksExport, check_blocks, dump, load, max_block, max_depth
+from nbdfork.filters._blocks import (
+    MAX_INDEX,
+    BlocksExport,
+    Limit,
+    check_blocks,
+    dump,
+    load,
+    max_block,
+    max_depth,
+    max_index,
+)
 from nbdfork.filters._frames import Codec, FramesExport, scan
 from nbdfork.filters._source import IndexStore, Source
 from nbdfork.filters._unpack import UnpackFilter
@@ -21,6 +31,9 @@ class Lz4(UnpackFilter):
     )
     lz4_max_depth = Parameter(
         max_depth, default=8, metavar="N", help="how many frames each client keeps"
+    )
+    lz4_max_index = Parameter(
+        max_index, default=MAX_INDEX, metavar="N", help="how many frames there may be"
     )
 
     def get_ready(self) -> None:
@@ -39,8 +52,11 @@ class Lz4(UnpackFilter):
         )
         return FramesExport(source, disk, largest * self.lz4_max_depth, self._codec)
 
+    def _limit(self) -> Limit:
+        return Limit("lz4-max-index", self.lz4_max_index, self.lz4_max_index)
+
     def _learn(self, source: Source) -> bytes:
-        return dump(scan(source, self._codec).disk(source))
+        return dump(scan(source, self._codec, self._limit()).disk(source))
 
 
 def _codec() -> Codec:

@@ -10,14 +10,17 @@ from importlib import import_module
 from typing import Any
 
 from nbdfork.filters._blocks import (
+    MAX_INDEX,
     Block,
     BlocksExport,
     Disk,
+    Limit,
     check_blocks,
     dump,
     load,
     max_block,
     max_depth,
+    max_index,
     refused,
 )
 from nbdfork.filters._frames import Codec, FramesExport, scan
@@ -47,6 +50,9 @@ class Zstd(UnpackFilter):
     zstd_max_depth = Parameter(
         max_depth, default=8, metavar="N", help="how many frames each client keeps"
     )
+    zstd_max_index = Parameter(
+        max_index, default=MAX_INDEX, metavar="N", help="how many frames there may be"
+    )
 
     def get_ready(self) -> None:
         self._codec = _codec()
@@ -54,7 +60,7 @@ class Zstd(UnpackFilter):
 
     def unpack(self, next: Export, name: str) -> BlocksExport:
         source = Source(next, name)
-        disk = read_table(source)
+        disk = read_table(source, self._limit())
         if disk is None:
             disk = load(self._store.get(source, lambda: self._learn(source)))
         largest = check_blocks(
@@ -66,8 +72,11 @@ class Zstd(UnpackFilter):
         )
         return FramesExport(source, disk, largest * self.zstd_max_depth, self._codec)
 
+    def _limit(self) -> Limit:
+        return Limit("zstd-max-index", self.zstd_max_index, self.zstd_max_index)
+
     def _learn(self, source: Source) -> bytes:
-        return dump(scan(source, self._codec).disk(source))
+        return dump(scan(source, self._codec, self._limit()).disk(source))
 
 
 def _codec() -> Codec:
@@ -89,10 +98,10 @@ def _begins(head: bytes) -> bool:
     return magic == _FRAME or magic & ~0xF == _SKIPPABLE
 
 
-def read_table(source: Source) -> Disk | None:
+def read_table(source: Source, limit: Limit) -> Disk | None:
     """Return the disk that the seek table of *source* describes, or None if there is no table.
 
-    Raises OSError with EINVAL for a table that is wrong.
+    Raises OSError with EINVAL for a table that is wrong, or longer than the *limit* allows.
     """
     footer = source.pread(_TABLE_FOOTER.size, max(0, source.end - _TABLE_FOOTER.size))
     if len(footer) < _TABLE_FOOTER.size:
@@ -105,6 +114,7 @@ def read_table(source: Source) -> Disk | None:
     start = source.end - inside - _TABLE_HEADER.size
     if start < 0 or descriptor & _RESERVED:
         raise refused(source, "the zstd seek table is damaged")
+    limit.check(source, count)
     table = source.pread(source.end - start, start)
     if _TABLE_HEADER.unpack_from(table) != (_TABLE, inside):
         raise refused(source, "the zstd seek table is damaged")

@@ -19,18 +19,20 @@ from tests.support.compressed import (
     unpacked,
 )
 
+LIMIT = _blocks.Limit("gzip-index-size", 4 * MIB, 16384)
+
 
 def test_many_small_gzip_members(content: bytes) -> None:
     data = b"".join(gzip.compress(content[i : i + 9999], 1) for i in range(0, SIZE, 9999))
-    known = gzip_filter.learn(_source.Source(Below(data), "disk"), 64)
+    known = gzip_filter.learn(_source.Source(Below(data), "disk"), 64, LIMIT)
     assert len(known.disk.blocks) <= SIZE // MIB + 1
     assert all_of(unpacked("gzip", data)) == content
 
 
 def test_a_smaller_index_has_points_further_apart(files: dict[str, Path], content: bytes) -> None:
     source = _source.Source(Below(files["gzip"].read_bytes()), "disk")
-    many = gzip_filter.learn(source, 64)
-    few = gzip_filter.learn(source, 2)
+    many = gzip_filter.learn(source, 64, LIMIT)
+    few = gzip_filter.learn(source, 2, LIMIT)
     assert len(few.disk.blocks) <= 3 < len(many.disk.blocks)
     assert len(few.points) < len(many.points)
     assert sum(block.size for block in few.disk.blocks) == SIZE

@@ -1,5 +1,6 @@
 """What holds for every filter that unpacks a compressed disk, with each of them."""
 
+import bz2
 import errno
 import gzip
 import lzma
@@ -314,3 +315,21 @@ def test_what_people_are_told_of_the_disk_below(name: str) -> None:
     below.description = lambda: "a disk"  # type: ignore[method-assign]
     unpacked_disk = kept(made.wrap(below, "", read_only=True))
     assert unpacked_disk.description() == f"expansion of {name}-compressed image: a disk"
+
+
+@pytest.mark.parametrize("name", ["gzip", "bzip2", "zstd", "lz4"])
+def test_a_great_many_tiny_members_are_refused(name: str) -> None:
+    """They would take far more memory than they have bytes."""
+    member = {
+        "gzip": lambda: gzip.compress(b"x"),
+        "bzip2": lambda: bz2.compress(b"x"),
+        "zstd": lambda: b"\x50\x2a\x4d\x18" + bytes(4),  # a skippable frame
+        "lz4": lambda: compressed("lz4", b"x", "lz4"),
+    }[name]()
+    key = "gzip_index_size" if name == "gzip" else f"{name}_max_index"
+    limits = {key: MIB if name == "gzip" else 4096}
+    text = refusal(name, member * 4097, **limits)
+    assert "there are more than 4096 blocks, too many for " + key.replace("_", "-") in text
+    if name != "zstd":
+        half = 2000 if name == "bzip2" else 4096
+        assert unpacked(name, member * half, **limits).get_size() == half

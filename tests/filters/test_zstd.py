@@ -1,5 +1,7 @@
 """The zstd filter: frames, and the table in which they can be looked up."""
 
+import pytest
+
 from tests.support.compressed import (
     MIB,
     SIZE,
@@ -28,3 +30,12 @@ def test_a_wrong_zstd_seek_table_is_refused(content: bytes) -> None:
     assert "does not match" in refusal("zstd", frames[0] + b"x" + table)
     assert "table is damaged" in refusal("zstd", frames[0] + b"y" + table[1:])
     assert "table is damaged" in refusal("zstd", table[-9:])
+
+
+def test_a_zstd_seek_table_is_not_read_because_it_says_that_it_is_long() -> None:
+    count = (100 * MIB).to_bytes(4, "little")
+    footer = count + b"\0" + 0x8F92EAB1.to_bytes(4, "little")
+    below = Below(bytes(800 * MIB + 8) + footer)
+    with pytest.raises(OSError, match="there are more than 262144 blocks"):
+        filter_of("zstd").unpack(below, "disk")
+    assert below.read < 200
