@@ -3,9 +3,10 @@
 import socket
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.support.harness import Server, eventually, nbdfork
+from tests.support.harness import Server, eventually, nbdfork, title
 from tests.support.libnbd import connected, libnbd
 from tests.support.paths import SAMPLES
 
@@ -48,6 +49,12 @@ def serves_again(server: Server) -> bool:
         return False
 
 
+def idle(server: Server) -> list[psutil.Process]:
+    """Return the workers once none has a client, or is about to end because of one."""
+    workers = server.workers()
+    return workers if all(title(one) == "nbdfork: worker idle" for one in workers) else []
+
+
 @pytest.mark.parametrize("way", ["close", "shutdown"])
 @pytest.mark.parametrize("clients_per_worker", ["0", "1", "3"])
 @pytest.mark.parametrize("where", ["unix", "tcp", "any port"])
@@ -67,8 +74,9 @@ def test_sockets_that_a_plugin_spoils_are_made_anew(
     with Server(*options, *plugin, listen=listen) as server:
         with connected(server.uri) as client:
             assert client.pread(512, 512) == bytes(512)
-        mark.touch()  # the next worker, which is there once this client has gone, finds it
-        for worker in server.workers():
+        settled = eventually(lambda: idle(server))
+        mark.touch()  # the next worker finds it
+        for worker in settled:
             worker.kill()
         eventually(lambda: not mark.exists())
         eventually(lambda: serves_again(server))

@@ -309,6 +309,9 @@ def slow(place: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     words = [*NBDFORK, *in_place(place), "--spare-workers=1", str(plugin)]
     with subprocess.Popen(words) as started:
         eventually((place / "pid").exists)
+        # Those that were left behind on the way into the background hold the ready pipe, too.
+        on_the_way = psutil.Process(started.pid).children()
+        eventually(lambda: not any(map(is_alive, on_the_way)))
         yield started, pipe
 
 

@@ -108,8 +108,8 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def refused(number: int, text: str = "") -> Iterator[None]:
-    """Expect an OSError with the errno *number*, whose one line the expression *text* matches."""
+def refused(number: int, text: str | None = None) -> Iterator[None]:
+    """Expect an OSError with the errno *number*, of one line; *text* is an expression for it."""
     with pytest.raises(OSError, match=text) as caught:
         yield
     assert caught.value.errno == number
