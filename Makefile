@@ -8,7 +8,7 @@ TARGET =
 SHELL_SCRIPTS = .ci/run contrib/bootstrap contrib/bench/scripts/dd.sh \
     contrib/packaging/nbdfork.init contrib/packaging/nbdfork.bash-completion
 
-.PHONY: check lint style types shell test unit coverage clean
+.PHONY: check lint style types shell test unit soak coverage clean
 
 check: lint test
 
@@ -34,6 +34,10 @@ test:
 
 unit:
 	$(PYTHON) -m pytest -n $(JOBS) tests/unit
+
+# What a test has in short: very many clients at once, and one after another.  About ten minutes.
+soak:
+	SOAK_CLIENTS=1000 SOAK_CONNECTIONS=100000 $(PYTHON) -m pytest -v tests/faults/test_soak.py
 
 coverage:
 	$(PYTHON) -m coverage erase
