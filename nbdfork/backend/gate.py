@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import TypeVar
 
+from nbdfork.backend import facts
 from nbdfork.backend.errors import Refused
 from nbdfork.backend.extents import ExtentReader, align
 from nbdfork.plugin import (
@@ -36,24 +37,19 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _VIEW_SIZE = 256 * 1024
-"""Below this size it is cheaper to read than to find out whether a view can be had, and to have
-its pages mapped."""
+"""Below this size it is cheaper to read than to find out whether there is a view, and to map its
+pages."""
 
 _LOOK_AHEAD = 1024 * 1024 * 1024
-"""How far to look for data beyond a request, so that the next ones need not look: on a tmpfs, to
-find the end of it takes time in proportion to its length."""
-
-_MOST_MINIMUM = 64 * 1024
-_LEAST_PREFERRED = 512
-_MOST_PREFERRED = 32 * 1024 * 1024
-_NO_MAXIMUM = 0xFFFFFFFF
-"""Limits of block sizes (protocol document, "Block size constraints"), in bytes."""
+"""How far beyond a request data is looked for, so that the next requests need not look.  There is
+a limit because a tmpfs takes time in proportion to the length of what it finds."""
 
 _MOST_PARTS = 64
 """A range of more parts than that is read as data: a reply of many small pieces saves nothing."""
 
 _MOST_EMULATED = 4 * 1024 * 1024 * 1024
-"""The most that a compact request can ask for; what is emulated takes time with every byte."""
+"""As much as a compact request can ask for.  Emulation takes time for each byte, and with extended
+headers a client could ask for days of it."""
 
 _MOST_LOCKED = 32 * 1024 * 1024
 """So many zeroes are written while other clients wait for the lock."""
@@ -79,8 +75,9 @@ class Gate:
         Raises OSError with EINVAL for facts that make no sense.
         """
         self.size = export.get_size()
+        facts.check_size(self.size)
         self.block_size = export.block_size()
-        self._check_facts()
+        facts.check_block_size(self.block_size)
         self.can_write = not read_only and export.can_write()
         self.can_flush = export.can_flush()
         self.fua = export.can_fua() if self.can_write else Support.NONE
@@ -97,7 +94,7 @@ class Gate:
         self.can_resize = self.can_write and export.can_resize()
         self.can_extents = export.can_extents()
         self.contexts = tuple(export.contexts())
-        self._check_contexts()
+        facts.check_contexts(self.contexts)
         self._known_data = (0, 0)  # start and end of a part that was data when last looked at
         self._misaligned = self.block_size.minimum - 1
         maximum = self.block_size.maximum
@@ -119,24 +116,8 @@ class Gate:
         self._resize = self._bind(export.resize)
         self._close = self._bind(export.close)
 
-    def _check_facts(self) -> None:
-        if not 0 <= self.size <= parse.MAX_SIZE:
-            raise OSError(errno.EINVAL, f"the plugin says its size is {self.size} bytes")
-        if not _are_valid(*self.block_size):
-            raise OSError(errno.EINVAL, f"the plugin's block sizes are invalid: {self.block_size}")
-
-    def _check_contexts(self) -> None:
-        for name in self.contexts:
-            namespace, colon, leaf = name.partition(":")
-            is_name = bool(namespace and colon and leaf) and namespace != "base"
-            if not is_name or not name.isprintable():
-                raise OSError(
-                    errno.EINVAL,
-                    f"the plugin's metadata context {name!r} is not named x-NAMESPACE:NAME",
-                )
-
     def forgo_views(self) -> None:
-        """Return only data that may be looked at, as who encrypts it must."""
+        """Return data only as memory that can be read: encryption reads what is sent."""
         self._view = lambda count, offset: None
 
     # -- operations ---------------------------------------------------------------------
@@ -313,7 +294,7 @@ class Gate:
             self._refuse_range(count, offset, past_end)
 
     def _refuse_endless(self, count: int) -> None:
-        """Emulation moves every byte: with extended headers a client could ask for days of it."""
+        """Refuse what would take too long to emulate."""
         if count > _MOST_EMULATED:
             raise Refused(errno.EINVAL, f"more than {_MOST_EMULATED} bytes in one request")
 
@@ -359,17 +340,6 @@ class Gate:
         logged is what the export is asked.
         """
         return _locked(ExtentReader(_traced(method, name), known_types).read, self._lock)
-
-
-def _are_valid(minimum: int, preferred: int, maximum: int) -> bool:
-    """Whether the block sizes are such as the protocol allows."""
-    if not all(n > 0 and n & (n - 1) == 0 for n in (minimum, preferred)):
-        return False
-    if maximum % minimum and maximum != _NO_MAXIMUM:
-        return False
-    return minimum <= _MOST_MINIMUM and max(minimum, _LEAST_PREFERRED) <= preferred <= min(
-        maximum, _MOST_PREFERRED
-    )
 
 
 def _locked(

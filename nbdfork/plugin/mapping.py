@@ -54,5 +54,5 @@ class Mapping:
 
 
 def _tells_residency(fd: int) -> bool:
-    """Return whether mincore says the truth: to who may not write the file it always says yes."""
+    """Return whether mincore tells the truth: it says yes to a user who cannot write the file."""
     return os.access(f"/proc/self/fd/{fd}", os.W_OK, effective_ids=True)

@@ -43,18 +43,18 @@ SPIN_SIZE = 32 * 1024
 a client that waits for each answer.  Others have enough to do, and need the processor for it."""
 
 MOST_SKIPPED = 256
-"""If looking was in vain, so many receives at the most go to sleep at once before it is tried
-again: a client that is slow, or a machine that is busy, costs next to nothing."""
+"""After looking has failed, up to this many receives block right away before it is tried again,
+so that a slow client or a busy machine costs next to nothing."""
 
 SEND_SIZE = 64 * 1024
-"""Replies leave when this many bytes are waiting, even if more requests could be parsed: then
-the client works on these while the next ones are made."""
+"""Queued replies are sent once they have this many bytes, even if more requests could be parsed:
+the client can work on them while the next ones are made."""
 
 JOIN_SIZE = 32 * 1024
 """Up to this size it is cheaper to copy data behind its header than to send two buffers."""
 
 MAX_PARTS = 1000
-"""Replies leave when they are so many buffers; sendmsg(2) takes 1024 (IOV_MAX) at the most."""
+"""Queued replies are sent once they are this many buffers; sendmsg(2) takes at most 1024."""
 
 DISCARD_SIZE = 64 * 1024
 """Unwanted bytes are read and dropped in pieces of this size."""
@@ -73,9 +73,9 @@ class Channel:
     _open: ClassVar[set["Channel"]] = set()  # those of this process
 
     def __init__(self, stream: Stream, spins: bool = False) -> None:
-        """With *spins*, receiving is worth keeping a processor busy for a moment.
+        """With *spins*, a receive may keep a processor busy for a moment.
 
-        That is left out while the process has other clients, which it would keep from running.
+        It does not while the process has other clients, which it would keep from running.
         """
         self.buffer = mmap.mmap(-1, BUFFER_SIZE)  # unlike a bytearray, not touched yet
         self.start = 0
@@ -89,8 +89,8 @@ class Channel:
         self._idle_limit: float | None = None
         self._allowance: int | None = None  # bytes still to be received, once stopped
         self._spins = spins
-        self._misses = 0  # how often spinning was in vain, since it last was not
-        self._skip = 0  # how many receives are not worth it
+        self._misses = 0  # failed spins in a row
+        self._skip = 0  # how many receives still block right away
         self._moved = 0  # bytes received and sent since then
         self._open.add(self)
 
@@ -240,7 +240,7 @@ class Channel:
                     self._stream.settimeout(self._remaining())
                 sent = self._stream.sendmsg(parts)
         except OSError as error:
-            if error.errno == errno.EFAULT:  # a view; its header may have been sent, so this is all
+            if error.errno == errno.EFAULT:  # a view; its header may have left, so it is over
                 raise Disconnected("the disk was cut off while it was being sent") from error
             raise Disconnected(str(error)) from error
 
@@ -270,8 +270,8 @@ class Channel:
     def secure(self, context: "ssl.SSLContext") -> "Protection":
         """Send what is queued, and from then on let TLS protect all that is said.
 
-        Raises `ProtocolError` if the client, or who sits between, has said something already;
-        `TlsFailed` if the two sides do not come to an agreement.
+        Raises `ProtocolError` if something has been received already, be it from the client or from
+        somebody in between, `TlsFailed` if the two sides do not come to an agreement.
         """
         from nbdfork.protocol.tls import TlsStream  # most servers have no use for it
 

@@ -102,7 +102,7 @@ class TlsStream:
                 break
             self._has_ended = not count
             got += count
-            # To ask for more in vain is slow: it raises.
+            # Asking when there is nothing raises, which is slow.
             if not self._incoming.pending and not self._engine.pending():
                 self.unread = 0
                 break

@@ -114,18 +114,18 @@ class Transmission:
         fua = wire.CMD_FLAG_FUA if gate.fua is not Support.NONE else 0
         fast_zero = wire.CMD_FLAG_FAST_ZERO if gate.can_fast_zero else 0
         # A read-only export refuses to be changed, whatever the flags.
-        never_mind = 0 if gate.can_write else _ANY_FLAG
+        any_flag = 0 if gate.can_write else _ANY_FLAG
         payload = wire.CMD_FLAG_PAYLOAD_LEN if session.replies.is_extended else 0
         # A command and the flags it may carry.  FUA is allowed on all once it is offered,
         # because clients are known to set it on odd ones (protocol document, "Command flags").
         self._commands: dict[int, tuple[int, Command]] = {
             wire.CMD_READ: (fua, self._read),
-            wire.CMD_WRITE: (fua | payload | never_mind, self._write),
+            wire.CMD_WRITE: (fua | payload | any_flag, self._write),
             wire.CMD_FLUSH: (fua, self._flush),
-            wire.CMD_TRIM: (fua | never_mind, self._trim),
+            wire.CMD_TRIM: (fua | any_flag, self._trim),
             wire.CMD_CACHE: (fua, self._cache),
             wire.CMD_WRITE_ZEROES: (
-                fua | wire.CMD_FLAG_NO_HOLE | fast_zero | never_mind,
+                fua | wire.CMD_FLAG_NO_HOLE | fast_zero | any_flag,
                 self._write_zeroes,
             ),
             wire.CMD_BLOCK_STATUS: (fua | wire.CMD_FLAG_REQ_ONE | payload, self._block_status),

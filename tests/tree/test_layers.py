@@ -61,7 +61,7 @@ ORDER = {
         ["embedded"],
     ],
     "backend": [
-        ["arguments", "client", "errors", "extents", "loaders"],
+        ["arguments", "client", "errors", "extents", "facts", "loaders"],
         ["gate", "handle", "load"],
         ["chain"],
         ["exports", "life"],
