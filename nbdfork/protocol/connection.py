@@ -120,11 +120,7 @@ class Connection:
                 if negotiation.lacked_tls:
                     log.warning("client %s is refused: it does not use TLS", self._meter.peer)
         else:
-            session = handshake.oldstyle(self._channel, self._exports, self._admits)
-            # It has not had to say anything yet: its first request is a part of the handshake.
-            if not self._channel.receive(session.replies.request.size):
-                session.gate.close()
-                session = None
+            session = self._greet_oldstyle()
         self._channel.set_idle_limit(self._settings.idle_limit or None)
         self._channel.set_deadline(None)
         if session is not None:
@@ -136,6 +132,20 @@ class Connection:
             )
             self._on_export(session.name)
         return session
+
+    def _greet_oldstyle(self) -> Session | None:
+        """Let the client have an export, and wait for a request; return None if it leaves instead.
+
+        It has not had to say anything yet: its first request is a part of the handshake.
+        """
+        session = handshake.oldstyle(self._channel, self._exports, self._admits)
+        stays = False
+        try:
+            stays = self._channel.receive(session.replies.request.size)
+        finally:
+            if not stays:
+                session.gate.close()
+        return session if stays else None
 
     def _transmit(self, session: Session) -> None:
         """Serve requests; if it is the server that ends, flush, which the client cannot, and

@@ -171,6 +171,13 @@ def test_a_client_that_leaves_anywhere_leaves_nothing_open() -> None:
         assert disk.calls.count("close") == (end >= len(FIXED) + 16 + 16 + 27)
 
 
+@pytest.mark.parametrize("said", [b"", request(0, 0, 4)[:9]], ids=["at once", "amidst a request"])
+def test_an_oldstyle_client_that_leaves_leaves_nothing_open(said: bytes) -> None:
+    disk = Disk()
+    converse([said], exports_of(disk))
+    assert disk.calls.count("close") == 1
+
+
 # -- the end ----------------------------------------------------------------------------------
 
 
