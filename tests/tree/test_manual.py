@@ -185,6 +185,7 @@ def test_there_are_no_other_pages() -> None:
     assert others == {
         "nbdfork-filter.3",
         "nbdfork-plugin.3",
+        "nbdfork-security.1",
         "nbdfork-tls.1",
         "nbdfork.1",
         "nbdfork.3",
