@@ -35,9 +35,10 @@ test:
 unit:
 	$(PYTHON) -m pytest -n $(JOBS) tests/unit
 
-# What a test has in short: very many clients at once, and one after another.  About ten minutes.
+# What a test has in short: very many clients at once, and one after another.  Ten minutes or more.
 soak:
-	SOAK_CLIENTS=1000 SOAK_CONNECTIONS=100000 $(PYTHON) -m pytest -v tests/faults/test_soak.py
+	SOAK_CLIENTS=1000 SOAK_CONNECTIONS=100000 $(PYTHON) -m pytest -v --timeout=0 \
+	    tests/faults/test_soak.py
 
 coverage:
 	$(PYTHON) -m coverage erase
