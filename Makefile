@@ -8,9 +8,9 @@ TARGET =
 SHELL_SCRIPTS = .ci/run contrib/bootstrap contrib/bench/scripts/dd.sh \
     contrib/packaging/nbdfork.init contrib/packaging/nbdfork.bash-completion
 
-.PHONY: check lint style types shell test unit soak coverage clean
+.PHONY: check lint style types shell test unit soak coverage sanitize sanitize-short clean
 
-check: lint test
+check: lint test sanitize-short
 
 lint: style types shell
 
@@ -45,6 +45,14 @@ coverage:
 	$(PYTHON) -m coverage run -m pytest -n $(JOBS) --dist loadfile
 	$(PYTHON) -m coverage combine --quiet
 	$(PYTHON) -m coverage report
+
+# The C code under AddressSanitizer and UndefinedBehaviorSanitizer, with all tests of C plugins.
+sanitize:
+	$(PYTHON) -m tests.support.sanitizer
+
+# The tests that call everything once.
+sanitize-short:
+	$(PYTHON) -m tests.support.sanitizer --short
 
 clean:
 	rm -rf build dist *.egg-info .venv-* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

@@ -31,7 +31,7 @@ from nbdfork.plugin import ConfigError, Export, Parameter
 _MAGIC = b"BZh"
 _PIECE = 1024 * 1024
 
-_STARTS = (0x314159265359, 0x177245385090)
+_STARTS = tuple(int.from_bytes(magic, "big") for magic in (b"1AY&SY", b"\x17rE8P\x90"))
 """What a block begins with, and what the end of a member does; each can be at any bit."""
 
 _SIGNS = [

@@ -55,6 +55,7 @@ static int
 life_config (const char *key, const char *value)
 {
   if (strcmp (key, "log") == 0) {
+    free (log_name);
     log_name = nbdkit_absolute_path (value);
     note (nbdkit_printf_intern ("%sconfig", before));
     return log_name == NULL ? -1 : 0;
