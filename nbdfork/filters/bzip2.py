@@ -34,8 +34,10 @@ _PIECE = 1024 * 1024
 _STARTS = tuple(int.from_bytes(magic, "big") for magic in (b"1AY&SY", b"\x17rE8P\x90"))
 """What a block begins with, and what the end of a member does; each can be at any bit."""
 
+_FIVE_BYTES = (1 << 40) - 1
+
 _SIGNS = [
-    (start >> 8 - bit & 0xFF_FFFF_FFFF).to_bytes(5, "big") for start in _STARTS for bit in range(8)
+    (start >> 8 - bit & _FIVE_BYTES).to_bytes(5, "big") for start in _STARTS for bit in range(8)
 ]
 """The whole bytes that all have in common which begin so, for each bit where they can be."""
 
