@@ -2,8 +2,13 @@
 
 Requests that were under way are made again on the new link: reads, and writes of the same data to
 the same place, can be repeated.  Writes that were acknowledged earlier cannot.  If the far end has
-been down, those that had not been flushed are gone, so the next flush of every client fails: nobody
-knows which client's flush was meant to cover which writes.
+been down, those that had not been flushed are gone, so the next flush of every client of this link
+fails: nobody knows which client's flush was meant to cover which writes.  A client that comes
+before anybody has been told is told as well, for whoever wrote may have left.
+
+What was written through other links is not known here, and a link that nobody uses is not watched.
+So a flush covers only the writes through the same link, and a plugin must not let the clients of
+different links believe more than that (`Export.can_multi_conn`).
 """
 
 import errno
@@ -12,8 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
-
-from nbdfork.plugin import SharedCounter
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +70,6 @@ class Link:
             return self._writes > self._flushed
 
 
-class KnownLosses:
-    """How many losses one client knows of; those from before it connected do not concern it."""
-
-    def __init__(self, losses: SharedCounter) -> None:
-        self.count = losses.value
-
-
 L = TypeVar("L", bound=Link)
 T = TypeVar("T")
 
@@ -82,8 +78,9 @@ class ReconnectingLink(Generic[L]):
     """The link to *shown*, made by *make* now, and again whenever it is lost.
 
     *pauses*: the seconds to wait after each attempt at a request that failed because the link was
-    lost; the last one is None, which means not to try again.  *losses* counts, for the links of all
-    workers, how often writes may have been lost.  Raises OSError if the first link cannot be made.
+    lost; the last one is None, which means not to try again.  `losses` counts how often writes may
+    have been lost, and `told` of how many of these losses some client has been told.  Raises
+    OSError if the first link cannot be made.
     """
 
     def __init__(
@@ -91,12 +88,13 @@ class ReconnectingLink(Generic[L]):
         make: Callable[[], L],
         pauses: Sequence[float | None],
         shown: str,
-        losses: SharedCounter,
     ) -> None:
         self._make = make
         self._pauses = pauses
         self._shown = shown
-        self.losses = losses
+        self.losses = 0
+        self.told = 0
+        self._counting = threading.Lock()
         self._reconnecting = threading.Lock()
         self._failure: OSError | None = None
         self._failed_at = 0.0
@@ -129,18 +127,20 @@ class ReconnectingLink(Generic[L]):
 
         def write(link: L) -> None:
             if not link.counted_write(lambda: request(link)):
-                self.losses.add()
+                self._count_loss()
 
         self.attempt(write)
 
-    def flush(self, request: Callable[[L], None], known: KnownLosses) -> None:
+    def flush(self, request: Callable[[L], None], known: "KnownLosses") -> None:
         """Make a request that flushes, for the client that knows of the losses *known*.
 
         Raises OSError if it fails, and also if there are losses that the client does not know of.
         """
         before = known.count
         self.attempt(lambda link: link.counted_flush(lambda: request(link)))
-        known.count = self.losses.value
+        with self._counting:
+            known.count = self.losses
+            self.told = max(self.told, known.count)
         if known.count != before:
             text = (
                 "the connection was lost after writes that had not been flushed; if the far end has"
@@ -169,7 +169,21 @@ class ReconnectingLink(Generic[L]):
                 self._failure, self._failed_at = error, time.monotonic()
                 raise
             if lost.replace():
-                self.losses.add()
+                self._count_loss()
             self.current = link
         lost.close()
         return link
+
+    def _count_loss(self) -> None:
+        with self._counting:
+            self.losses += 1
+
+
+class KnownLosses:
+    """How many of the losses of *link* one client knows of.
+
+    Those that others were told of before it came do not concern it.
+    """
+
+    def __init__(self, link: ReconnectingLink[L]) -> None:
+        self.count = link.told

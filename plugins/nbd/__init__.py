@@ -15,7 +15,7 @@ from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nbdfork.plugin import ConfigError, Export, ExportInfo, Parameter, Plugin, SharedCounter, parse
+from nbdfork.plugin import ConfigError, Export, ExportInfo, Parameter, Plugin, parse
 
 from .._link.reconnecting import ReconnectingLink
 from .library import library
@@ -139,7 +139,6 @@ class Nbd(Plugin):
         self._nbd = library()
         self._sharing = threading.Lock()
         self._shared_link: ReconnectingLink[Any] | None = None
-        self._losses = SharedCounter()
         if self.socket_fd is not None:
             self._socket = os.dup(self.socket_fd)  # a daemon closes the descriptors it inherited
         if self._tls_mode() and not self._nbd.NBD().supports_tls():
@@ -158,11 +157,11 @@ class Nbd(Plugin):
 
         if not self._is_shared():
             name = export_name if self.dynamic_export else self._own_name()
-            return NbdExport(self._nbd, self._connected(name), False)
+            return NbdExport(self._nbd, self._connected(name), False, read_only)
         with self._sharing:
             if self._shared_link is None:
                 self._shared_link = self._connected(self._own_name())
-            return NbdExport(self._nbd, self._shared_link, True)
+            return NbdExport(self._nbd, self._shared_link, True, read_only)
 
     def _own_name(self) -> str | None:
         """Return the name of the one export that is served; None if the URI has it."""
@@ -174,7 +173,7 @@ class Nbd(Plugin):
 
         make = partial(RemoteExport, self._nbd, self._start_connecting, export_name)
         again = SameExport(partial(with_retries, make, self.retry))
-        return ReconnectingLink(again, _PAUSES, self._shown(), self._losses)
+        return ReconnectingLink(again, _PAUSES, self._shown())
 
     # -- the exports of the server ------------------------------------------------------
 

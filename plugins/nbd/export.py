@@ -26,17 +26,22 @@ _MAX_RANGE = 1024 * 1024 * 1024
 class NbdExport(Export):
     """One client's view, through *link*, which other clients use as well if it *is_shared*.
 
-    Several threads may call its methods at the same time.
+    Nobody writes if it is *read_only*.  Several threads may call its methods at the same time.
     """
 
     def __init__(
-        self, nbd: ModuleType, link: ReconnectingLink[RemoteExport], is_shared: bool
+        self,
+        nbd: ModuleType,
+        link: ReconnectingLink[RemoteExport],
+        is_shared: bool,
+        read_only: bool,
     ) -> None:
         self._nbd = nbd
         self._link = link
         self._is_shared = is_shared
         self._facts = link.current.facts
-        self._known_losses = KnownLosses(link.losses)
+        self._is_read_only = read_only or self._facts.is_read_only
+        self._known_losses = KnownLosses(link)
 
     # -- facts --------------------------------------------------------------------------
 
@@ -47,7 +52,7 @@ class NbdExport(Export):
         return self._facts.block_size
 
     def can_write(self) -> bool:
-        return not self._facts.is_read_only
+        return not self._is_read_only
 
     def can_flush(self) -> bool:
         return self._facts.can_flush
@@ -71,7 +76,9 @@ class NbdExport(Export):
         return self._facts.can_extents
 
     def can_multi_conn(self) -> bool:
-        return self._is_shared or self._facts.can_multi_conn
+        # A flush covers what was written through the same link, and through no other: whoever
+        # wrote may not have noticed yet that the server has lost it.  See `_link.reconnecting`.
+        return self._is_shared or (self._is_read_only and self._facts.can_multi_conn)
 
     def is_rotational(self) -> bool:
         return self._facts.is_rotational

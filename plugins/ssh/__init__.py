@@ -143,7 +143,6 @@ class Ssh(Plugin):
         self._recipe = Recipe(words, self._password, self.host)
         self._creating = SharedLock()
         self._created = SharedCounter()
-        self._losses = SharedCounter()
 
     def _options(self) -> list[str]:
         """Return options for ssh; they take precedence over its configuration."""
@@ -183,9 +182,7 @@ class Ssh(Plugin):
         return ["-" + "v" * level] if level else ["-oLogLevel=ERROR"]
 
     def open(self, export_name: str, read_only: bool) -> Export:
-        make = partial(
-            SshExport, self._recipe, os.fsencode(self.path), self._losses, read_only=read_only
-        )
+        make = partial(SshExport, self._recipe, os.fsencode(self.path), read_only=read_only)
         if not self.create:
             return make()
         with self._creating:

@@ -5,7 +5,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from nbdfork.plugin import Export, PartialError, SharedCounter
+from nbdfork.plugin import Export, PartialError
 
 from .._link.reconnecting import KnownLosses, Link, ReconnectingLink
 from .command import Recipe, SshProcess
@@ -81,7 +81,6 @@ class SshExport(Export):
         self,
         recipe: Recipe,
         path: bytes,
-        losses: SharedCounter,
         *,
         read_only: bool,
         new: NewFile | None = None,
@@ -92,8 +91,8 @@ class SshExport(Export):
         self._new = new
         self._size: int | None = None
         shown = f"{recipe.shown}:{os.fsdecode(path)}"
-        self._link = ReconnectingLink(self._opened, _PAUSES, shown, losses)
-        self._known_losses = KnownLosses(losses)
+        self._link = ReconnectingLink(self._opened, _PAUSES, shown)
+        self._known_losses = KnownLosses(self._link)
         self._flags = self._link.current.flags
 
     def _opened(self) -> RemoteFile:
@@ -118,8 +117,9 @@ class SshExport(Export):
         return self._link.current.sftp.can_fsync
 
     def can_multi_conn(self) -> bool:
-        # All clients write to the same file of one host, where fsync covers the whole file.
-        return True
+        # fsync covers the whole file, but a host that has been down is noticed by each client for
+        # itself: one that wrote may not know yet when another flushes.  See `_link.reconnecting`.
+        return not self.can_write()
 
     def pread_into(self, data: memoryview, offset: int) -> None:
         count = self._link.attempt(lambda file: file.sftp.read(file.handle, data, offset))

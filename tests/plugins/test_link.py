@@ -12,8 +12,6 @@ import pytest
 from nbdfork.plugins._link.reconnecting import KnownLosses, Link, LinkLost, ReconnectingLink
 from nbdfork.plugins._link.turns import PendingReply, Turns
 
-from nbdfork.plugin import SharedCounter
-
 UNFLUSHED = "far: the connection was lost after writes that had not been flushed"
 
 
@@ -38,7 +36,7 @@ class Flimsy(Link):  # type: ignore[misc]  # plugins are not checked with their 
 
 
 def reconnecting(make: Callable[[], Flimsy] = Flimsy, *pauses: float | None) -> Any:
-    return ReconnectingLink(make, pauses or (0.0, None), "far", SharedCounter())
+    return ReconnectingLink(make, pauses or (0.0, None), "far")
 
 
 def nothing(link: Flimsy) -> None:
@@ -138,7 +136,7 @@ def test_threads_that_wait_for_a_new_link_fail_together(monkeypatch: pytest.Monk
 
 def test_the_next_flush_of_each_client_tells_of_writes_that_may_be_lost() -> None:
     link = reconnecting()
-    clients = [KnownLosses(link.losses) for _ in range(2)]
+    clients = [KnownLosses(link) for _ in range(2)]
     link.write(nothing)
     link.current.lost = True
     link.attempt(nothing)
@@ -146,22 +144,35 @@ def test_the_next_flush_of_each_client_tells_of_writes_that_may_be_lost() -> Non
         with pytest.raises(OSError, match=UNFLUSHED):
             link.flush(nothing, known)
         link.flush(nothing, known)
-    link.flush(nothing, KnownLosses(link.losses))  # who comes later has lost nothing
+    link.flush(nothing, KnownLosses(link))  # who comes later has lost nothing
+
+
+def test_who_comes_before_anybody_was_told_of_a_loss_is_told() -> None:
+    link = reconnecting()
+    link.write(nothing)  # by a client that leaves
+    link.current.lost = True
+    link.attempt(nothing)
+    for _ in range(2):
+        late = KnownLosses(link)
+        if not link.told:
+            with pytest.raises(OSError, match=UNFLUSHED):
+                link.flush(nothing, late)
+        link.flush(nothing, late)
 
 
 def test_what_has_been_flushed_is_not_lost() -> None:
     link = reconnecting()
-    known = KnownLosses(link.losses)
+    known = KnownLosses(link)
     link.write(nothing)
     link.flush(nothing, known)
     link.current.lost = True
     link.flush(nothing, known)
-    assert not link.losses.value
+    assert not link.losses
 
 
 def test_a_flush_does_not_cover_writes_that_are_acknowledged_during_it() -> None:
     link = reconnecting()
-    known = KnownLosses(link.losses)
+    known = KnownLosses(link)
     link.flush(lambda current: link.write(nothing), known)
     link.current.lost = True
     with pytest.raises(OSError, match=UNFLUSHED):
@@ -170,7 +181,7 @@ def test_a_flush_does_not_cover_writes_that_are_acknowledged_during_it() -> None
 
 def test_a_write_that_is_acknowledged_while_its_link_is_replaced_may_be_lost() -> None:
     link = reconnecting()
-    known = KnownLosses(link.losses)
+    known = KnownLosses(link)
 
     def acknowledge(first: Flimsy) -> None:
         first.lost = True

@@ -33,6 +33,7 @@ from nbdfork.plugin import (
     Support,
 )
 from tests.support import plugins
+from tests.support.far import Far
 from tests.support.harness import (
     NBDFORK,
     SECONDS,
@@ -67,54 +68,6 @@ def place() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="nbdfork-far") as name:
         (Path(name) / "disk.img").write_bytes(CONTENT)
         yield Path(name)
-
-
-class Far:
-    """A server to stand in front of, on the socket *path*; it is killed at the end."""
-
-    def __init__(self, path: Path, *command: str | Path) -> None:
-        need(Path(str(command[0])).name)
-        self.path = path
-        self._command = [str(word) for word in command]
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def uri(self) -> str:
-        return f"nbd+unix:///?socket={self.path}"
-
-    def start(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self.process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, start_new_session=True
-        )
-        eventually(self._answers)
-
-    def _answers(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, self._command
-        return self._accepts()
-
-    def _accepts(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as client:
-            return client.connect_ex(str(self.path)) == 0
-
-    def kill(self) -> None:
-        """Kill it, and whatever it has started."""
-        assert self.process is not None
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, 9)
-            self.process.wait()
-
-    def __enter__(self) -> "Far":
-        try:
-            self.start()
-        except BaseException:
-            self.kill()
-            raise
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.kill()
 
 
 class FarNbdServer(Far):
@@ -217,6 +170,8 @@ def test_the_facts_and_bytes_of_a_server(kind: str, place: Path) -> None:
     }.items():
         theirs.setdefault(key, default)
     theirs["can_zero"] = not theirs["is_read_only"]
+    if not theirs["is_read_only"]:
+        theirs["can_multi_conn"] = False  # each client has a link of its own
     if kind == "nbd-server":
         theirs["export-size"] = len(CONTENT)  # to nbdinfo, which does not open it, it says 0
     assert ours == theirs
@@ -397,7 +352,7 @@ def test_one_connection_for_each_client_or_for_all(place: Path) -> None:
                 with connected(server.uri) as first, connected(server.uri) as second:
                     assert first.pread(512, 0) == second.pread(512, 0) == CONTENT[:512]
                     assert len(far.serving()) == expected
-                    assert first.can_multi_conn()
+                    assert first.can_multi_conn() == (shared == "true")
                 with connected(server.uri) as third:
                     assert third.pread(512, 0) == CONTENT[:512]
             eventually(lambda: not far.serving())
@@ -586,10 +541,9 @@ def test_writes_that_may_be_forgotten(place: Path) -> None:
             export.flush()
 
 
-@pytest.mark.parametrize("shared", ["false", "true"])
-def test_each_client_is_told_of_writes_that_may_be_forgotten(place: Path, shared: str) -> None:
+def test_each_client_of_a_link_is_told_of_writes_that_may_be_forgotten(place: Path) -> None:
     with far_nbdkit(place, "file", place / "disk.img") as far:
-        made = plugin(f"socket={far.path}", f"shared={shared}")
+        made = plugin(f"socket={far.path}", "shared=true")
         writer, other = made.open("", False), made.open("", False)
         writer.pwrite(memoryview(b"data"), 0, 0)
         far.kill()
@@ -599,6 +553,32 @@ def test_each_client_is_told_of_writes_that_may_be_forgotten(place: Path, shared
                 client.flush()
             client.flush()
         made.open("", False).flush()
+
+
+def test_a_client_is_not_told_of_what_another_connection_has_lost(place: Path) -> None:
+    with far_nbdkit(place, "file", place / "disk.img") as far:
+        made = plugin(f"socket={far.path}")
+        writer, other = made.open("", False), made.open("", False)
+        writer.pwrite(memoryview(b"data"), 0, 0)
+        far.kill()
+        far.start()
+        other.flush()
+        with refused(errno.EIO, "lost after writes that had not been flushed"):
+            writer.flush()
+        other.flush()
+
+
+@pytest.mark.parametrize(
+    ("read_only", "shared", "expected"),
+    [(False, "false", False), (True, "false", True), (False, "true", True), (True, "true", True)],
+)
+def test_who_may_use_many_connections(
+    read_only: bool, shared: str, expected: bool, place: Path
+) -> None:
+    with far_nbdkit(place, "file", place / "disk.img") as far:
+        export = plugin(f"socket={far.path}", f"shared={shared}").open("", read_only)
+        assert export.can_multi_conn() == expected
+        export.close()
 
 
 def test_another_export_when_the_server_comes_back(place: Path) -> None:

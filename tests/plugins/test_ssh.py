@@ -64,6 +64,8 @@ def test_the_same_bytes_and_facts_as_nbdkit(host: Sshd, options: list[str], tmp_
         }
     assert (tmp_path / "nbdfork").read_bytes() == CONTENT
     assert (tmp_path / "nbdkit").read_bytes() == CONTENT
+    if not options:
+        seen["nbdkit"]["can_multi_conn"] = False  # see the page for why it is not offered
     assert seen["nbdfork"] == seen["nbdkit"]
     assert seen["nbdfork"]["can_flush"]
 
@@ -320,6 +322,18 @@ def test_writes_that_may_be_forgotten(host: Sshd) -> None:
             export.flush()
         export.flush()
     assert path.read_bytes()[:8] == b"datamore"
+
+
+def test_who_writes_may_not_use_many_connections(host: Sshd) -> None:
+    path = host.file("written", bytes(MIB))
+    with opened(*host.way, path) as export, opened(*host.way, path) as other:
+        assert not export.can_multi_conn()  # for a flush does not cover what others have written:
+        write(other, b"data", 0)
+        host.end_sessions()
+        export.flush()
+        with refused(errno.EIO, "lost after writes that had not been flushed"):
+            other.flush()
+        export.flush()
 
 
 def test_requests_under_way_are_made_again(host: Sshd) -> None:
