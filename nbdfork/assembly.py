@@ -85,7 +85,7 @@ def supervisor(
 
 
 Connector: TypeAlias = Callable[[Stream, Peer | None, OnExport, Meter], Connection]
-"""Makes a client of a stream, and of who is at its other end, if that is known."""
+"""Makes a connection of a stream and of the peer at its other end, if that is known."""
 
 
 def connector(chain: Chain, terms: Terms) -> Connector:

@@ -106,7 +106,7 @@ def _long_option(name: str) -> Option[Any]:
         return options.pop()
     if matches:
         raise UsageError(f"{name} is ambiguous: it may be {', '.join(sorted(matches))}")
-    import difflib  # only for those who mistype
+    import difflib  # only needed after a typing mistake
 
     close = difflib.get_close_matches(name, _BY_NAME, 1)
     hint = f"; did you mean {close[0]}?" if close else ""

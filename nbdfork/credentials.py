@@ -28,7 +28,7 @@ _CIPHERS_FOR_KEYS = (
 recorded before.  OpenSSL has no ECDHE-PSK with AES-GCM.  Those of TLS 1.3 all have it."""
 
 _SHORTEST_KEY = 16
-"""In bytes.  A key as short as a password could be guessed by who has seen a handshake."""
+"""In bytes.  A key as short as a password can be guessed by anyone who recorded a handshake."""
 
 
 def load(

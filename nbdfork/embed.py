@@ -17,7 +17,7 @@ from nbdfork import assembly, launch
 from nbdfork.assembly import Terms
 from nbdfork.backend.chain import Chain, Layer
 from nbdfork.backend.life import Life
-from nbdfork.launch import Place, ReadyPipe
+from nbdfork.launch import Listening, ReadyPipe
 from nbdfork.options import Options
 from nbdfork.plugin import ConfigError, Filter, Plugin
 from nbdfork.protocol.handshake import Offer
@@ -131,10 +131,10 @@ def serve(
     chain = Chain(_layer(plugin), [_layer(one) for one in filters])
     chain.configure(())
     life = Life(chain)
-    place = Place(unix="-" if unix is None else unix)
+    listening = Listening(unix="-" if unix is None else unix)
     if port is not None:
-        place = Place(address, str(port))
-    listeners = place.listen()
+        listening = Listening(address, str(port))
+    listeners = listening.listen()
     try:
         life.get_ready()
         tls = launch.tls_parameters(tls_certificates, tls_psk) if has_tls else None

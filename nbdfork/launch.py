@@ -1,7 +1,7 @@
 """How a server is launched, by the command or by a program.
 
-It listens where it is told to; who waits for it is told by a pipe whether it is ready; and if it
-cannot be started, the files that were made for it are removed again.  In a normal end they stay.
+It listens where it is told to.  A pipe tells the process that waits for it whether it is ready.  If
+it cannot be started, the files that were made for it are removed again; in a normal end they stay.
 """
 
 import logging
@@ -27,7 +27,7 @@ _LOCAL_CID = 1
 """The vsock context that is this machine itself: VMADDR_CID_LOCAL of vsock(7)."""
 
 
-class Place(NamedTuple):
+class Listening(NamedTuple):
     """Where a server is to listen.
 
     *activated*: on the sockets that a service manager has passed; or at the path *unix*, "-" being
@@ -167,7 +167,7 @@ class Start:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        """Undo what is to be undone.  Who waits is told of an error, which then ends here."""
+        """Undo what has to be undone.  A waiting process is told of an error, which ends here."""
         if self._listeners is not None:
             self._listeners.close()
             if self._is_ready:

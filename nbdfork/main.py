@@ -18,7 +18,7 @@ from nbdfork import assembly, cli, info, layers, logs
 from nbdfork.assembly import Terms
 from nbdfork.backend.chain import Chain
 from nbdfork.backend.life import Life
-from nbdfork.launch import Place, Start, endpoint, tls_parameters
+from nbdfork.launch import Listening, Start, endpoint, tls_parameters
 from nbdfork.options import Options
 from nbdfork.plugin import ConfigError
 from nbdfork.protocol import wire
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{error}\nUse 'nbdfork --help' or read nbdfork(1) for the usage.")
     except (ConfigError, StartupError) as error:
         return _fail(str(error))
-    except OSError as error:  # the machine is short of something
+    except OSError as error:  # the machine lacks something
         log.debug("the server failed:", exc_info=True)
         return _fail(str(error))
 
@@ -104,7 +104,7 @@ def _serve(options: Options, world: _World) -> int:
     life = Life(chain)
     _show_in_ps("supervisor", chain, world)
     terms = _terms(options)
-    place = Place(
+    listening = Listening(
         options.address,
         options.port,
         options.family,
@@ -112,7 +112,7 @@ def _serve(options: Options, world: _World) -> int:
         options.unix_mode,
         world.activated,
     )
-    listeners = place.listen()
+    listeners = listening.listen()
     with Start(listeners, options.pidfile) as start:
         where = endpoint(listeners, options.export_name, _tls_parameters(options))
         life.get_ready()

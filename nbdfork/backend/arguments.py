@@ -89,7 +89,7 @@ def unknown(plugin_name: str, key: str | None, text: str, known: Iterable[str]) 
         listed = "This plugin takes no parameters."
     if key is None:
         return ConfigError(f"{plugin_name}: {text!r} is not of the form key=value; {listed}")
-    import difflib  # only for those who mistype
+    import difflib  # only needed after a typing mistake
 
     close = difflib.get_close_matches(key, keys, 1)
     hint = f"; did you mean {close[0]}=?" if close else ""

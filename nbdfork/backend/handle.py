@@ -20,8 +20,8 @@ class Handle(Server):
         self._ending = -1
         self._stop: Callable[[], None] | None = None
         self._is_stop_wanted = False
-        # All processes of the server share it.  Who reads it first stops the server: a second stop
-        # signal would cut short what the first one lets come to an end.
+        # All processes of the server share it.  Whichever reads it first stops the server: a second
+        # stop signal would cut short what the first one lets come to an end.
         self._unasked = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def __del__(self) -> None:

@@ -118,7 +118,7 @@ def _from_name(name: str, kind: Kind) -> Found:
     if kind is PLUGIN and loaders.is_declared(loaders.suffix_of(name)):
         return _from_path(name, kind)
     known = available(kind)
-    import difflib  # only for those who mistype
+    import difflib  # only needed after a typing mistake
 
     close = difflib.get_close_matches(name, known, 1)
     hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -31,7 +31,7 @@ _ORDERLY = frozenset({State.ENDED, State.FAILED})
 class Generation:
     """A pool of workers.
 
-    *news* is the pipe by which workers tell the supervisor that the scoreboard has changed;
+    *changes* is the pipe by which workers tell the supervisor that the scoreboard has changed;
     *stacks* is the one for what `STACK_SIGNAL` makes them say.  *private* returns the descriptors
     of the supervisor that a worker must not have.
     """
@@ -44,7 +44,7 @@ class Generation:
         size: PoolSize,
         service: Service,
         hang_limits: HangLimits,
-        news: int,
+        changes: int,
         stacks: int,
         private: Callable[[], Iterable[int]],
     ) -> None:
@@ -53,7 +53,7 @@ class Generation:
         self._listeners = listeners
         self._size = size
         self._service = service
-        self._news = news
+        self._changes = changes
         self._stacks = stacks
         self._private = private
         self._leash, self._leash_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -150,7 +150,7 @@ class Generation:
             self._listeners.sockets,
             self._leash,
             self._bell,
-            self._news,
+            self._changes,
             self._stacks,
             os.getpid(),
         )

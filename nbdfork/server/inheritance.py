@@ -29,7 +29,7 @@ class Inheritance(NamedTuple):
     the others are for clients that it serves at the same time.  *leash* is a pipe that reaches its
     end when the workers of its generation are to end, or the supervisor is dead.  *bell* is an
     eventfd that rings when the supervisor has given orders; it is never read.  A byte on the pipe
-    *news* tells the supervisor to look at the scoreboard.  *stacks* is a pipe for what
+    *changes* tells the supervisor to look at the scoreboard.  *stacks* is a pipe for what
     `STACK_SIGNAL` makes it say.
     """
 
@@ -39,7 +39,7 @@ class Inheritance(NamedTuple):
     listeners: list[socket.socket]
     leash: int
     bell: int
-    news: int
+    changes: int
     stacks: int
     supervisor: int
 
@@ -52,7 +52,7 @@ class Inheritance(NamedTuple):
         state = self.board.state(self.slots[0]).name.lower()
         show_in_ps("nbdfork-worker", f"worker {state} {self.board.clients(self.slots)}".rstrip())
         try:
-            os.write(self.news, b"n")
+            os.write(self.changes, b"n")
         except (BlockingIOError, BrokenPipeError):
             pass  # full, so it will look anyway; or gone, and the leash will say so
 

@@ -53,10 +53,10 @@ class Supervisor:
         self._handlers: dict[int, Callable[[], object]] = {}
         self._verbs: dict[int, Callable[[], object]] = dict.fromkeys(STOP_SIGNALS, self.stop)
         self._verbs[signal.SIGCHLD] = self._reap
-        self._news, self._news_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._changes, self._changes_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._stacks, self._stacks_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._signals, self._signals_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.watch(self._news, lambda: _empty(self._news))  # the loop looks at the scoreboard
+        self.watch(self._changes, lambda: _empty(self._changes))  # the loop looks at the scoreboard
         self.watch(self._stacks, self._log_stack)
         self.watch(self._signals, self._obey_signals)
         board = Scoreboard(Generation.slots_needed(size, service))
@@ -67,7 +67,7 @@ class Supervisor:
             size,
             service,
             hang_limits,
-            self._news_end,
+            self._changes_end,
             self._stacks_end,
             self._private,
         )
@@ -187,7 +187,7 @@ class Supervisor:
             signal.signal(signum, signal.SIG_IGN)
         self._generation.close()
         for fd in (
-            *(self._news, self._news_end),
+            *(self._changes, self._changes_end),
             *(self._stacks, self._stacks_end),
             *(self._signals, self._signals_end),
         ):

@@ -1,6 +1,6 @@
 """The watchdog: notice plugins that hang, by what their workers say on the scoreboard.
 
-It decides who is to be looked at, warned of or killed; it does nothing to anybody.
+It decides which workers to report or to kill; carrying that out is left to the generation.
 """
 
 import time

@@ -21,7 +21,7 @@ class Place:
         self.listener.setblocking(False)
         self.leash, self.leash_end = os.pipe2(os.O_NONBLOCK)
         self.bell = os.eventfd(0, os.EFD_NONBLOCK)
-        self.news, self.news_end = os.pipe2(os.O_NONBLOCK)
+        self.changes, self.changes_end = os.pipe2(os.O_NONBLOCK)
         self.stopper = Stopper()
         self.inherited = Inheritance(
             range(1),
@@ -30,7 +30,7 @@ class Place:
             [self.listener],
             self.leash,
             self.bell,
-            self.news_end,
+            self.changes_end,
             -1,
             os.getpid(),
         )
@@ -49,7 +49,7 @@ class Place:
     def close(self) -> None:
         """Close what the test has left open."""
         self.listener.close()
-        for fd in (self.leash, self.leash_end, self.bell, self.news, self.news_end):
+        for fd in (self.leash, self.leash_end, self.bell, self.changes, self.changes_end):
             try:
                 os.close(fd)
             except OSError:

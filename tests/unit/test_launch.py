@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nbdfork.launch import Place, ReadyPipe, Start, endpoint, tls_parameters
+from nbdfork.launch import Listening, ReadyPipe, Start, endpoint, tls_parameters
 from nbdfork.server import sockets
 from nbdfork.server.errors import StartupError
 from nbdfork.server.sockets import Listeners
@@ -72,13 +72,13 @@ def test_a_server_that_nobody_waits_for_does_not_start() -> None:
 
 
 def test_a_place_on_a_unix_domain_socket(tmp_path: Path) -> None:
-    listeners = Place(unix=str(tmp_path / "sock")).listen()
+    listeners = Listening(unix=str(tmp_path / "sock")).listen()
     assert endpoint(listeners, None, None).uri() == f"nbd+unix:///?socket={tmp_path}/sock"
     listeners.close()
 
 
 def test_a_private_place() -> None:
-    listeners = Place(unix="-").listen()
+    listeners = Listening(unix="-").listen()
     path = endpoint(listeners, "disk", None).unix_path
     assert path is not None
     assert Path(path).is_socket()
@@ -88,12 +88,12 @@ def test_a_private_place() -> None:
 
 
 def test_a_place_on_tcp() -> None:
-    listeners = Place(port="0", family=socket.AF_INET).listen()
+    listeners = Listening(port="0", family=socket.AF_INET).listen()
     found = endpoint(listeners, "disk", {})
     assert (found.host, found.export_name, found.tls) == ("localhost", "disk", {})
     assert found.port == listeners.sockets[0].getsockname()[1]
     listeners.close()
-    listeners = Place(address="127.0.0.1", port="0").listen()
+    listeners = Listening(address="127.0.0.1", port="0").listen()
     assert endpoint(listeners, None, None).host == "127.0.0.1"
     listeners.close()
 

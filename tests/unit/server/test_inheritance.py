@@ -15,17 +15,17 @@ def test_what_has_changed_is_announced(place: Place, monkeypatch: pytest.MonkeyP
     place.inherited.slot(0).begin("somebody")
     place.inherited.announce()
     assert shown == [("nbdfork-worker", "worker serving somebody")]
-    assert os.read(place.news, 100) == b"n"
+    assert os.read(place.changes, 100) == b"n"
 
 
 def test_an_announcement_that_nobody_reads_is_no_matter(place: Place) -> None:
     while True:
         try:
-            os.write(place.news_end, bytes(65536))
+            os.write(place.changes_end, bytes(65536))
         except BlockingIOError:
             break
     place.inherited.announce()
-    os.close(place.news)
+    os.close(place.changes)
     place.inherited.announce()
 
 
