@@ -162,8 +162,9 @@ class DescriptorExport(Export):
         start, end = self._whole_sectors(offset, count)
         if start >= end or not self._attempt("zero", methods, end - start, start):
             raise OSError(errno.EOPNOTSUPP, "no way to zero this range but to write")
-        self.pwrite(memoryview(bytes(start - offset)), offset, 0)
-        self.pwrite(memoryview(bytes(offset + count - end)), end, 0)
+        for begin, length in ((offset, start - offset), (end, offset + count - end)):
+            if length:  # a part of a sector, which only a device has
+                self.pwrite(memoryview(bytes(length)), begin, 0)
         if flags & FUA:
             self.flush()
 
