@@ -2,6 +2,7 @@
 
 PYTHON = .venv/bin/python
 JOBS = 2
+KILLS = 10000
 
 # The Python that types are checked for, if not PYTHON: TARGET="--python-version=3.13".
 TARGET =
@@ -39,6 +40,9 @@ unit:
 soak:
 	SOAK_CLIENTS=1000 SOAK_CONNECTIONS=100000 $(PYTHON) -m pytest -v --timeout=0 \
 	    tests/faults/test_soak.py
+
+torture:
+	NBDFORK_KILLS=$(KILLS) $(PYTHON) -m pytest -q -s tests/faults/test_kills.py
 
 coverage:
 	$(PYTHON) -m coverage erase
