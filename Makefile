@@ -9,7 +9,7 @@ TARGET =
 SHELL_SCRIPTS = .ci/run contrib/bootstrap contrib/bench/scripts/dd.sh \
     contrib/packaging/nbdfork.init contrib/packaging/nbdfork.bash-completion
 
-.PHONY: check lint style types shell test unit soak coverage sanitize sanitize-short clean
+.PHONY: check lint style types shell test unit fuzz soak coverage sanitize sanitize-short clean
 
 check: lint test sanitize-short
 
@@ -43,6 +43,15 @@ soak:
 
 torture:
 	NBDFORK_KILLS=$(KILLS) $(PYTHON) -m pytest -q -s tests/faults/test_kills.py
+
+# SECONDS is for each target; TARGETS="handshake options" looks at these alone.
+SECONDS = 600
+TARGETS = $(notdir $(wildcard tests/fuzz/corpus/*))
+
+fuzz:
+	for target in $(TARGETS); do \
+	    $(PYTHON) -m tests.fuzz $$target $(SECONDS) || exit 1; \
+	done
 
 coverage:
 	$(PYTHON) -m coverage erase

@@ -59,7 +59,9 @@ _HINTS = {
     407: "; give proxy-user= and proxy-password=",
 }
 
-_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]+)-([0-9]+)|\*)/([0-9]+|\*)", re.IGNORECASE)
+_CONTENT_RANGE = re.compile(
+    r"bytes (?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19}|\*)", re.IGNORECASE
+)
 _SCHEME = re.compile("(?:([A-Za-z][A-Za-z0-9+.-]*):(?=/))?/*")
 """What comes before user and host; without a slash, libcurl takes no word for a scheme."""
 
@@ -101,7 +103,8 @@ class Reply:
             text = line.decode("latin-1").strip()
             if text.startswith("HTTP/"):
                 words = text.split(None, 2)
-                self.status = int(words[1]) if len(words) > 1 and words[1].isdecimal() else 0
+                is_status = len(words) > 1 and len(words[1]) == 3 and words[1].isdecimal()
+                self.status = int(words[1]) if is_status else 0
                 self._fields = {}
             else:
                 name, _, value = text.partition(":")

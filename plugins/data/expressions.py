@@ -17,7 +17,7 @@ _PAGE = 4096
 """The least that a piece weighs, in bytes: it takes a page of memory, or as much time."""
 
 _MAX_DEPTH = 100
-_MAX_STEPS = 1_000_000
+_MAX_STEPS = 100_000
 
 
 class Piece(NamedTuple):

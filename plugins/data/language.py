@@ -18,7 +18,7 @@ _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 _FILE = re.compile(r"<([^\s*\[()]+)")
 _PARENTHESIS = re.compile(r"[()]")
 _MAX_DIGITS = 40
-_MAX_TEXT = 4 * 1024 * 1024
+_MAX_TEXT = 1024 * 1024
 """The most characters that are parsed, with those of all variables each time they are used."""
 
 _ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}

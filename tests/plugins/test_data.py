@@ -149,7 +149,7 @@ def test_data_of_other_kinds_and_sizes(sides: Sides, arguments: tuple[str, ...])
         ("(" * 10_000, "too deeply"),
         ("(1*2000000) -> \\a " + "(\\a 1) -> \\a " * 101, "nested more than 100 deep"),
         ("@" + "9" * 5000, "no number may be so large"),
-        ("$laugh0", "there are more than 4194304 characters"),
+        ("$laugh0", "there are more than 1048576 characters"),
     ],
 )
 def test_data_says_what_is_wrong(expression: str, message: str) -> None:
