@@ -7,7 +7,6 @@ extension module `_native`, which is written in C.
 """
 
 import contextlib
-import errno
 import logging
 import re
 import sys
@@ -172,7 +171,7 @@ class C(Plugin):
         if "list_exports" not in library.callbacks:
             return super().list_exports(read_only)
         return [
-            ExportInfo(self.default_export(read_only) if name is None else name, description or "")
+            ExportInfo(name, description or "")  # without a name, it is the default export
             for name, description in library.native.list_exports(read_only)
         ]
 
@@ -184,12 +183,7 @@ class C(Plugin):
 
     def open(self, export_name: str, read_only: bool) -> Export:
         library = self._loaded()
-        try:
-            client = library.native.open(export_name, read_only)
-        except CallbackError as error:
-            if error.errno == errno.ENOENT:  # the server asks for it by type
-                raise FileNotFoundError(error.errno, str(error)) from error
-            raise
+        client = library.native.open(export_name, read_only)
         return CExport(library, client, self.thread_model())
 
     def cleanup(self) -> None:

@@ -17,7 +17,9 @@ from nbdfork.plugins.python import Python
 from nbdfork.plugins.python import nbdkit as nbdkit_module
 from nbdfork.plugins.python.script import SIGNATURES, SIGNATURES_OF_VERSION_1
 
-from nbdfork.plugin import Export, ExportInfo, Extent, Support, ThreadModel
+from nbdfork.backend.chain import Chain, Layer
+from nbdfork.backend.exports import Catalogue, Exports
+from nbdfork.plugin import Export, Extent, Support, ThreadModel
 from tests.support.harness import NBDFORK, SECONDS, Server, eventually, nbdfork, need, run
 from tests.support.libnbd import attempt, connect, libnbd
 from tests.support.manual import rendered
@@ -590,7 +592,8 @@ def test_thread_model_and_processes(tmp_path: Path) -> None:
 
 def test_list_exports_has_the_default_if_the_script_has_no_list(tmp_path: Path) -> None:
     plugin = configured(script(tmp_path, "def default_export(r, t): return 'd'"))
-    assert list(plugin.list_exports(False)) == [ExportInfo("d")]
+    chain = Chain(Layer("python", plugin))
+    assert Catalogue(Exports(chain)).listed() == [("d", "")]
 
 
 def test_loading_leaves_the_main_module_alone(tmp_path: Path) -> None:
