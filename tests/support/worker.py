@@ -12,9 +12,10 @@ from nbdfork.server.stopper import Stopper
 class Place:
     """A worker's place, with the supervisor's ends of all that it inherits."""
 
-    def __init__(self) -> None:
-        self.board = Scoreboard(1)
-        self.board.claim(1)
+    def __init__(self, slots: int = 1) -> None:
+        """*slots*: one for the worker, and one for each client that it serves at once, if many."""
+        self.board = Scoreboard(slots)
+        self.board.claim(1, slots)
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(b"\0nbdfork-test-%d" % os.getpid())
         self.listener.listen()
@@ -24,9 +25,9 @@ class Place:
         self.changes, self.changes_end = os.pipe2(os.O_NONBLOCK)
         self.stopper = Stopper()
         self.inherited = Inheritance(
-            range(1),
+            range(slots),
             self.board,
-            self.board.share(range(1)),
+            self.board.share(range(slots)),
             [self.listener],
             self.leash,
             self.bell,
@@ -45,6 +46,11 @@ class Place:
         """Wait for a client, or the end."""
         with Entrance(self.inherited, self.stopper, has_clients=has_clients) as waiting:
             return waiting.accept()
+
+    def retire(self) -> None:
+        """Tell the worker to end when it has no client."""
+        self.board.retire(0)
+        os.eventfd_write(self.bell, 1)
 
     def close(self) -> None:
         """Close what the test has left open."""

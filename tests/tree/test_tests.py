@@ -78,7 +78,6 @@ WITHOUT_UNIT_TESTS = {
     "server/errors": "exceptions without methods",
     "server/generation": "a pool of processes: clients/test_pool.py",
     "server/supervisor": "a pool of processes: clients/test_pool.py",
-    "server/threads": "a worker with threads: clients/test_contract.py",
     "server/worker": "the child's side of a fork: clients/test_pool.py",
     "types": "a name for type checkers",
 }
