@@ -13,7 +13,7 @@ UNITS = {"": 1, "b": 1, "s": 512} | {
 }
 
 
-@given(st.integers(0, 2**64), st.sampled_from(sorted(UNITS)), st.booleans())
+@given(st.integers(0, 9) | st.integers(0, 2**64), st.sampled_from(sorted(UNITS)), st.booleans())
 def test_a_size_is_a_number_times_its_unit(number: int, unit: str, upper: bool) -> None:
     text = f"{number}{unit.upper() if upper else unit}"
     value = number * UNITS[unit]

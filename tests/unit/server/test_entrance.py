@@ -9,6 +9,7 @@ import pytest
 
 from nbdfork.server import entrance
 from nbdfork.server.errors import CannotAccept
+from tests.support.harness import SECONDS, eventually, is_readable
 from tests.support.worker import Place
 
 
@@ -46,10 +47,19 @@ def test_the_bell_wakes_it_to_look_at_its_orders(place: Place) -> None:
     found: list[object] = []
     waiting = threading.Thread(target=lambda: found.append(place.accept()))
     waiting.start()
-    place.board.retire(0)
-    os.eventfd_write(place.bell, 1)
-    waiting.join(15)
+    place.retire()
+    waiting.join(SECONDS)
     assert found == [None]
+
+
+def test_a_signal_of_a_plugin_wakes_it_once(place: Place) -> None:
+    place.stopper.announce_end()  # which is a byte on the pipe, as any signal writes it
+    waiting = threading.Thread(target=place.accept)
+    waiting.start()
+    eventually(lambda: not is_readable(place.stopper.ending))
+    place.retire()
+    waiting.join(SECONDS)
+    assert not waiting.is_alive()
 
 
 def test_a_stopped_worker_takes_nobody(place: Place) -> None:
