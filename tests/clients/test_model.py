@@ -9,35 +9,7 @@ import pytest
 
 from tests.support.harness import Server
 from tests.support.libnbd import connected, libnbd
-
-MIB = 1 << 20
-SIZE = 4 * MIB
-CLIENTS = 4
-BATCH = 8
-"""So many requests each client has under way at once, no two of them for the same bytes."""
-
-
-class Model:
-    """What the disk must hold; where a trim has been, it may hold anything."""
-
-    def __init__(self) -> None:
-        self.data = bytearray(SIZE)
-        self.known = bytearray(b"\xff" * SIZE)
-
-    def write(self, offset: int, data: bytes) -> None:
-        self.data[offset : offset + len(data)] = data
-        self.known[offset : offset + len(data)] = b"\xff" * len(data)
-
-    def forget(self, offset: int, count: int) -> None:
-        self.known[offset : offset + count] = bytes(count)
-
-    def check(self, offset: int, found: bytes | bytearray) -> None:
-        part = slice(offset, offset + len(found))
-        found_bits, bits, known = (
-            int.from_bytes(data, "big") for data in (found, self.data[part], self.known[part])
-        )
-        assert not (found_bits ^ bits) & known
-
+from tests.support.several import CLIENTS, MIB, SIZE, Model, connect, ranges
 
 Check = Callable[[], None]
 
@@ -154,21 +126,3 @@ def test_random_requests_of_several_clients(
             model.check(0, late.pread(SIZE, 0))
     if words == ["file", str(disk)]:
         model.check(0, disk.read_bytes())
-
-
-def connect(uri: str) -> Any:
-    client = libnbd().NBD()
-    client.add_meta_context("base:allocation")
-    client.connect_uri(uri)
-    return client
-
-
-def ranges(chance: random.Random) -> list[tuple[int, int]]:
-    """Return ranges that do not overlap, most of them short, in no order."""
-    cuts = sorted(chance.sample(range(SIZE + 1), 2 * CLIENTS * BATCH))
-    found = []
-    for start, end in zip(cuts[::2], cuts[1::2], strict=True):
-        count = min(end - start, chance.choice([512, 4096, 70_000, 300_000]))
-        found.append((start, count))
-    chance.shuffle(found)
-    return found

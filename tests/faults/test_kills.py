@@ -12,9 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.clients.test_model import CLIENTS, MIB, SIZE, Model, connect, ranges
 from tests.support.harness import Server, eventually
 from tests.support.libnbd import connected, libnbd
+from tests.support.several import CLIENTS, MIB, SIZE, Model, connect, ranges
 
 STACKS = [
     ("file", "DISK"),
