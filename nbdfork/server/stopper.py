@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Protocol
 
@@ -25,7 +25,9 @@ class Stopper:
     the main thread as Python's handlers do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_stop: Callable[[], None] = lambda: None) -> None:
+        """*on_stop* is called by the signal handler, before the clients are told."""
+        self._on_stop = on_stop
         self.stopped = False
         self.ending, self._end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._clients: set[Servable] = set()
@@ -38,6 +40,7 @@ class Stopper:
 
     def _on_signal(self, signum: int, frame: object) -> None:
         self.stopped = True
+        self._on_stop()
         for client in tuple(self._clients):
             client.stop()
 

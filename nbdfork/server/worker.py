@@ -7,6 +7,7 @@ that belongs to the supervisor.
 
 import faulthandler
 import logging
+import os
 import signal
 
 from nbdfork.server import linux
@@ -23,10 +24,13 @@ log = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
 
+ORPHAN_SECONDS = 10
+"""How long a worker whose supervisor is dead may take to finish with its client."""
+
 
 def run(inherited: Inheritance, service: Service) -> int:
     """Live as a worker; return the exit status.  All signals are blocked on entry."""
-    stopper = Stopper()
+    stopper = Stopper(lambda: _limit_orphan(inherited.supervisor))
     try:
         if not _prepare(inherited, stopper):
             inherited.slot(0).set(State.ENDED)
@@ -51,6 +55,16 @@ def run(inherited: Inheritance, service: Service) -> int:
         service.cleanup()
     inherited.slot(0).set(State.ENDED)
     return 0
+
+
+def _limit_orphan(supervisor: int) -> None:
+    """In the handler of the stop signal: if the supervisor is dead, nobody else sets a limit.
+
+    A client that takes no reply would keep the worker, and with it the port, for ever.
+    """
+    if os.getppid() != supervisor:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(ORPHAN_SECONDS)
 
 
 def _fail(inherited: Inheritance, error: BaseException) -> int:

@@ -128,3 +128,15 @@ def test_rules_for_certificates(tmp_path: Path, rules: list[str], is_admitted: b
         assert ("this client is not allowed" in server.log) != is_admitted
         done = run("nbdinfo", "--list", uri)
         assert (done.returncode == 0) == is_admitted
+
+
+def test_a_worker_without_a_supervisor_does_not_wait_for_ever_for_its_client() -> None:
+    server = Server("-o", "--clients-per-worker=0", "memory", "64M")
+    with oldstyle(server) as client:
+        client.sendall(request(0, 0, 64 * MIB))  # and takes no reply
+        (worker,) = eventually(server.serving)
+        eventually(lambda: worker.status() == "sleeping")
+        server.process.kill()
+        server.process.wait()
+        _, alive = psutil.wait_procs([worker], timeout=20)
+        assert not alive
