@@ -9,7 +9,7 @@ TARGET =
 SHELL_SCRIPTS = .ci/run contrib/bootstrap contrib/bench/scripts/dd.sh \
     contrib/packaging/nbdfork.init contrib/packaging/nbdfork.bash-completion
 
-.PHONY: check lint style types shell test unit fuzz soak coverage sanitize sanitize-short clean
+.PHONY: check lint style types shell test unit fuzz soak torture coverage sanitize sanitize-short clean
 
 check: lint test sanitize-short
 
