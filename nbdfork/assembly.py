@@ -3,11 +3,13 @@
 Neither wing knows the other; what passes between them is decided here.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
+from nbdfork import logs
 from nbdfork.backend.chain import Chain
 from nbdfork.backend.exports import Exports
 from nbdfork.backend.life import Life
@@ -20,10 +22,13 @@ from nbdfork.protocol.transmission import Meter
 from nbdfork.server.admission import EVERYBODY, Admission, Rules
 from nbdfork.server.peers import Peer
 from nbdfork.server.pool import PoolSize
+from nbdfork.server.sandbox.cell import Cell, Plan
 from nbdfork.server.service import OnExport, Service
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.supervisor import Supervisor
 from nbdfork.server.watchdog import DEFAULT_LIMITS, HangLimits
+
+log = logging.getLogger(__name__)
 
 THREADS = 16
 """How many requests of one client a disk that waits gets at once; nbdkit's number."""
@@ -58,6 +63,7 @@ def supervisor(
     terms: Terms,
     size: PoolSize,
     shutdown_limit: float,
+    plan: Plan,
     hang_limits: HangLimits = DEFAULT_LIMITS,
 ) -> Supervisor:
     """Return the supervisor of a pool that serves the chain of *life* on *listeners*.
@@ -65,6 +71,7 @@ def supervisor(
     A plugin whose clients share what is in its memory is served by one worker that stays; then
     *size* has no meaning, but for the most clients at once.  *shutdown_limit*: how many seconds
     workers get, at the end, to finish with their clients; *hang_limits*: how long plugins may take.
+    The workers are in cells as *plan* has them.
     """
     chain = life.chain
     clients_at_once, max_clients = 1, size.max_clients
@@ -80,8 +87,28 @@ def supervisor(
         terms.keepalive,
         size.clients_per_worker,
         clients_at_once,
+        cell(chain, terms, plan, clients=size.clients_per_worker * clients_at_once),
     )
     return Supervisor(listeners, size, service, shutdown_limit, hang_limits)
+
+
+def cell(chain: Chain, terms: Terms, plan: Plan, *, clients: int, own_group: bool = True) -> Cell:
+    """Return the cell for processes that serve *clients* of *chain* (0: any number).
+
+    Unless it has its *own_group* of processes, a terminal reaches it.
+    """
+    needs = chain.needs()
+    if terms.read_only:
+        needs = needs._replace(read=needs.read | needs.write, write=frozenset())
+    made = Cell(
+        plan,
+        needs,
+        one_client=clients == 1 and not chain.acts_before_clients(),
+        logs_to_syslog=logs.go_to_syslog(),
+        own_group=own_group,
+    )
+    log.info("sandbox: %s", made.describe())
+    return made
 
 
 Connector: TypeAlias = Callable[[Stream, Peer | None, OnExport, Meter], Connection]

@@ -19,11 +19,12 @@ from nbdfork.backend.chain import Chain, Layer
 from nbdfork.backend.life import Life
 from nbdfork.launch import Listening, ReadyPipe
 from nbdfork.options import Options
-from nbdfork.plugin import ConfigError, Filter, Plugin
+from nbdfork.plugin import ConfigError, Filter, Plugin, parse
 from nbdfork.protocol.handshake import Offer
 from nbdfork.server import daemon
 from nbdfork.server.errors import StartupError
 from nbdfork.server.pool import PoolSize
+from nbdfork.server.sandbox.cell import Plan
 from nbdfork.server.sockets import Listeners
 from nbdfork.uri import Endpoint
 
@@ -98,13 +99,14 @@ def serve(
     tls_certificates: str | None = None,
     tls_psk: str | None = None,
     tls_verify_peer: bool = False,
+    sandbox: str = Options.sandbox.default,
 ) -> Server:
     """Serve *plugin*, behind *filters* (the first nearest to the clients), and return at once.
 
     By default it listens on a private Unix domain socket; *unix* is the path of another, *port*
     a TCP port on *address* (0: any free one).  Clients can connect when this returns.  With
-    *tls_certificates* or *tls_psk*, a path, clients have to use TLS; see the options so named.
-    Raises `ConfigError` or `StartupError`.
+    *tls_certificates* or *tls_psk*, a path, clients have to use TLS.  *sandbox* is "auto", "off" or
+    "require".  See the options so named.  Raises `ConfigError` or `StartupError`.
     """
     if unix is not None and port is not None:
         raise ValueError("a server listens on unix= or on port=, not on both")
@@ -112,6 +114,7 @@ def serve(
         raise ValueError("tls_psk= takes the place of certificates")
     if tls_verify_peer and tls_certificates is None:
         raise ValueError("tls_verify_peer= needs tls_certificates=")
+    plan = Plan(parse.choice("off", "auto", "require")(sandbox), {}, os.geteuid())
     has_tls = tls_certificates is not None or tls_psk is not None
     offer = Offer()
     if has_tls:
@@ -140,7 +143,7 @@ def serve(
         tls = launch.tls_parameters(tls_certificates, tls_psk) if has_tls else None
         endpoint = launch.endpoint(listeners, export_name, tls)
         size = PoolSize(max_clients, min(2, max_clients), Options.clients_per_worker.default)
-        return Server(endpoint, *_fork(life, listeners, terms, size))
+        return Server(endpoint, *_fork(life, listeners, terms, size, plan))
     except BaseException:
         listeners.remove()
         raise
@@ -152,7 +155,9 @@ def _layer(plugin: Plugin) -> Layer:
     return Layer(type(plugin).__name__, plugin)
 
 
-def _fork(life: Life, listeners: Listeners, terms: Terms, size: PoolSize) -> tuple[int, int]:
+def _fork(
+    life: Life, listeners: Listeners, terms: Terms, size: PoolSize, plan: Plan
+) -> tuple[int, int]:
     """Fork the supervisor and wait until it is ready.
 
     Return its pid, and the end of a pipe that ends the server when it is closed, be it because
@@ -164,7 +169,7 @@ def _fork(life: Life, listeners: Listeners, terms: Terms, size: PoolSize) -> tup
     pid = os.fork()
     if pid == 0:
         ready.begin()
-        _become_supervisor(life, listeners, terms, size, ready, leash_end)
+        _become_supervisor(life, listeners, terms, size, plan, ready, leash_end)
     os.close(leash_end)
     try:
         ready.wait()
@@ -181,6 +186,7 @@ def _become_supervisor(
     listeners: Listeners,
     terms: Terms,
     size: PoolSize,
+    plan: Plan,
     ready: ReadyPipe,
     leash: int,
 ) -> None:
@@ -189,7 +195,7 @@ def _become_supervisor(
     try:
         daemon.open_standard_streams()  # the program may do without them
         limit = Options.shutdown_limit.default
-        supervisor = assembly.supervisor(life, listeners, terms, size, limit)
+        supervisor = assembly.supervisor(life, listeners, terms, size, limit, plan)
         supervisor.end_with(leash)
         try:
             supervisor.run(ready.tell_ready)

@@ -11,6 +11,7 @@ from nbdfork.backend import load
 from nbdfork.cli import UsageError
 from nbdfork.options import TABLE, Options
 from nbdfork.plugin import API_VERSION
+from nbdfork.server.sandbox import landlock, seccomp
 
 _SYNOPSIS = """\
 usage: nbdfork [OPTION ...] PLUGIN [[KEY=]VALUE ...]
@@ -50,7 +51,7 @@ def usage() -> str:
     for option in TABLE:
         names = ", ".join(option.names) + (f" {option.metavar}" if option.metavar else "")
         lines.append(
-            f"  {names}\n      {option.help}" if len(names) > 26 else f"  {names:<27}{option.help}"
+            f"  {names}\n      {option.help}" if len(names) > 25 else f"  {names:<27}{option.help}"
         )
     lines.append(f"\nPlugins: {', '.join(load.available(load.PLUGIN))}")
     lines.append(f"Filters: {', '.join(load.available(load.FILTER))}")
@@ -79,6 +80,8 @@ def configuration() -> Iterator[tuple[str, str]]:
     yield "host_os", sys.platform
     yield "plugin_api_version", str(API_VERSION)
     yield "python", sys.executable
+    yield "sandbox_landlock", str(landlock.version())
+    yield "sandbox_seccomp", "yes" if seccomp.is_available() else "no"
     yield "tls", "yes"
 
 

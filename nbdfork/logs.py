@@ -132,6 +132,11 @@ def set_up(destination: str, verbose: bool) -> None:
     root.addHandler(handler)
 
 
+def go_to_syslog() -> bool:
+    """Return whether messages go to the system's log."""
+    return any(isinstance(handler, _SyslogHandler) for handler in logging.getLogger().handlers)
+
+
 def _handler(destination: str, stderr: logging.Handler) -> logging.Handler:
     if destination == "stderr":
         return stderr

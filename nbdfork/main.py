@@ -28,6 +28,7 @@ from nbdfork.server.admission import Rules
 from nbdfork.server.errors import StartupError
 from nbdfork.server.inheritance import show_in_ps
 from nbdfork.server.pool import PoolSize
+from nbdfork.server.sandbox.cell import Plan
 from nbdfork.server.scoreboard import Scoreboard, Slot
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.stopper import Stopper
@@ -125,7 +126,8 @@ def _serve(options: Options, world: _World) -> int:
             size = PoolSize(options.max_clients, options.spare_workers, options.clients_per_worker)
             limit = options.shutdown_limit
             hangs = HangLimits(options.hang_warning, options.hang_limit)
-            supervisor = assembly.supervisor(life, listeners, terms, size, limit, hangs)
+            plan = _plan(options, identity)
+            supervisor = assembly.supervisor(life, listeners, terms, size, limit, plan, hangs)
             if options.foreground:  # a signal, which the reader may send now, ends it cleanly
                 _announce(options, where, listeners)
             # The command keeps the privileges of its user; it can connect already, and will be
@@ -166,7 +168,11 @@ def _serve_single(options: Options, world: _World) -> int:
                 parent.stop_with(parent.watch(world.parent), STOP_SIGNALS[0])
             if isinstance(client, socket.socket):
                 sockets.prepare_client(client, options.keepalive)
+            plan = _plan(options, identity)
+            cell = assembly.cell(chain, terms, plan, clients=1, own_group=False)
+            cell.enter()
             _after_fork(life, stopper)
+            cell.shut()
             start.tell_ready()
             board = Scoreboard(1)
             meter = Slot(board.share(range(1)), 0)
@@ -205,6 +211,12 @@ def _after_fork(life: Life, stopper: Stopper) -> None:
     except Exception as error:
         log.debug("after_fork failed:", exc_info=True)
         raise StartupError(f"cannot start to serve: {type(error).__name__}: {error}") from error
+
+
+def _plan(options: Options, identity: privileges.Identity | None) -> Plan:
+    """Return how the cells are to be of those who serve clients."""
+    uid = os.geteuid() if identity is None else identity.uid
+    return Plan(options.sandbox, dict(options.limits), uid)
 
 
 def _terms(options: Options) -> Terms:

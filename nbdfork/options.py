@@ -4,66 +4,15 @@ Parsing (`cli`) and `--help` work from these declarations, the completion for ba
 `--help`, and tests hold the manual page against them.
 """
 
-import math
-import re
 import socket
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from nbdfork import values
 from nbdfork.declaration import Field, Flag, Gathered, Option
 from nbdfork.plugin import parse
 
 if TYPE_CHECKING:
-    from nbdfork.server.admission import Rule
-
-
-def _text(text: str) -> str:
-    return text
-
-
-def _port(text: str) -> str:
-    if text.isdecimal() and int(text) > 65535:
-        raise ValueError("a TCP port is at most 65535")
-    if not text:
-        raise ValueError("a port number or a service name is expected")
-    return text
-
-
-def _seconds(text: str) -> float:
-    value = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", text, re.ASCII) else math.inf
-    if value == math.inf:
-        raise ValueError("a number of seconds is expected")
-    return value
-
-
-def _rule(text: str) -> "Rule":
-    from nbdfork.server.admission import Rule
-
-    return Rule.parse(text)
-
-
-def _permissions(text: str) -> int:
-    if not re.fullmatch(r"0?[0-7]{3}", text, re.ASCII):
-        raise ValueError("three octal digits are expected, such as 660")
-    return int(text, 8)
-
-
-def _mask(text: str) -> int:
-    value = int(text, 0) if re.fullmatch(r"0[xX][0-9a-fA-F]+|0|[1-9][0-9]*", text) else -1
-    if not 0 <= value <= 0xFFFF:
-        raise ValueError("a number up to 0xffff is expected")
-    return value
-
-
-def _debug_flag(text: str) -> tuple[str, str, int]:
-    match = re.fullmatch(r"([^.=]+)\.([^=]+)=([0-9]+)", text, re.ASCII)
-    if match is None:
-        raise ValueError("expected nbdfork.FLAG=N or PLUGIN.FLAG=N")
-    return match[1], match[2], int(match[3])
-
-
-def _path_or(*words: str) -> Callable[[str], str]:
-    return lambda text: text if text in words else parse.path(text)
+    pass
 
 
 _MOST = 1_000_000
@@ -94,7 +43,9 @@ class Options:
             not_activated=True,
         ),
     )
-    allow = Gathered(Option("--allow RULE", "let only these clients in (may be repeated)", _rule))
+    allow = Gathered(
+        Option("--allow RULE", "let only these clients in (may be repeated)", values.rule)
+    )
     clients_per_worker = Field(
         1,
         Option(
@@ -107,10 +58,10 @@ class Options:
         Option(
             "-D, --debug NAME.FLAG=N",
             "set a debug flag of nbdfork, the plugin or a filter (may be repeated)",
-            _debug_flag,
+            values.debug_flag,
         )
     )
-    deny = Gathered(Option("--deny RULE", "refuse these clients (may be repeated)", _rule))
+    deny = Gathered(Option("--deny RULE", "refuse these clients (may be repeated)", values.rule))
     dump_config = Field(False, Flag("--dump-config", "print how nbdfork was installed", True))
     dump_plugin = Field(False, Flag("--dump-plugin", "print what is known of the plugin", True))
     export_name = Field(
@@ -118,7 +69,7 @@ class Options:
         Option(
             "-e, --export, --export-name, --exportname EXPORTNAME",
             "serve only this export name",
-            _text,
+            values.text,
             implies="-n",
         ),
     )
@@ -127,21 +78,23 @@ class Options:
         Flag("--exit-with-parent", "end when the parent process does", True, implies="-f"),
     )
     filters = Gathered(  # the first is nearest to the client
-        Option("--filter FILTER", "put this filter before the plugin (may be repeated)", _text)
+        Option(
+            "--filter FILTER", "put this filter before the plugin (may be repeated)", values.text
+        )
     )
     foreground = Field(
         False,
         Flag("-f, --no-fork, --foreground", "do not fork into the background", True),
     )
     group = Field(
-        None, Option("-g, --group GROUP", "change to this group, by name or number", _text)
+        None, Option("-g, --group GROUP", "change to this group, by name or number", values.text)
     )
     handshake_limit = Field(
         10.0,
         Option(
             "--handshake-limit SECONDS",
             "time a client has to choose an export ({default}; 0: any)",
-            _seconds,
+            values.seconds,
         ),
     )
     hang_limit = Field(
@@ -149,7 +102,7 @@ class Options:
         Option(
             "--hang-limit SECONDS",
             "time a call to the plugin may take before its worker is killed (0: any)",
-            _seconds,
+            values.seconds,
         ),
     )
     hang_warning = Field(
@@ -157,7 +110,7 @@ class Options:
         Option(
             "--hang-warning SECONDS",
             "time it may take before the log tells where it is ({default}; 0: any)",
-            _seconds,
+            values.seconds,
         ),
     )
     help = Field(False, Flag("--help", "print this help, and that of PLUGIN if given", True))
@@ -166,7 +119,7 @@ class Options:
         Option(
             "--idle-limit SECONDS",
             "time a client may be silent, or not take its replies (0: any)",
-            _seconds,
+            values.seconds,
         ),
     )
     address = Field(
@@ -174,7 +127,7 @@ class Options:
         Option(
             "-i, --ip-addr, --ipaddr IPADDR",
             "listen on this address (all)",
-            _text,
+            values.text,
             not_activated=True,
         ),
     )
@@ -183,12 +136,19 @@ class Options:
         Flag("--keepalive", "find out if a client's machine is gone, by TCP (default)", True),
         Flag("--no-keepalive", "do not find out", False),
     )
+    limits = Gathered(  # (name, value)
+        Option(
+            "--limit NAME=VALUE",
+            "limit what a worker may use: core, cpu, files, memory or processes (may be repeated)",
+            values.limit,
+        )
+    )
     log = Field(
         None,
         Option(
             "--log stderr|syslog|null|FILE",
             "where messages go",
-            _path_or("stderr", "syslog", "null"),
+            values.path_or("stderr", "syslog", "null"),
         ),
     )
     mask_handshake = Field(
@@ -196,7 +156,7 @@ class Options:
         Option(
             "--mask-handshake MASK",
             "offer only these handshake flags, to test clients",
-            _mask,
+            values.mask,
         ),
     )
     max_clients = Field(
@@ -250,7 +210,7 @@ class Options:
         Option(
             "-p, --port PORT",
             "listen on this TCP port ({default}; 0: any free one)",
-            _port,
+            values.port,
             not_activated=True,
         ),
     )
@@ -261,9 +221,17 @@ class Options:
         Option(
             "--run CMD",
             "run CMD, and serve as long as it runs",
-            _text,
+            values.text,
             implies="-f",
             not_activated=True,
+        ),
+    )
+    sandbox = Field(
+        "off",
+        Option(
+            "--sandbox off|auto|require",
+            "take from workers what their plugin does not need ({default})",
+            parse.choice("off", "auto", "require"),
         ),
     )
     shutdown_limit = Field(
@@ -271,7 +239,7 @@ class Options:
         Option(
             "--shutdown-limit SECONDS",
             "time workers have to finish when the server ends ({default})",
-            _seconds,
+            values.seconds,
         ),
     )
     single = Field(
@@ -351,7 +319,7 @@ class Options:
         Option(
             "-U, --unix SOCKET|-",
             "listen on a Unix domain socket; -: a private one",
-            _path_or("-"),
+            values.path_or("-"),
             excludes={f"{_FOR_TCP} --keepalive": "these are for TCP"},
             not_activated=True,
         ),
@@ -361,11 +329,13 @@ class Options:
         Option(
             "--unix-mode MODE",
             "permissions of that socket, in octal (as the umask has it)",
-            _permissions,
+            values.permissions,
             not_activated=True,
         ),
     )
-    user = Field(None, Option("-u, --user USER", "change to this user, by name or number", _text))
+    user = Field(
+        None, Option("-u, --user USER", "change to this user, by name or number", values.text)
+    )
     verbose = Field(False, Flag("-v, --verbose", "print debugging messages", True))
     version = Field(
         False, Flag("-V, --version", "print the version, and that of PLUGIN if given", True)

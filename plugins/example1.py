@@ -7,7 +7,7 @@ memory.  Nothing is ever changed, so it does not matter that each worker has its
 
 import struct
 
-from nbdfork.plugin import Plugin
+from nbdfork.plugin import Needs, Plugin
 
 SECTOR = 512
 DISK_SIZE = 100 * 1024 * 1024
@@ -31,6 +31,9 @@ class Example1(Plugin):
     """an example: a read-only 100 MiB disk with one empty partition"""
 
     first_sector = partition_table()
+
+    def needs(self) -> Needs:
+        return Needs()  # no files, no network: only what a process has anyway
 
     def get_size(self) -> int:
         return DISK_SIZE

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Mapping
 
-from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, parse
+from nbdfork.plugin import ConfigError, Export, Needs, Parameter, Plugin, parse
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,10 @@ class Example2(Plugin):
     def config_complete(self) -> None:
         if not os.path.isfile(self.file):
             raise ConfigError(f"example2: {self.file}: there is no regular file of this name")
+
+    def needs(self) -> Needs:
+        # What else this process could reach is taken away from it, if the system can do that.
+        return Needs(read=frozenset({self.file}))
 
     def open(self, export_name: str, read_only: bool) -> Export:
         # An OSError that is raised here, say because the file is gone, refuses this client.

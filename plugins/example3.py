@@ -8,7 +8,7 @@ in `get_ready`, before there is any worker.
 
 from collections.abc import Mapping
 
-from nbdfork.plugin import ConfigError, Parameter, Plugin, SharedBuffer, Support, parse
+from nbdfork.plugin import ConfigError, Needs, Parameter, Plugin, SharedBuffer, Support, parse
 
 DEFAULT_SIZE = 100 * 1024 * 1024
 
@@ -20,6 +20,9 @@ class Example3(Plugin):
 
     def dump_plugin(self) -> Mapping[str, str]:
         return {"example3_extra": "hello"}
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def get_ready(self) -> None:
         try:

@@ -10,6 +10,7 @@ from nbdfork.plugin import (
     DescriptorExport,
     Export,
     ExportInfo,
+    Needs,
     Parameter,
     Plugin,
     parse,
@@ -64,6 +65,11 @@ class File(Plugin):
             if os.path.isdir(self.file):
                 raise ConfigError(f"file: {self.file} is a directory: use dir= to serve its files")
             check_servable("file", self.file)
+
+    def needs(self) -> Needs:
+        if self.dir is None:
+            return Needs(write=frozenset({self.file or ""}))
+        return Needs(write=frozenset({self.dir, *self._folder.outside()}))
 
     def list_exports(self, read_only: bool) -> Iterator[ExportInfo]:
         if self.dir is None:

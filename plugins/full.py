@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import NoReturn
 
-from nbdfork.plugin import HOLE, ZERO, Extent, Parameter, Plugin, parse
+from nbdfork.plugin import HOLE, ZERO, Extent, Needs, Parameter, Plugin, parse
 
 
 class Full(Plugin):
@@ -17,6 +17,9 @@ class Full(Plugin):
     size = Parameter(
         parse.size, required=True, magic=True, metavar="SIZE", help="the size of the disk"
     )
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def get_size(self) -> int:
         return self.size

@@ -8,7 +8,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 
-from nbdfork.plugin import Export, Parameter, Plugin, client, parse
+from nbdfork.plugin import Export, Needs, Parameter, Plugin, client, parse
 
 _SIZE_OF_TIME = 12
 
@@ -27,6 +27,9 @@ class Info(Plugin):
     def dump_plugin(self) -> Mapping[str, str]:
         """Tell which modes there are, in the words of nbdkit."""
         return {"info_address": "yes", "info_base64": "yes"}
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def get_ready(self) -> None:
         self._start = time.monotonic()

@@ -15,6 +15,7 @@ from nbdfork.plugin import (
     ConfigError,
     DescriptorExport,
     Export,
+    Needs,
     Parameter,
     Plugin,
     ScratchFile,
@@ -48,6 +49,9 @@ class Iso(Plugin):
                 raise ConfigError(f"iso: {path}: there is no directory of this name")
         if not re.fullmatch("[A-Z0-9_]{1,16}", self.label):
             raise ConfigError(f"iso: label={self.label}: use up to 16 of A-Z, 0-9 and _")
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def get_ready(self) -> None:
         try:

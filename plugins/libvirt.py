@@ -11,7 +11,7 @@ import threading
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from nbdfork.plugin import BlockSize, ConfigError, Export, Parameter, Plugin
+from nbdfork.plugin import BlockSize, ConfigError, Export, Needs, Parameter, Plugin
 
 if TYPE_CHECKING:
     from libvirt import libvirtError, virConnect, virDomain
@@ -53,6 +53,9 @@ class Libvirt(Plugin):
             case libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
                 return " (libvirt can show only disks of raw format)"
         return f" (connect={self.connect})" if self.connect else ""
+
+    def needs(self) -> Needs:
+        return Needs(network=True, programs=True)  # libvirt may start ssh, or its daemon
 
     def open(self, export_name: str, read_only: bool) -> Export:
         libvirt = _library()

@@ -7,7 +7,7 @@ hole through a mapping would allocate it.
 
 import os
 
-from nbdfork.plugin import ConfigError, DescriptorExport, Export, Parameter, Plugin, parse
+from nbdfork.plugin import ConfigError, DescriptorExport, Export, Needs, Parameter, Plugin, parse
 
 
 class Memory(Plugin):
@@ -16,6 +16,9 @@ class Memory(Plugin):
     size = Parameter(
         parse.size, required=True, magic=True, metavar="SIZE", help="the size of the disk"
     )
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def get_ready(self) -> None:
         self._memfd = os.memfd_create("nbdfork-memory", os.MFD_CLOEXEC)

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 
-from nbdfork.plugin import HOLE, ZERO, Extent, Parameter, Plugin, Support, parse
+from nbdfork.plugin import HOLE, ZERO, Extent, Needs, Parameter, Plugin, Support, parse
 
 
 class Null(Plugin):
     """a disk that forgets what is written and reads as zeroes"""
 
     size = Parameter(parse.size, default=0, magic=True, metavar="SIZE", help="the size of the disk")
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def get_size(self) -> int:
         return self.size

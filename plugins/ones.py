@@ -2,7 +2,7 @@
 
 import re
 
-from nbdfork.plugin import Parameter, Plugin, Support, parse
+from nbdfork.plugin import Needs, Parameter, Plugin, Support, parse
 
 
 def _byte(text: str) -> int:
@@ -19,6 +19,9 @@ class Ones(Plugin):
         parse.size, required=True, magic=True, metavar="SIZE", help="the size of the disk"
     )
     byte = Parameter(_byte, default=0xFF, metavar="BYTE", help="what it is full of")
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def get_size(self) -> int:
         return self.size

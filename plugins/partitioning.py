@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, parse
+from nbdfork.plugin import ConfigError, Export, Needs, Parameter, Plugin, parse
 
 from ._parts import tables
 from ._parts.concatenation import Concatenation
@@ -149,6 +149,9 @@ class Partitioning(Plugin):
             raise ConfigError(
                 f"partitioning: {total} bytes are too much for an MBR: use partition-type=gpt"
             ) from error
+
+    def needs(self) -> Needs:
+        return Needs(write=frozenset(self._paths))
 
     def open(self, export_name: str, read_only: bool) -> Export:
         with ExitStack() as opened:

@@ -7,7 +7,7 @@ wrong place is recognized.
 import array
 import sys
 
-from nbdfork.plugin import Parameter, Plugin, parse
+from nbdfork.plugin import Needs, Parameter, Plugin, parse
 
 WORD = 8
 
@@ -18,6 +18,9 @@ class Pattern(Plugin):
     size = Parameter(
         parse.size, required=True, magic=True, metavar="SIZE", help="the size of the disk"
     )
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def get_size(self) -> int:
         return self.size

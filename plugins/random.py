@@ -9,7 +9,7 @@ import errno
 import hashlib
 import secrets
 
-from nbdfork.plugin import Parameter, Plugin, parse
+from nbdfork.plugin import Needs, Parameter, Plugin, parse
 
 BLOCK = 4096
 MAX_SEED = 2**32 - 1
@@ -24,6 +24,9 @@ class Random(Plugin):
     seed = Parameter(
         parse.whole(0, MAX_SEED), metavar="SEED", help="a number; the same one, the same disk"
     )
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def get_ready(self) -> None:
         # Chosen before the fork, so that all workers have the same seed.

@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 
-from nbdfork.plugin import Export, Parameter, Plugin, parse
+from nbdfork.plugin import Export, Needs, Parameter, Plugin, parse
 
 from ._parts.concatenation import Concatenation
 from ._parts.files import check_servable, open_part
@@ -23,6 +23,9 @@ class Split(Plugin):
     def config_complete(self) -> None:
         for path in self.file:
             check_servable("split", path)
+
+    def needs(self) -> Needs:
+        return Needs(write=frozenset(self.file))
 
     def open(self, export_name: str, read_only: bool) -> Export:
         with ExitStack() as opened:

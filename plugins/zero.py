@@ -1,10 +1,13 @@
 """The zero plugin: a disk of no bytes at all, to try clients on."""
 
-from nbdfork.plugin import Plugin
+from nbdfork.plugin import Needs, Plugin
 
 
 class Zero(Plugin):
     """a disk of size zero"""
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def get_size(self) -> int:
         return 0

@@ -7,12 +7,23 @@ strictest.  When their methods are called is the business of `life`.
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
 from nbdfork.backend.arguments import Assignment, magic_key, split, takes_any_key, unknown
 from nbdfork.backend.errors import starting
 from nbdfork.backend.handle import Handle
-from nbdfork.plugin import ConfigError, Filter, Plugin, Secret, ThreadModel, parameters_of, shown
+from nbdfork.plugin import (
+    ConfigError,
+    Filter,
+    Needs,
+    Plugin,
+    Secret,
+    ThreadModel,
+    parameters_of,
+    shown,
+)
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +130,14 @@ class Chain:
     def waits(self) -> bool:
         """Return whether several requests of one client should be carried out at once."""
         return any(layer.plugin.waits() for layer in self.layers)
+
+    def needs(self) -> Needs:
+        """Return what all layers need of the system to serve clients."""
+        return reduce(or_, (layer.plugin.needs() for layer in self.layers))
+
+    def acts_before_clients(self) -> bool:
+        """Return whether a layer does something in a worker that has no client yet."""
+        return any(type(layer.plugin).after_fork is not Plugin.after_fork for layer in self.layers)
 
     def one_process(self) -> bool:
         """Return whether one process must serve all clients, at once or one after another."""

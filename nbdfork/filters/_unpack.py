@@ -7,7 +7,16 @@ import os
 import stat
 
 from nbdfork.filters._blocks import BlocksExport
-from nbdfork.plugin import ConfigError, DescriptorExport, Export, Filter, Parameter, Plugin, parse
+from nbdfork.plugin import (
+    ConfigError,
+    DescriptorExport,
+    Export,
+    Filter,
+    Needs,
+    Parameter,
+    Plugin,
+    parse,
+)
 
 
 class UnpackFilter(Filter):
@@ -16,6 +25,9 @@ class UnpackFilter(Filter):
     def unpack(self, next: Export, name: str) -> BlocksExport:
         """Return the disk that is in *next*, which is called *name* in messages."""
         raise self._missing("unpack")
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def open(self, export_name: str, read_only: bool) -> Export:
         return super().open(export_name, read_only=True)
@@ -49,6 +61,9 @@ class UnpackPlugin(Plugin):
             raise ConfigError(
                 f"{self._name}: {self.file} is neither a regular file nor a block device"
             )
+
+    def needs(self) -> Needs:
+        return Needs(read=frozenset({self.file}))
 
     def get_ready(self) -> None:
         """Learn what is to be learnt of the file, once for all workers."""

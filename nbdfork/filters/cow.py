@@ -29,6 +29,7 @@ from nbdfork.plugin import (
     Extent,
     Filter,
     FilterExport,
+    Needs,
     Parameter,
     ScratchFile,
     SharedBuffer,
@@ -87,6 +88,9 @@ class Cow(Filter):
         metavar="BOOL|/PATH",
         help="keep what clients read, too; with /PATH, while that exists",
     )
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def get_ready(self) -> None:
         self._overlay = Overlay(self.cow_block_size)

@@ -16,6 +16,7 @@ from nbdfork.plugin import (
     Extent,
     Filter,
     FilterExport,
+    Needs,
     Parameter,
     parse,
 )
@@ -56,6 +57,9 @@ class Delay(Filter):
         metavar="BOOL",
         help="delay fast zeroes, too; if false, refuse them at once",
     )
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def config_complete(self) -> None:
         if self.rdelay is not None and self.delay_read is not None:

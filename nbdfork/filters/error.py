@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from nbdfork.filters import zero_or_write
-from nbdfork.plugin import Buffer, Export, Extent, Filter, FilterExport, Parameter, parse
+from nbdfork.plugin import Buffer, Export, Extent, Filter, FilterExport, Needs, Parameter, parse
 
 _ERRORS = ("EPERM", "EIO", "ENOMEM", "EINVAL", "ENOSPC", "ESHUTDOWN")  # all that NBD has
 
@@ -65,6 +65,9 @@ class Error(Filter):
     error_cache = _error_of("requests to cache")
     error_cache_rate = _rate_of("requests to cache")
     error_cache_file = _file_of("requests to cache")
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         names = ("pread", "pwrite", "trim", "zero", "extents", "cache")

@@ -27,6 +27,7 @@ from nbdfork.plugin import (
     Extent,
     Filter,
     FilterExport,
+    Needs,
     Parameter,
     Plugin,
     SharedCounter,
@@ -51,6 +52,9 @@ class Log(Filter):
         metavar="BOOL",
         help="append to the file, do not begin it anew",
     )
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def get_ready(self) -> None:
         self._journal: Journal | None = None

@@ -12,6 +12,7 @@ from nbdfork.plugin import (
     Export,
     Filter,
     FilterExport,
+    Needs,
     Parameter,
     Support,
     parse,
@@ -33,6 +34,9 @@ class NoZero(Filter):
         metavar="none|slow|ignore|default",
         help="what becomes of requests for fast zeroing",
     )
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         if self.zeromode in ("none", "emulate"):

@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Iterable, Iterator
 
-from nbdfork.plugin import Buffer, Export, Extent, Filter, FilterExport, Parameter, parse
+from nbdfork.plugin import Buffer, Export, Extent, Filter, FilterExport, Needs, Parameter, parse
 
 
 class Offset(Filter):
@@ -11,6 +11,9 @@ class Offset(Filter):
 
     offset = Parameter(parse.size, default=0, metavar="OFFSET", help="where the part begins")
     range = Parameter(parse.size, metavar="LENGTH", help="how long it is; to the end if not given")
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         return OffsetExport(next, self.offset, self.range)

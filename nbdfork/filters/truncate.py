@@ -16,6 +16,7 @@ from nbdfork.plugin import (
     Extent,
     Filter,
     FilterExport,
+    Needs,
     Parameter,
     parse,
 )
@@ -34,6 +35,9 @@ class Truncate(Filter):
     truncate = Parameter(parse.size, metavar="SIZE", help="make the disk of this size")
     round_up = Parameter(_power_of_2, metavar="N", help="then round it up to a multiple of N")
     round_down = Parameter(_power_of_2, metavar="N", help="then round it down to a multiple of N")
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         return TruncateExport(next, self._new_size(next.get_size()))

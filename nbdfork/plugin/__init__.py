@@ -33,7 +33,7 @@ from nbdfork.plugin.plugin import Plugin, ThreadModel
 from nbdfork.plugin.server import Server, Stdio
 from nbdfork.plugin.shared import ScratchFile, SharedBuffer, SharedCounter, SharedLock
 from nbdfork.plugin.version import API_VERSION
-from nbdfork.types import Buffer
+from nbdfork.types import Buffer, Needs
 
 __all__ = [
     "API_VERSION",
@@ -54,6 +54,7 @@ __all__ = [
     "Filter",
     "FilterExport",
     "LoadedFile",
+    "Needs",
     "Parameter",
     "PartialError",
     "Plugin",

@@ -13,6 +13,7 @@ from typing import Any
 from nbdfork.plugin.export import Export, ExportInfo
 from nbdfork.plugin.parameters import Parameter, parameters_of
 from nbdfork.plugin.server import Server
+from nbdfork.types import Needs
 
 
 class ThreadModel(enum.IntEnum):
@@ -115,6 +116,14 @@ class Plugin(Export):
         (`--threads`), if the thread model is `PARALLEL`: an export's methods must bear that.
         """
         return False
+
+    def needs(self) -> Needs:
+        """Return what a process needs to serve clients.  Called once, after `get_ready`.
+
+        What it does not need is taken away from it, before `after_fork`, as far as the system lets
+        the server do that.  What is open, and modules that are imported, it has in any case.
+        """
+        return Needs(anything=True)
 
     def get_ready(self) -> None:
         """Make what all clients share.  Called once, before the workers are forked and before

@@ -17,6 +17,7 @@ from nbdfork.plugin import (
     Export,
     ExportInfo,
     LoadedFile,
+    Needs,
     Parameter,
     Plugin,
     ThreadModel,
@@ -262,6 +263,10 @@ class HelperPlugin(ScriptPlugin):
 
     _template: Template
     _helper: Helper
+
+    def needs(self) -> Needs:
+        # The helper is no child of this process, and it may have to be killed.
+        return Needs(anything=True, signals=True)
 
     def command(self, path: str) -> Sequence[str]:
         """Return the command, a program and its arguments, that is the helper for a script.

@@ -1,8 +1,10 @@
 """What a worker inherits from the supervisor at its fork, and how it reports back."""
 
 import os
+import select
 import signal
 import socket
+from contextlib import suppress
 from typing import NamedTuple
 
 from setproctitle import setproctitle, setthreadtitle
@@ -22,6 +24,10 @@ STACK_SIGNAL = int(signal.SIGRTMIN) + 7
 """Makes a worker write its stack to a pipe, whatever it is doing.  Nothing else uses this one."""
 
 
+LOOK, STOP = b"n", b"s"
+"""What workers write to the pipe *changes*."""
+
+
 class Inheritance(NamedTuple):
     """A worker's place among the others.
 
@@ -29,8 +35,8 @@ class Inheritance(NamedTuple):
     the others are for clients that it serves at the same time.  *leash* is a pipe that reaches its
     end when the workers of its generation are to end, or the supervisor is dead.  *bell* is an
     eventfd that rings when the supervisor has given orders; it is never read.  A byte on the pipe
-    *changes* tells the supervisor to look at the scoreboard.  *stacks* is a pipe for what
-    `STACK_SIGNAL` makes it say.
+    *changes* tells the supervisor to look at the scoreboard, or to stop.  *stacks* is a pipe for
+    what `STACK_SIGNAL` makes it say.
     """
 
     slots: range
@@ -52,10 +58,20 @@ class Inheritance(NamedTuple):
         state = self.board.state(self.slots[0]).name.lower()
         show_in_ps("nbdfork-worker", f"worker {state} {self.board.clients(self.slots)}".rstrip())
         try:
-            os.write(self.changes, b"n")
+            os.write(self.changes, LOOK)
         except (BlockingIOError, BrokenPipeError):
             pass  # full, so it will look anyway; or gone, and the leash will say so
 
     def stop_server(self) -> None:
-        """Tell the supervisor to end, with all its workers."""
-        os.kill(self.supervisor, signal.SIGTERM)
+        """Tell the supervisor to end, with all its workers.
+
+        It cannot be sent a signal from within a cell.
+        """
+        room = select.poll()
+        room.register(self.changes, select.POLLOUT)
+        with suppress(BrokenPipeError):  # it has ended
+            while True:
+                room.poll()
+                with suppress(BlockingIOError):  # another worker has just filled the pipe
+                    os.write(self.changes, STOP)
+                    return

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 from nbdfork.server import peers, sockets
 from nbdfork.server.admission import Admission, Door
 from nbdfork.server.peers import Peer
+from nbdfork.server.sandbox.cell import Cell
 from nbdfork.server.scoreboard import Slot
 from nbdfork.server.stopper import Servable, Stopper
 
@@ -25,7 +26,7 @@ class Service(NamedTuple):
     this process has been told to end.  *connect* makes a client of a stream and its peer, and has
     what it does counted in its slot; only those who fulfil the conditions of *admission* come so
     far.  A worker serves *clients_per_worker* clients (0: any number), *clients_at_once* of them at
-    the same time.
+    the same time, in the *cell*.
     """
 
     after_fork: Callable[[Callable[[], None], int], None]
@@ -35,6 +36,7 @@ class Service(NamedTuple):
     keepalive: bool
     clients_per_worker: int
     clients_at_once: int
+    cell: Cell
 
 
 Admitted: TypeAlias = tuple[socket.socket, Peer]

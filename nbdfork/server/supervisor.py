@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from nbdfork.server.generation import Generation
+from nbdfork.server.inheritance import STOP
 from nbdfork.server.pool import PoolSize
 from nbdfork.server.scoreboard import Scoreboard
 from nbdfork.server.service import Service
@@ -49,6 +50,8 @@ class Supervisor:
         self._shutdown_limit = shutdown_limit
         self._captive: Captive | None = None
         self._stop_requests = 0
+        self._may_be_stopped_by_workers = service.cell.may_stop
+        self._has_refused_to_stop = False
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], object]] = {}
         self._verbs: dict[int, Callable[[], object]] = dict.fromkeys(STOP_SIGNALS, self.stop)
@@ -56,7 +59,7 @@ class Supervisor:
         self._changes, self._changes_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._stacks, self._stacks_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._signals, self._signals_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.watch(self._changes, lambda: _empty(self._changes))  # the loop looks at the scoreboard
+        self.watch(self._changes, self._hear_of_changes)
         self.watch(self._stacks, self._log_stack)
         self.watch(self._signals, self._obey_signals)
         board = Scoreboard(Generation.slots_needed(size, service))
@@ -139,6 +142,16 @@ class Supervisor:
         for signum in _empty(self._signals):
             if signum in self._verbs:  # a plugin may have a handler for one of its own
                 self._verbs[signum]()
+
+    def _hear_of_changes(self) -> None:
+        """Take note of what workers say; the loop will look at the scoreboard."""
+        if STOP not in _empty(self._changes) or self._stop_requests:
+            return
+        if self._may_be_stopped_by_workers:
+            self.stop()
+        elif not self._has_refused_to_stop:  # once is enough: it may never end
+            self._has_refused_to_stop = True
+            log.warning("a worker asks to stop the server, but its plugin does not say it may")
 
     def _log_stack(self) -> None:
         """Log what a worker said of itself when it was asked where it is."""

@@ -32,7 +32,7 @@ def run(inherited: Inheritance, service: Service) -> int:
     """Live as a worker; return the exit status.  All signals are blocked on entry."""
     stopper = Stopper(lambda: _limit_orphan(inherited.supervisor))
     try:
-        if not _prepare(inherited, stopper):
+        if not _prepare(inherited, service, stopper):
             inherited.slot(0).set(State.ENDED)
             return 0
         service.after_fork(inherited.stop_server, stopper.ending)
@@ -74,7 +74,7 @@ def _fail(inherited: Inheritance, error: BaseException) -> int:
     return EXIT_FAILED
 
 
-def _prepare(inherited: Inheritance, stopper: Stopper) -> bool:
+def _prepare(inherited: Inheritance, service: Service, stopper: Stopper) -> bool:
     """The after-fork checklist.  Return False if there is no supervisor any more."""
     for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         # A terminal sends them to all processes; the supervisor decides.
@@ -83,6 +83,7 @@ def _prepare(inherited: Inheritance, stopper: Stopper) -> bool:
     faulthandler.register(STACK_SIGNAL, inherited.stacks)
     stopper.install([signal.SIGTERM])
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    service.cell.enter()
     return linux.die_with_parent(signal.SIGTERM, inherited.supervisor)
 
 
@@ -104,6 +105,7 @@ def _serve_in_turn(inherited: Inheritance, service: Service, stopper: Stopper) -
         if served == service.clients_per_worker:
             for listener in inherited.listeners:
                 listener.close()
+        service.cell.shut()
         serve(*admitted, service, stopper, slot, inherited.announce)
         if served == service.clients_per_worker:
             return

@@ -66,6 +66,15 @@ class Folder:
             if self._is_servable(name):
                 yield name
 
+    def outside(self) -> Iterator[str]:
+        """Yield what links that are there now, and are followed, lead to elsewhere."""
+        if self._links != FOLLOW:
+            return
+        with os.scandir(self._path) as entries:
+            for entry in entries:
+                if entry.is_symlink() and self._is_servable(entry.name):
+                    yield os.path.realpath(entry.path)
+
     def _is_servable(self, name: str) -> bool:
         try:
             fd = self.open(name, os.O_PATH | os.O_CLOEXEC)

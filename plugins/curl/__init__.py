@@ -8,8 +8,18 @@ import os
 from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
-from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, Secret, parse, read_password
+from nbdfork.plugin import (
+    ConfigError,
+    Export,
+    Needs,
+    Parameter,
+    Plugin,
+    Secret,
+    parse,
+    read_password,
+)
 
 from .header_script import HeaderScript
 
@@ -245,6 +255,18 @@ class Curl(Plugin):
         return HeaderScript(
             f"{what}-script", text, renew or 0, self.url, bool(self.debug["scripts"])
         )
+
+    def needs(self) -> Needs:
+        given = (self.cainfo, self.capath, self.cookiefile)
+        read = {path for path in given if path}
+        if self._scheme == "file":
+            read.add(unquote(urlsplit(self.url).path))
+        elif self._scheme == "sftp":
+            read.add(os.path.expanduser("~/.ssh"))
+        # libcurl writes another file, and gives it the name of the jar.
+        write = {os.path.dirname(self.cookiejar)} if self.cookiejar else set()
+        scripts = self.header_script is not None or self.cookie_script is not None
+        return Needs(frozenset(read), frozenset(write), network=True, programs=scripts)
 
     def open(self, export_name: str, read_only: bool) -> Export:
         from .export import CurlExport

@@ -8,7 +8,16 @@ import base64
 import binascii
 import os
 
-from nbdfork.plugin import MAY_TRIM, ConfigError, DescriptorExport, Export, Parameter, Plugin, parse
+from nbdfork.plugin import (
+    MAY_TRIM,
+    ConfigError,
+    DescriptorExport,
+    Export,
+    Needs,
+    Parameter,
+    Plugin,
+    parse,
+)
 
 from .expressions import Expression, literal, weight_of
 from .language import parse_data
@@ -77,6 +86,9 @@ class Data(Plugin):
                 f"the content would take {weight} bytes of memory, more than"
                 f" max-memory={self.max_memory}: give a smaller size=, or raise max-memory"
             )
+
+    def needs(self) -> Needs:
+        return Needs()
 
     def get_ready(self) -> None:
         size = self._disk_size()

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from itertools import accumulate
 
-from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, parse
+from nbdfork.plugin import ConfigError, Export, Needs, Parameter, Plugin, parse
 
 from .._parts import tables
 from .._parts.concatenation import Concatenation
@@ -48,6 +48,9 @@ class Floppy(Plugin):
     def config_complete(self) -> None:
         if not os.path.isdir(self.dir):
             raise ConfigError(f"floppy: {self.dir}: there is no directory of this name")
+
+    def needs(self) -> Needs:
+        return Needs(read=frozenset({self.dir}))
 
     def get_ready(self) -> None:
         files = scan(self.dir)

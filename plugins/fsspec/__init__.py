@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, Secret, parse, read_password
+from nbdfork.plugin import (
+    ConfigError,
+    Export,
+    Needs,
+    Parameter,
+    Plugin,
+    Secret,
+    parse,
+    read_password,
+)
 
 from .._parts.files import check_servable, open_disk
 from .recipe import LINK, Recipe
@@ -109,6 +118,15 @@ class Fsspec(Plugin):
             options=_nested([*self.option, *self._secrets]),
             secrets=tuple(secret for _, secret in self._secrets),
         )
+
+    def needs(self) -> Needs:
+        if self._local_path is not None:
+            return Needs(write=frozenset({self._local_path}))
+        if self._is_memory:
+            return Needs()
+        if {*self._recipe.protocols} <= {"http", "https"}:
+            return Needs(network=True)
+        return Needs(anything=True)
 
     def open(self, export_name: str, read_only: bool) -> Export:
         if self._local_path is not None:

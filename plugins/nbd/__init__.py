@@ -14,8 +14,9 @@ from contextlib import AbstractContextManager, closing
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
 
-from nbdfork.plugin import ConfigError, Export, ExportInfo, Parameter, Plugin, parse
+from nbdfork.plugin import ConfigError, Export, ExportInfo, Needs, Parameter, Plugin, parse
 
 from .._link.reconnecting import ReconnectingLink
 from .library import library
@@ -145,6 +146,16 @@ class Nbd(Plugin):
             raise ConfigError("nbd: tls=: this libnbd was built without TLS")
         if self.uri is not None:
             _check_uri(self._nbd, self.uri)
+
+    def needs(self) -> Needs:
+        given = {self.tls_certificates, self.tls_psk}
+        if self.uri is not None:
+            query = dict(parse_qsl(urlsplit(self.uri).query))
+            given |= {query.get("tls-certificates"), query.get("tls-psk-file")}
+        if self._tls_mode() or (self.uri or "").startswith("nbds"):
+            given |= {"/etc/pki/libnbd", os.path.expanduser("~/.pki/libnbd")}  # libnbd's defaults
+        read = frozenset(path for path in given if path)
+        return Needs(read, network=True, programs=self.command is not None)
 
     def unload(self) -> None:
         if self.socket_fd is not None:

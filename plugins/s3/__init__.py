@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from nbdfork.plugin import ConfigError, Export, Parameter, Plugin, Secret, parse, read_password
+from nbdfork.plugin import (
+    ConfigError,
+    Export,
+    Needs,
+    Parameter,
+    Plugin,
+    Secret,
+    parse,
+    read_password,
+)
 
 from .locks import RangeLocks
 
@@ -127,6 +136,13 @@ class S3(Plugin):
             certificates=_certificates(),
             credentials=credentials,
         )
+
+    def needs(self) -> Needs:
+        from .credentials import TemporaryCredentials
+
+        # A program may be configured that finds the next ones.
+        runs = isinstance(self._recipe.credentials, TemporaryCredentials)
+        return Needs(network=True, programs=runs)
 
     def open(self, export_name: str, read_only: bool) -> Export:
         from .many import Objects

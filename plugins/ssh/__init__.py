@@ -15,6 +15,7 @@ from functools import partial
 from nbdfork.plugin import (
     ConfigError,
     Export,
+    Needs,
     Parameter,
     Plugin,
     Secret,
@@ -180,6 +181,9 @@ class Ssh(Plugin):
     def _verbosity(self) -> list[str]:
         level = min(self.debug["log"], 3)
         return ["-" + "v" * level] if level else ["-oLogLevel=ERROR"]
+
+    def needs(self) -> Needs:
+        return Needs(network=True, programs=True)
 
     def open(self, export_name: str, read_only: bool) -> Export:
         make = partial(SshExport, self._recipe, os.fsencode(self.path), read_only=read_only)

@@ -38,13 +38,13 @@ def wait_for(client: Any, cookies: list[int]) -> None:
 
 @pytest.mark.parametrize("style", [(), ("-n",)], ids=["oldstyle", "newstyle"])
 def test_reads_do_not_wait_for_each_other(style: tuple[str, ...]) -> None:
-    with Server(*style, TOGETHER, "needs=16") as server, connected(server.uri) as client:
+    with Server(*style, TOGETHER, "readers=16") as server, connected(server.uri) as client:
         buffers = [libnbd().Buffer(512) for _ in range(16)]
         wait_for(client, [client.aio_pread(buffer, 4096) for buffer in buffers])
 
 
 def test_a_quick_reply_overtakes_a_slow_one() -> None:
-    with Server(TOGETHER, "needs=2") as server, greeted(server) as client:
+    with Server(TOGETHER, "readers=2") as server, greeted(server) as client:
         client.sendall(read(b"slow one", 512) + read(b"quick!!!", 0))
         assert receive(client, 24)[8:16] == b"quick!!!"
         client.sendall(read(b"another!", 512))
@@ -53,7 +53,7 @@ def test_a_quick_reply_overtakes_a_slow_one() -> None:
 
 @pytest.mark.parametrize(("options", "most"), [(("-t", "1"), 1), (("-t", "3"), 3), ((), 16)])
 def test_never_more_at_once_than_allowed(options: tuple[str, ...], most: int) -> None:
-    with Server(*options, TOGETHER, f"needs={most}") as server, greeted(server) as client:
+    with Server(*options, TOGETHER, f"readers={most}") as server, greeted(server) as client:
         client.sendall(b"".join(read(b"%08d" % n, 512) for n in range(48)))
         replies = receive(client, 48 * 24)
         assert {replies[start : start + 8] for start in range(8, len(replies), 24)} == {
@@ -81,7 +81,7 @@ def test_writes_keep_their_data() -> None:
 
 
 def test_a_client_that_leaves_early_hurts_nobody() -> None:
-    with Server(TOGETHER, "needs=2", "--max-clients=1") as server:
+    with Server(TOGETHER, "readers=2", "--max-clients=1") as server:
         with greeted(server) as client:
             client.sendall(read(b"nonsense", 1 << 20) + read(b"one of 2", 512))
             assert receive(client, 16) == struct.pack(">II8s", 0x67446698, 22, b"nonsense")

@@ -14,7 +14,7 @@ LAST_SECONDS = 0.001
 class Together(Plugin):
     """a disk that is only read by several requests at once"""
 
-    needs = Parameter(parse.whole(1, 100), default=1, metavar="N", help="how many reads it takes")
+    readers = Parameter(parse.whole(1, 100), default=1, metavar="N", help="how many reads it takes")
 
     exits = Parameter(parse.boolean, default=False, metavar="BOOL", help="end at the first read")
 
@@ -22,7 +22,7 @@ class Together(Plugin):
         return True
 
     def open(self, export_name: str, read_only: bool) -> Export:
-        return TogetherExport(self.needs, self.exits)
+        return TogetherExport(self.readers, self.exits)
 
 
 class TogetherExport(Export):

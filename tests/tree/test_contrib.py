@@ -312,7 +312,8 @@ def test_completing_options(complete: Callable[..., set[str]]) -> None:
     assert complete("-v", "--print") == {"--print-uri"}
 
 
-PLAIN = {"EXPORTNAME", "IPADDR", "MASK", "MODE", "N", "NAME.FLAG=N", "PORT", "RULE", "SECONDS"}
+PLAIN = {"EXPORTNAME", "IPADDR", "MASK", "MODE", "N", "NAME.FLAG=N", "NAME=VALUE", "PORT"}
+PLAIN |= {"RULE", "SECONDS"}
 """The forms of arguments that nothing is known of."""
 
 

@@ -17,6 +17,8 @@ ARGUMENTS = {
     "unix_mode": "660",
     "pidfile": "/run/p",
     "port": "1",
+    "limits": "files=7",
+    "sandbox": "require",
     "tls": "require",
     "allow": "10.0.0.0/8",
     "deny": "any",

@@ -103,6 +103,8 @@ ARGUMENTS = {
     "debug": "nbdfork.backend.datapath=0",
     "deny": "any",
     "log": "null",
+    "limits": "files=7",
+    "sandbox": "require",
     "tls": "require",
     "unix": "/run/s",
     "unix_mode": "660",
