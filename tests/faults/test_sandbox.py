@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from nbdfork.server.sandbox import calls, seccomp
+from nbdfork.server.sandbox import calls, landlock, seccomp
 from tests.support.harness import (
     NBDFORK,
     SECONDS,
@@ -33,6 +33,11 @@ ESCAPES = SAMPLES / "escapes.py"
 
 DENIED = errno.EINVAL
 """What a client is told of EACCES, which its protocol does not have."""
+
+pytestmark = pytest.mark.skipif(
+    not (landlock.scopes() and seccomp.is_available()),
+    reason="the kernel cannot confine a worker: Landlock 6 and seccomp are needed",
+)
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root could do that at all")
 
