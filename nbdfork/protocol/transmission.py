@@ -153,6 +153,7 @@ class Transmission:
             while True:
                 if channel.end - channel.start < size:
                     if requests:
+                        channel.flush()  # counting can wait until the client has its replies
                         self._count_batch(requests, began)
                         requests = 0
                     if not channel.receive(size):
