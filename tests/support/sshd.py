@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -124,5 +125,6 @@ def make_key(path: Path, passphrase: str = "") -> None:
 
 def _kill(processes: list[psutil.Process]) -> None:
     for process in processes:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # it has ended by itself
+            process.kill()
     eventually(lambda: not any(map(is_alive, processes)))
