@@ -47,7 +47,7 @@ class C(Plugin):
     )
 
     library: Library | None = None
-    """What has been loaded: `load` makes a class for each."""
+    """What has been loaded; `load` makes a subclass for each library."""
 
     _model: ThreadModel | None = None
 
@@ -76,7 +76,7 @@ class C(Plugin):
             raise ConfigError("c: which plugin? Give its path instead: nbdfork ./NAME.so ...")
         return self.library
 
-    def _run_at_startup(self, callback: str) -> int | None:
+    def _run(self, callback: str) -> int | None:
         """Call a callback, if there is one.  Raises `ConfigError` if it fails."""
         library = self._loaded()
         if callback not in library.callbacks:
@@ -93,13 +93,13 @@ class C(Plugin):
             directory = _HERE / "lib" / "pkgconfig"
             return {"includedir": str(_HERE / "include/nbdfork"), "pkgconfigdir": str(directory)}
         sys.stdout.flush()  # the plugin prints with the C library
-        self._run_at_startup("dump_plugin")
+        self._run("dump_plugin")
         native().flush_output()
         found = self.library.native
         return {
             "api_version": str(found.api_version),
             "struct_size": str(found.struct_size),
-            "max_thread_model": ThreadModel(found.max_thread_model).name.lower(),
+            "max_thread_model": self._named_model(found.max_thread_model).name.lower(),
             "errno_is_preserved": str(int(found.errno_is_preserved != 0)),
         }
 
@@ -116,18 +116,20 @@ class C(Plugin):
             raise ConfigError(f"{library.name}: {shown(key, value)}: {error.cause}") from error
 
     def config_complete(self) -> None:
-        self._run_at_startup("config_complete")
+        self._run("config_complete")
         self._model = self._ask_thread_model()
 
     def _ask_thread_model(self) -> ThreadModel:
-        library = self._loaded()
-        most = library.native.max_thread_model
-        model = self._run_at_startup("thread_model")
+        most = self._loaded().native.max_thread_model
+        model = self._run("thread_model")
+        return self._named_model(most if model is None else min(model, most))
+
+    def _named_model(self, model: int) -> ThreadModel:
         try:
-            return ThreadModel(most if model is None else min(model, most))
+            return ThreadModel(model)
         except ValueError:
             raise ConfigError(
-                f"{library.name}: its thread model is {model}, and there are 0 to 3"
+                f"{self._loaded().name}: its thread model is {model}, and there are 0 to 3"
             ) from None
 
     def thread_model(self) -> ThreadModel:
@@ -151,7 +153,7 @@ class C(Plugin):
         return self._traits.waits
 
     def get_ready(self) -> None:
-        self._run_at_startup("get_ready")
+        self._run("get_ready")
         native().flush_output()  # a fork would copy what is not written yet
 
     # -- serving ------------------------------------------------------------------------
@@ -159,7 +161,7 @@ class C(Plugin):
     def after_fork(self) -> None:
         native().set_verbose(log.isEnabledFor(logging.DEBUG))
         crash.report_crashes()
-        self._run_at_startup("after_fork")
+        self._run("after_fork")
 
     def preconnect(self, read_only: bool) -> None:
         library = self._loaded()
@@ -188,12 +190,12 @@ class C(Plugin):
 
     def cleanup(self) -> None:
         try:
-            self._run_at_startup("cleanup")
+            self._run("cleanup")
         finally:
             native().flush_output()
 
     def unload(self) -> None:
-        self._run_at_startup("unload")
+        self._run("unload")
         native().flush_output()
 
 
@@ -215,17 +217,16 @@ class _DebugFlags(dict[str, int]):
 
 
 class _MagicKey(Parameter[tuple[str, ...]]):
-    """What a plugin takes a bare argument for; handed on at once, so that the order is kept."""
+    """The parameter that an argument without a key is for.
+
+    Each value is passed on as soon as it is set, so that the plugin sees all in their order.
+    """
 
     def __init__(self, key: str) -> None:
         super().__init__(
             str, metavar="VALUE", help="what an argument without a key is", repeatable=True,
-            magic=True,
+            magic=True, key=key,
         )  # fmt: skip
-        self._real_key = key
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.key = self._real_key  # it may have "_" in it
 
     def __set__(self, instance: object, value: tuple[str, ...]) -> None:
         assert isinstance(instance, Plugin)

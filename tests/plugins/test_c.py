@@ -5,6 +5,8 @@ import errno
 import json
 import os
 import re
+import shutil
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,18 @@ def test_the_version_is_nbdforks() -> None:
     need("pkg-config")
     version = output("pkg-config", "--modversion", "nbdfork", env=PKG_CONFIG)
     assert nbdfork("--version").stdout == f"nbdfork {version}"
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_the_c_code_compiles_without_a_warning(compiler: str) -> None:
+    if compiler == "clang" and shutil.which("clang") is None:
+        pytest.skip("gcc is enough to build it")
+    need(compiler)
+    sources = ROOT / "plugins" / "c"
+    include = (f"-I{sysconfig.get_path('include')}", f"-I{sources / 'include' / 'nbdfork'}")
+    warnings = ("-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Werror")
+    files = sorted(sources.glob("*.c"))
+    output(compiler, "-fsyntax-only", "-std=gnu11", "-O2", *warnings, *include, *files)
 
 
 # -- what follows from what a plugin has ------------------------------------------------------

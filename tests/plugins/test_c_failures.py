@@ -208,3 +208,22 @@ def test_without_the_native_module_one_line_says_what_to_install(build: Build) -
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "install a C compiler and Python's headers" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--dump-plugin"], ["-U", "-"]])
+def test_a_thread_model_that_there_is_not_is_one_line(
+    arguments: list[str], build: Build, tmp_path: Path
+) -> None:
+    source = tmp_path / "model.c"
+    source.write_text(
+        "#define NBDKIT_API_VERSION 2\n#include <nbdkit-plugin.h>\n#define THREAD_MODEL 99\n"
+        "static void *model_open (int readonly) { return NBDKIT_HANDLE_NOT_NEEDED; }\n"
+        "static int64_t model_get_size (void *handle) { return 0; }\n"
+        "static int model_pread (void *handle, void *buf, uint32_t count, uint64_t offset,\n"
+        "  uint32_t flags) { return 0; }\n"
+        'static struct nbdkit_plugin plugin = { .name = "model", .open = model_open,\n'
+        "  .get_size = model_get_size, .pread = model_pread };\nNBDKIT_REGISTER_PLUGIN (plugin)\n"
+    )
+    done = nbdfork(*arguments, build(source))
+    assert done.returncode == 1
+    assert done.stderr == "nbdfork: error: model: its thread model is 99, and there are 0 to 3\n"
