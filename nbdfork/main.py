@@ -93,8 +93,12 @@ def _fail(message: str) -> int:
     return 1
 
 
+class _EndedBySignal(SystemExit):
+    """Told apart from a plugin that calls sys.exit; see `refuse_exit`."""
+
+
 def _exit_by_signal(signum: int, frame: object) -> None:
-    raise SystemExit(128 + signum)
+    raise _EndedBySignal(128 + signum)
 
 
 def _serve(options: Options, world: _World) -> int:

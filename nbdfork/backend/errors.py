@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from nbdfork.plugin import ConfigError
 
@@ -52,11 +53,23 @@ def starting(layer: str, method: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise ConfigError(f"{layer}: {error}") from error
+    except SystemExit as error:
+        refuse_exit(error, f"{layer}: {method}")
     except Exception as error:
         log.debug("%s: %s: a bug of the plugin:", layer, method, exc_info=True)
         raise ConfigError(
             f"{layer}: {method} failed: {type(error).__name__}: {error} (-v tells where)"
         ) from error
+
+
+def refuse_exit(error: SystemExit, caller: str) -> NoReturn:
+    """Let no plugin end the program by `sys.exit`: that would be silent, and look like success.
+
+    A signal that ends the program raises a class of its own, and is let through.
+    """
+    if type(error) is not SystemExit:
+        raise error
+    raise ConfigError(f"{caller} called sys.exit({error.code!r})") from error
 
 
 def cause(error: BaseException) -> str:

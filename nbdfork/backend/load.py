@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import nbdfork
 from nbdfork.backend import loaders
 from nbdfork.backend.arguments import help_lines, magic_key
+from nbdfork.backend.errors import refuse_exit
 from nbdfork.plugin import API_VERSION, ConfigError, Filter, Plugin, parameters_of
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def find(name: str, kind: Kind = PLUGIN) -> Found:
             found = _from_name(name, kind)
     except ConfigError:
         raise
+    except SystemExit as error:
+        refuse_exit(error, f"the {kind.word} {name!r}, while it was loaded,")
     except Exception as error:  # whatever its own code raises while it is imported
         message = f"cannot load the {kind.word} {name!r}: {type(error).__name__}: {error}"
         if isinstance(error, ImportError) and error.name == "nbdfork.plugin":

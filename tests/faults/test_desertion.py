@@ -32,6 +32,39 @@ def test_a_worker_that_ends_in_the_middle_is_told_of(way: str) -> None:
             assert "serving unix pid" in line
 
 
+STARTING = {
+    "the file": "import sys\nsys.exit(0)\nfrom nbdfork.plugin import Plugin\n{body}",
+    "config_complete": "{body}    def config_complete(self):\n        sys.exit(0)\n",
+    "get_ready": "{body}    def get_ready(self):\n        sys.exit(0)\n",
+    "config": "{body}    def config(self, key, value):\n        sys.exit(0)\n",
+}
+BODY = """import sys
+from nbdfork.plugin import Plugin
+class Quitter(Plugin):
+    def get_size(self):
+        return 512
+    def pread(self, count, offset):
+        return bytes(count)
+"""
+
+
+@pytest.mark.parametrize("where", STARTING)
+@pytest.mark.parametrize("mode", [["-f"], []], ids=["foreground", "background"])
+def test_a_plugin_cannot_end_the_start_in_silence(
+    where: str, mode: list[str], tmp_path: Path
+) -> None:
+    plugin = tmp_path / "quitter.py"
+    plugin.write_text(STARTING[where].format(body=BODY))
+    done = nbdfork(
+        *mode, "-U", tmp_path / "socket", plugin, "key=value" if where == "config" else "-r"
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "called sys.exit(0)" in line
+    assert where in line or "while it was loaded" in line
+    assert not (tmp_path / "socket").exists()
+
+
 @pytest.mark.parametrize("way", ["exit", "failure", *EXCEPTIONS])
 def test_a_worker_that_ends_before_its_first_client_is_told_of(way: str, tmp_path: Path) -> None:
     done = nbdfork("-f", "-U", tmp_path / "socket", DESERTING, f"fork-way={way}")
