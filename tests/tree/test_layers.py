@@ -105,17 +105,22 @@ C_ORDER = [
 """The parts of the extension module for C plugins: each row may include only rows above it."""
 
 
+def is_module(name: str) -> bool:
+    base = ROOT / name.replace(".", "/").replace("nbdfork/plugins", "plugins")
+    return base.with_suffix(".py").exists() or (base / "__init__.py").exists()
+
+
 def imports(path: Path) -> set[str]:
     """Return the modules of nbdfork that *path* imports, names of submodules resolved."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            for alias in node.names:
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level or not path.is_relative_to(PACKAGE), f"{path}: a relative import"
+            for alias in node.names if node.module and not node.level else ():
                 submodule = f"{node.module}.{alias.name}"
-                is_module = (ROOT / f"{submodule.replace('.', '/')}.py").exists()
-                found.add(submodule if is_module else node.module)
+                found.add(submodule if is_module(submodule) else str(node.module))
     return {name for name in found if name.split(".")[0] == "nbdfork"}
 
 
@@ -244,9 +249,11 @@ def test_the_map_names_every_module_and_no_other() -> None:
         if wing:
             found |= {path.parent.name for path in (PACKAGE / wing).glob("*/__init__.py")}
         assert named[wing] == found, f"ARCHITECTURE.md, nbdfork/{wing}"
+    for path in PACKAGE.glob("*/*/*.py"):  # a folder within a wing names its modules in its entry
+        assert path.stem == "__init__" or re.search(rf"\b{path.stem}\b", block), path
 
 
-def test_wire_numbers_stand_in_one_file() -> None:
+def test_magic_numbers_of_the_protocol_stand_in_one_file() -> None:
     for path in PACKAGE.rglob("*.py"):
         numbers = [
             node.value
