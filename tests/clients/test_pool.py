@@ -14,10 +14,12 @@ from tests.support.harness import (
     SECONDS,
     Server,
     eventually,
+    has_been_sent,
     is_alive,
     need,
     output,
     receive,
+    suspend,
     title,
 )
 from tests.support.libnbd import connected
@@ -223,11 +225,11 @@ def test_requests_sent_before_the_signal_are_answered() -> None:
         client.greet()
         assert eventually(lambda: len(server.workers()) == 5)  # it has finished starting
         (worker,) = eventually(server.serving)
-        worker.suspend()
+        suspend(worker)
         writes = [header(1, 8 * n, 8) + b"%08d" % n for n in range(100)]
         client.socket.sendall(b"".join(writes) + header(0, 0, 800))
         server.process.send_signal(signal.SIGTERM)
-        assert eventually(lambda: len(server.workers()) == 1)  # the idle ones have gone
+        assert eventually(lambda: has_been_sent(worker, signal.SIGTERM))
         worker.resume()
         for _ in range(100):
             assert client.reply() == (0, b"")
@@ -271,11 +273,11 @@ def test_options_are_refused_while_the_server_ends() -> None:
         receive(client, 18)
         client.sendall(struct.pack(">I", 3))
         (worker,) = eventually(server.serving)
-        worker.suspend()
+        suspend(worker)
         for number in (3, 2):  # LIST, ABORT
             client.sendall(struct.pack(">QII", 0x49484156454F5054, number, 0))
         server.process.send_signal(signal.SIGTERM)
-        assert eventually(lambda: len(server.workers()) == 1)
+        assert eventually(lambda: has_been_sent(worker, signal.SIGTERM))
         worker.resume()
         _, option, reply, length = struct.unpack(">QIII", receive(client, 20))
         assert (option, reply) == (3, 0x80000007)

@@ -63,6 +63,20 @@ def eventually(condition: Callable[[], Any], seconds: float = SECONDS) -> Any:
     return value
 
 
+def suspend(process: psutil.Process) -> None:
+    """Stop *process*, and wait until it has stopped: what is sent to it next is not seen."""
+    process.suspend()
+    eventually(lambda: process.status() == psutil.STATUS_STOPPED)
+
+
+def has_been_sent(process: psutil.Process, signum: signal.Signals) -> bool:
+    """Return whether *signum* waits for *process*, which is suspended."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    pending = re.search(r"^ShdPnd:\s*(\S+)", status, re.MULTILINE)
+    assert pending is not None
+    return bool(int(pending[1], 16) >> (signum - 1) & 1)
+
+
 def let_all_reach(directory: Path) -> None:
     """Let any user reach *directory*, one that pytest has made for the tests of this one."""
     for one in (directory, *directory.parents):
