@@ -78,6 +78,7 @@ def configuration() -> Iterator[tuple[str, str]]:
     yield "filterdir", load.directory(load.FILTER)
     yield "host_cpu", os.uname().machine
     yield "host_os", sys.platform
+    yield "nbdkit_plugindir", load.nbdkit_directory() or ""
     yield "plugin_api_version", str(API_VERSION)
     yield "python", sys.executable
     yield "sandbox_landlock", str(landlock.version())

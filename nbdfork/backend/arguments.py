@@ -81,14 +81,26 @@ class Assignment:
                 )
 
 
-def unknown(plugin_name: str, key: str | None, text: str, known: Iterable[str]) -> ConfigError:
-    """Return the error for an argument that nobody takes, naming the *known* keys."""
+def unknown(
+    plugin_name: str,
+    key: str | None,
+    text: str,
+    known: Iterable[str],
+    filters: Iterable[str] = (),
+) -> ConfigError:
+    """Return the error for an argument that nobody takes, naming the *known* keys.
+
+    *filters* are those that would take the key.
+    """
     keys = list(known)
     listed = "Its parameters are: " + " ".join(f"{one}=" for one in keys)
     if not keys:
         listed = "This plugin takes no parameters."
     if key is None:
         return ConfigError(f"{plugin_name}: {text!r} is not of the form key=value; {listed}")
+    if filters:
+        options = " or ".join(f"--filter={name}" for name in filters)
+        return ConfigError(f"{plugin_name}: unknown parameter {key}=; it is one of {options}")
     import difflib  # only needed after a typing mistake
 
     close = difflib.get_close_matches(key, keys, 1)

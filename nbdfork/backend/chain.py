@@ -11,6 +11,7 @@ from functools import reduce
 from operator import or_
 from typing import NamedTuple
 
+from nbdfork.backend import load
 from nbdfork.backend.arguments import Assignment, magic_key, split, takes_any_key, unknown
 from nbdfork.backend.errors import starting
 from nbdfork.backend.handle import Handle
@@ -33,6 +34,22 @@ class Layer(NamedTuple):
 
     name: str
     plugin: Plugin
+
+
+def check_contract(name: str, plugin: Plugin) -> None:
+    """Raise `ConfigError` if *plugin*, which is its own export, lacks what every export has."""
+    plugin_class = type(plugin)
+    if plugin_class.open is not Plugin.open:  # what that returns is known for each client only
+        return
+    for method, *others in (("get_size",), ("pread", "pread_into")):
+        if any(getattr(plugin_class, m) is not getattr(Plugin, m) for m in (method, *others)):
+            continue
+        import difflib  # only needed after a typing mistake
+
+        own = sorted(set(dir(plugin_class)) - set(dir(Plugin)))
+        close = difflib.get_close_matches(method, own, 1, cutoff=0.75)
+        hint = f"is {close[0]} meant to be it?" if close else "every disk needs it"
+        raise ConfigError(f"{name}: the class {plugin_class.__name__} has no {method}(); {hint}")
 
 
 class Chain:
@@ -66,6 +83,7 @@ class Chain:
         declares, to the plugin, if it takes any key.  Raises `ConfigError`.
         """
         log.debug("%s: config", self.name)
+        check_contract(*self.layers[-1])
         assignments = [Assignment(layer.plugin, layer.name) for layer in self.layers]
         for argument in arguments:
             self._assign(assignments, *split(argument))
@@ -86,7 +104,8 @@ class Chain:
                 return
         if key is None or not takes_any_key(plugin):
             known = [known for one in assignments for known in one.declared]
-            raise unknown(self.name, key, text, known)
+            filters = load.filters_with(key) if key is not None else []
+            raise unknown(self.name, key, text, known, filters)
         with starting(self.name, "config"):
             plugin.config(key, text)
 

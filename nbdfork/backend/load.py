@@ -1,9 +1,10 @@
 """Find a plugin or a filter by its name or path, and describe it.
 
 A name is looked up among those that come with nbdfork (packages `nbdfork.plugins` and
-`nbdfork.filters`), then among the entry points of these groups that installed packages
-declare.  A path (it has a "/", or ends in ".py" or as the files of a loader do) is a Python file
-with one class, or one that is the body of a class, or a file that `loaders` know how to load.
+`nbdfork.filters`), then among the entry points of these groups that installed packages declare,
+then among the C plugins of an installed nbdkit.  A path (it has a "/", or ends in ".py" or as
+the files of a loader do) is a Python file with one class, or one that is the body of a class, or a
+file that `loaders` know how to load.
 """
 
 import importlib
@@ -11,12 +12,14 @@ import importlib.util
 import os
 import pkgutil
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import nbdfork
-from nbdfork.backend import loaders
+from nbdfork.backend import absent, loaders
 from nbdfork.backend.arguments import help_lines, magic_key
 from nbdfork.backend.errors import refuse_exit
 from nbdfork.plugin import API_VERSION, ConfigError, Filter, Plugin, parameters_of
@@ -79,6 +82,12 @@ def _entry_points(kind: Kind) -> "Iterable[EntryPoint]":
     return entry_points(group=kind.group)
 
 
+def filters_with(key: str) -> list[str]:
+    """Return the names of nbdfork's filters that have the parameter *key*."""
+    names = sorted(_shipped(FILTER))
+    return [name for name in names if key in parameters_of(find(name, FILTER).plugin_class)]
+
+
 def find(name: str, kind: Kind = PLUGIN) -> Found:
     """Find the plugin or filter *name*, a name or a path.
 
@@ -94,7 +103,7 @@ def find(name: str, kind: Kind = PLUGIN) -> Found:
     except SystemExit as error:
         refuse_exit(error, f"the {kind.word} {name!r}, while it was loaded,")
     except Exception as error:  # whatever its own code raises while it is imported
-        message = f"cannot load the {kind.word} {name!r}: {type(error).__name__}: {error}"
+        message = f"cannot load the {kind.word} {name!r}: {_place(error)}{_told(error)}"
         if isinstance(error, ImportError) and error.name == "nbdfork.plugin":
             message += f"; this nbdfork has version {API_VERSION} of the plugin API"
         raise ConfigError(message) from error
@@ -107,8 +116,39 @@ def find(name: str, kind: Kind = PLUGIN) -> Found:
     return found
 
 
+def _place(error: Exception) -> str:
+    """Return where the code that was loaded failed, as "FILE:LINE: "; empty if that is unknown."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: "
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = os.path.dirname(nbdfork.__file__) + os.sep
+    own = [one for one in frames if not one.filename.startswith((ours, "<"))]
+    lines = [one.lineno for one in own if one.filename == own[0].filename]
+    return f"{own[0].filename}:{lines[-1]}: " if own else ""
+
+
+def _told(error: Exception) -> str:
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {text}"
+
+
+def nbdkit_directory() -> str | None:
+    """Return the directory of nbdkit's own plugins; None if nbdkit is not installed."""
+    libraries = [f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}"]  # Debian's
+    libraries += ["/usr/lib64", "/usr/lib", "/usr/local/lib64", "/usr/local/lib"]
+    paths = (f"{library}/nbdkit/plugins" for library in libraries)
+    return next(filter(os.path.isdir, paths), None)
+
+
+def _of_nbdkit(name: str) -> str | None:
+    """Return the path of the C plugin *name* of nbdkit's, if that is installed."""
+    path = os.path.join(nbdkit_directory() or "", f"nbdkit-{name}-plugin.so")
+    return path if os.path.isfile(path) else None
+
+
 def _from_name(name: str, kind: Kind) -> Found:
-    if name in _shipped(kind):
+    if name.lower() in _shipped(kind):  # nbdkit's plugin S3 is s3
+        name = name.lower()
         module = importlib.import_module(f"{kind.group}.{name.replace('-', '_')}")
         version = nbdfork.__version__
         return Found(kind, name, str(module.__file__), version, _class_in(module, kind))
@@ -120,24 +160,48 @@ def _from_name(name: str, kind: Kind) -> Found:
             return Found(kind, name, path, version, plugin_class)
     if kind is PLUGIN and loaders.is_declared(loaders.suffix_of(name)):
         return _from_path(name, kind)
-    known = available(kind)
-    import difflib  # only needed after a typing mistake
-
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    if kind is PLUGIN and (installed := _of_nbdkit(name)) is not None:
+        return _from_path(installed, kind)
+    known = ", ".join(available(kind))
     raise ConfigError(
-        f"there is no {kind.word} {name!r}.{hint} The {kind.word}s are: {', '.join(known)}"
+        f"there is no {kind.word} {name!r}. {_hint(name, kind)}The {kind.word}s are: {known}"
     )
 
 
+def _hint(name: str, kind: Kind) -> str:
+    """Return a sentence, and a space, on what may be meant by *name*; or nothing."""
+    if kind is PLUGIN and (command := absent.command_to_serve(name)):
+        return f"Did you mean: {command}? "
+    if explanation := absent.explanation(kind.word, name):
+        return f"{explanation} "
+    if kind is PLUGIN and name in _shipped(FILTER):
+        return f"There is a filter of this name: --filter={name}. "
+    import difflib  # only needed after a typing mistake
+
+    close = difflib.get_close_matches(name, available(kind), 1, cutoff=0.7)
+    return f"Did you mean {close[0]!r}? " if close else ""
+
+
 def _from_path(path: str, kind: Kind) -> Found:
+    if kind is FILTER and path.endswith(".so"):
+        raise ConfigError(
+            f"the filter {path!r} is one of nbdkit's, in C: nbdfork runs nbdkit's plugins, but its"
+            " filters are written in Python"
+        )
     if not os.path.isfile(path):
-        raise ConfigError(f"the {kind.word} {path!r} is not a file")
+        command = absent.command_to_serve(path) if kind is PLUGIN else ""
+        hint = f". Did you mean: {command}?" if command else ""
+        raise ConfigError(f"the {kind.word} {path!r} is not a file{hint}")
     if not path.endswith(".py"):
-        if kind is PLUGIN:
-            loaded = loaders.load_file(path)
-            return Found(kind, path=os.path.abspath(path), **loaded._asdict())
-        raise ConfigError(f"the filter {path!r} is not a Python file: its name must end in .py")
+        if kind is FILTER:
+            raise ConfigError(f"the filter {path!r} is not a Python file: its name must end in .py")
+        loaded = loaders.load_file(path)
+        return Found(kind, path=os.path.abspath(path), **loaded._asdict())
+    return _from_python(path, kind)
+
+
+def _from_python(path: str, kind: Kind) -> Found:
+    path = os.path.abspath(path)
     name = os.path.basename(path).removesuffix(".py")
     spec = importlib.util.spec_from_file_location(f"nbdfork_{kind.word}_{name}", path)
     assert spec is not None
@@ -146,7 +210,7 @@ def _from_path(path: str, kind: Kind) -> Found:
     sys.modules[spec.name] = module  # where dataclasses and others look for it
     spec.loader.exec_module(module)
     version = str(getattr(module, "__version__", "unknown"))
-    return Found(kind, name, os.path.abspath(path), version, _class_in(module, kind))
+    return Found(kind, name, path, version, _class_in(module, kind))
 
 
 def _class_in(module: ModuleType, kind: Kind) -> type[Plugin]:

@@ -10,6 +10,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from nbdfork.backend import absent
 from nbdfork.plugin import ConfigError, Filter, LoadedFile, Plugin
 
 if TYPE_CHECKING:
@@ -72,7 +73,11 @@ def _loader_of(suffix: str, path: str) -> _Loader:
     points = [point for point in _entry_points() if suffix and point.name == suffix]
     if not points:
         known = ", ".join(sorted({".py", *SHIPPED, *(point.name for point in _entry_points())}))
-        raise ConfigError(f"nothing loads the plugin {path!r}: its name must end in one of {known}")
+        command = absent.command_to_serve(path)
+        raise ConfigError(
+            f"nothing loads the plugin {path!r}: its name must end in one of {known}"
+            + (f". Did you mean: {command}?" if command else "")
+        )
     titles = [_package(point) for point in points]
     if len(points) > 1:
         raise ConfigError(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nbdfork.plugin.export import Export, ExportInfo
-from nbdfork.plugin.parameters import Parameter, parameters_of
+from nbdfork.plugin.parameters import Parameter, Secret, parameters_of, shown
 from nbdfork.plugin.server import Server
 from nbdfork.types import Needs
 
@@ -80,9 +80,16 @@ class Plugin(Export):
                 raise TypeError(f"{type(self).__name__} has no parameter {name!r}")
             parameter = declared[name]
             if isinstance(value, str):
-                value = parameter.parse(value)
-                value = (value,) if parameter.repeatable else value
+                value = self._parsed(parameter, value)
             parameter.__set__(self, value)
+
+    def _parsed(self, parameter: Parameter[Any], text: str) -> Any:
+        try:
+            value = parameter.parse(text)
+        except ValueError as error:
+            argument = shown(parameter.key, text, secret=isinstance(parameter, Secret))
+            raise ValueError(f"{type(self).__name__}: {argument}: {error}") from None
+        return (value,) if parameter.repeatable else value
 
     def dump_plugin(self) -> Mapping[str, str]:
         """Return what `--dump-plugin` prints beyond the usual, by key."""

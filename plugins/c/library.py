@@ -8,6 +8,7 @@ import logging
 import os
 import re
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbdfork.plugin import ConfigError
@@ -26,6 +27,9 @@ _NOT_BUILT = (
     "C plugins need a part of nbdfork that is written in C and was not built here ({reason});"
     " install a C compiler and Python's headers (gcc and python3-dev), then install nbdfork again"
 )
+
+
+_FILTER = "it is a filter of nbdkit's; nbdfork has filters of its own, written in Python"
 
 
 class CallbackError(OSError):
@@ -78,6 +82,8 @@ class Library:
         try:
             library: _native.Library = module.Library(self.path)
         except (OSError, ValueError) as error:
+            if _is_filter(self.path):
+                raise ConfigError(f"cannot load {self.path!r}: {_FILTER}") from error
             reason = str(error).removeprefix(f"{self.path}: ")
             raise ConfigError(f"cannot load {self.path!r}: {reason}{_hint(reason)}") from error
         return library
@@ -107,6 +113,14 @@ class Library:
         """What it says of itself and of its parameters."""
         texts = (self.native.description, self.native.config_help)
         return tuple(line for text in texts if text for line in text.strip("\n").splitlines())
+
+
+def _is_filter(path: str) -> bool:
+    """Return whether a shared object that cannot be loaded has the symbol of nbdkit's filters."""
+    try:
+        return b"\0filter_init\0" in Path(path).read_bytes()
+    except OSError:
+        return False
 
 
 def _hint(reason: str) -> str:

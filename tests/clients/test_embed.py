@@ -191,6 +191,7 @@ def test_the_server_dies_with_the_program(tmp_path: Path) -> None:
         "class Empty(Plugin):\n"
         "    'nothing'\n"
         "    def get_size(self): return 0\n"
+        "    def pread(self, count, offset): return b''\n"
         "server = nbdfork.serve(Empty())\n"
         "print(server.pid, server.unix_path, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"

@@ -133,6 +133,11 @@ def wrong(source: str, tmp_path: Path) -> Path:
     [
         ("int x;", "it has no function plugin_init"),
         ("void *filter_init (void) { return 0; }", "it is a filter of nbdkit"),
+        (
+            "void nbdkit_of_filters (void); void *filter_init (void)"
+            " { nbdkit_of_filters (); return 0; }",
+            "it is a filter of nbdkit",
+        ),
         ("void *plugin_init (void) { return 0; }", "its plugin_init returned NULL"),
         (
             "void nbdkit_of_tomorrow (void); void *plugin_init (void)"

@@ -67,8 +67,9 @@ ORDER = {
         ["embedded"],
     ],
     "backend": [
-        ["arguments", "client", "errors", "extents", "facts", "loaders"],
-        ["gate", "handle", "load"],
+        ["absent", "arguments", "client", "errors", "extents", "facts"],
+        ["gate", "handle", "loaders"],
+        ["load"],
         ["chain"],
         ["exports", "life"],
     ],

@@ -1,10 +1,13 @@
 """The chain of a plugin and its filters: who takes which key, and which are secrets."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from nbdfork.backend.chain import Chain, Layer
 from nbdfork.plugin import (
     ConfigError,
+    Export,
     Filter,
     Parameter,
     Plugin,
@@ -13,7 +16,17 @@ from nbdfork.plugin import (
 )
 
 
-class Any(Plugin):
+class Empty(Plugin):
+    """no bytes"""
+
+    def get_size(self) -> int:
+        return 0
+
+    def pread(self, count: int, offset: int) -> bytes:
+        return b""
+
+
+class Any(Empty):
     """takes any key"""
 
     first = Parameter(parse.size, magic=True, metavar="N", help="declared")
@@ -43,13 +56,67 @@ def test_keys_go_where_they_are_declared() -> None:
 
 
 def test_unknown_keys_name_those_of_all_layers() -> None:
-    chain = Chain(Layer("plain", Plugin()), [Layer("keyed", Keyed())])
+    chain = Chain(Layer("plain", Empty()), [Layer("keyed", Keyed())])
     with pytest.raises(ConfigError, match="did you mean level="):
         chain.configure(["levle=3"])
 
 
+def test_the_key_of_a_filter_that_is_not_there_is_known() -> None:
+    with pytest.raises(ConfigError, match=r"plain: unknown .* it is one of --filter=cow$"):
+        Chain(Layer("plain", Empty())).configure(["cow-on-cache=true"])
+
+
+class Misspelt(Plugin):
+    """a disk, almost"""
+
+    def get_siz(self) -> int:
+        return 0
+
+    def pread(self, count: int, offset: int) -> bytes:
+        return b""
+
+
+class Sizeless(Plugin):
+    """a disk without a size"""
+
+    def pread_into(self, data: memoryview, offset: int) -> None:
+        pass
+
+
+class Unreadable(Plugin):
+    """a disk that cannot be read"""
+
+    def get_size(self) -> int:
+        return 0
+
+
+class Elsewhere(Plugin):
+    """a disk for each client"""
+
+    def open(self, export_name: str, read_only: bool) -> Export:
+        return Empty()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (Misspelt(), r"the class Misspelt has no get_size\(\); is get_siz meant to be it\?"),
+        (Sizeless(), r"Sizeless has no get_size\(\); every disk needs it"),
+        (Unreadable(), r"Unreadable has no pread\(\)"),
+        (Elsewhere(), None),
+        (Empty(), None),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Plugin) else "",
+)
+def test_a_plugin_without_what_every_disk_has_is_refused(
+    plugin: Plugin, message: str | None
+) -> None:
+    with pytest.raises(ConfigError, match=message) if message else nullcontext():
+        Chain(Layer("plain", plugin)).configure([])
+
+
 def test_a_secret_is_not_shown() -> None:
-    class Guarded(Plugin):
+    class Guarded(Empty):
         password = Secret(parse.whole(0, 9), metavar="PASSWORD", help="a number")
 
     chain = Chain(Layer("guarded", Guarded()))

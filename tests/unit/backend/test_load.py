@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nbdfork.backend.gate import Gate
-from nbdfork.backend.load import FILTER, PLUGIN, Kind, available, directory, find
+from nbdfork.backend.load import FILTER, PLUGIN, Kind, available, directory, find, nbdkit_directory
 from nbdfork.plugin import API_VERSION, ConfigError
 
 
@@ -84,3 +84,27 @@ def test_who_imports_what_the_contract_does_not_have_yet_is_told_its_version(
     with pytest.raises(ConfigError, match="'teleport' from 'os'") as caught:
         find(str(path))
     assert "plugin API" not in str(caught.value)
+
+
+def test_what_fails_while_it_is_loaded_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "disk.py"
+    path.parent.mkdir()
+    for text, message in {
+        "import os\nimport nothing_like_it\n": "disk.py:2: ModuleNotFoundError: No module named",
+        "def f():\n  return 1/0\n\nx = f()\n": "disk.py:2: ZeroDivisionError: division by zero",
+        "def f(:\n": "disk.py:1: SyntaxError: invalid syntax",
+        "import json\n\njson.loads('{')\n": "disk.py:3: JSONDecodeError: ",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            find(f"{tmp_path}/./sub/disk.py")
+        assert f"disk.py': {tmp_path}/sub/{message}" in str(caught.value)
+
+
+def test_the_plugins_of_an_installed_nbdkit_are_found() -> None:
+    directory = nbdkit_directory()
+    assert directory is not None, "Debian's nbdkit is not installed"
+    found = find("sparse-random")
+    assert found.path == f"{directory}/nbdkit-sparse-random-plugin.so"
+    assert find("memory").path.endswith("memory.py")  # our own come first
+    assert find("S3").name == "s3"

@@ -1,0 +1,100 @@
+"""What may be meant by a name that is no plugin or filter of nbdfork; for messages only.
+
+It may be a disk, for which the plugin has been forgotten, or something that nbdkit has.  What
+nbdkit has is known from the manual of its version 1.48.
+"""
+
+import os
+import shlex
+import stat
+from collections.abc import Mapping
+
+_IN_C = "install nbdkit with it: its plugins in C are found by their names"
+
+PLUGINS: Mapping[str, str] = {
+    "blkio": _IN_C,
+    "cc": "compile the plugin, and give the path of the .so file",
+    "cdi": _IN_C,
+    "example4": "it is a script in Perl, which the perl plugin runs: nbdfork perl SCRIPT",
+    "gcs": "the fsspec plugin reads gs:// (install nbdfork[fsspec] and gcsfs)",
+    "golang": "build the plugin as a .so file, and give its path",
+    "guestfs": _IN_C,
+    "linuxdisk": _IN_C,
+    "nfs": "mount it; the file plugin serves what is in it",
+    "ondemand": _IN_C,
+    "rust": "build the plugin as a .so file, and give its path",
+    "sparse-random": _IN_C,
+    "tmpdisk": _IN_C,
+    "torrent": _IN_C,
+    "vram": _IN_C,
+}
+"""Plugins, and what takes their place; empty if nothing does."""
+
+FILTERS: Mapping[str, str] = {
+    "blocksize": "",
+    "blocksize-policy": "",
+    "cache": "",
+    "checkwrite": "",
+    "count": "--filter=log writes down every request",
+    "ddrescue": "",
+    "evil": "--filter=error makes requests fail",
+    "exitlast": "",
+    "exitwhen": "--exit-with-parent, or a plugin that calls server.stop()",
+    "exportname": "-e serves one export name",
+    "ext2": "",
+    "extentlist": "",
+    "fua": "",
+    "indexed-gzip": "--filter=gzip keeps such an index by itself",
+    "ip": "--allow and --deny say which clients get in",
+    "limit": "--max-clients",
+    "luks": "open the device with cryptsetup, and serve it with the file plugin",
+    "lzip": "",
+    "map": "",
+    "multi-conn": "",
+    "nocache": "",
+    "nofilter": "leave it out: it changes nothing",
+    "noparallel": "-t 1 has the requests of a client carried out one after another",
+    "openonce": "",
+    "partition": "--filter=offset with offset= and range= serves a part of the disk",
+    "pause": "",
+    "protect": "-r lets no client write at all",
+    "qcow2dec": "qemu-nbd serves qcow2; or convert it to raw with qemu-img",
+    "rate": "",
+    "readahead": "",
+    "readonly": "-r lets no client write",
+    "retry": "the plugins for other servers connect again by themselves",
+    "retry-request": "the plugins for other servers try again by themselves",
+    "rotational": "",
+    "scan": "",
+    "spinning": "",
+    "stats": "",
+    "swab": "",
+    "tar": "--filter=offset with offset= and range= serves a file in a tar archive",
+    "time-limit": "--hang-limit ends a worker whose plugin takes too long",
+    "tls-fallback": "",
+    "xor": "",
+}
+"""Filters, likewise."""
+
+
+def explanation(word: str, name: str) -> str:
+    """Return a sentence on the "plugin" or "filter" *name* of nbdkit; empty if it has none."""
+    table = PLUGINS if word == "plugin" else FILTERS
+    if name not in table:
+        return ""
+    if not table[name]:
+        return "nbdkit has it, nbdfork has not."
+    return f"nbdkit has it, nbdfork has not; instead: {table[name]}."
+
+
+def command_to_serve(path: str) -> str:
+    """Return how to serve the disk, or the directory of disks, at *path*; empty if it is none."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return ""
+    if stat.S_ISDIR(mode):
+        return f"nbdfork file dir={shlex.quote(path)}"
+    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+        return f"nbdfork file {shlex.quote(path)}"
+    return ""
