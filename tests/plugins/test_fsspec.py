@@ -29,42 +29,25 @@ from tests.support.harness import (
     eventually,
     nbdfork,
     need,
+    need_modules,
     output,
     refused,
     run,
     title,
 )
 from tests.support.libnbd import connected, fails
-from tests.support.nginx import Nginx, free_ports
+from tests.support.nginx import CONTENT, Nginx, free_ports
 from tests.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from tests.support.sshd import Sshd
 
 MIB = 1 << 20
-CONTENT = os.urandom(3 * MIB + 512)
 
 
 plugin = partial(plugins.plugin, "fsspec")
 opened = partial(plugins.opening, "fsspec")
 
 
-def need_modules(*names: str) -> None:
-    """Skip the test on a user's machine without these modules; in CI they are there."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing and not os.environ.get("NBDFORK_CI"):
-        pytest.skip(f"not installed: {', '.join(missing)}")
-
-
-if importlib.util.find_spec("fsspec") is None and not os.environ.get("NBDFORK_CI"):
-    pytest.skip("not installed: fsspec", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def web() -> Iterator[Nginx]:
-    need_modules("aiohttp")
-    with Nginx() as web:
-        web.file("disk", CONTENT)
-        web.file("empty", b"")
-        yield web
+need_modules("fsspec", "aiohttp")
 
 
 @pytest.fixture

@@ -1,26 +1,20 @@
-"""The s3 plugin against a real object store (Ceph), side by side with nbdkit's, and against a
-store that misbehaves as no real one would.
-"""
+"""The s3 plugin against a real object store (Ceph), side by side with nbdkit's."""
 
 import errno
-import importlib.util
 import json
 import os
 import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from nbdfork.plugins.s3.locks import RangeLocks
 
 from nbdfork.plugin import FAST_ZERO, REQ_ONE, ConfigError
-from tests.support import plugins
 from tests.support.harness import (
     NBDFORK,
     SECONDS,
@@ -34,7 +28,10 @@ from tests.support.harness import (
     title,
 )
 from tests.support.libnbd import connected, fails, libnbd
+from tests.support.s3 import keys, opened, plugin
 from tests.support.s3_server import ACCESS_KEY, SECRET_KEY, STRANGER, S3Server
+
+pytestmark = pytest.mark.usefixtures("no_keys_of_the_user")
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -42,14 +39,6 @@ CONTENT = os.urandom(3 * MIB + 512)
 BUCKET = "disks"
 OBJECT = 64 * KIB
 SIZE = 40 * OBJECT
-
-for library in ("obstore", "botocore"):
-    if importlib.util.find_spec(library) is None and not os.environ.get("NBDFORK_CI"):
-        pytest.skip(f"not installed: {library}", allow_module_level=True)
-
-
-plugin = partial(plugins.plugin, "s3")
-opened = partial(plugins.opening, "s3")
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +58,6 @@ def running(store: S3Server) -> Iterator[S3Server]:
     yield store
     store.stop_gateway()
     store.start_gateway()
-
-
-@pytest.fixture(autouse=True)
-def _no_keys_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # do not wait for a cloud to answer
-
-
-def keys(access: str = ACCESS_KEY, secret: str = SECRET_KEY) -> list[str]:
-    return [f"access-key={access}", f"secret-key={secret}"]
 
 
 def way(store: S3Server, *more: str, bucket: str = BUCKET) -> list[str]:
@@ -535,84 +511,6 @@ def test_secrets_are_read_and_not_shown(store: S3Server, tmp_path: Path) -> None
         shown = [server.log, *map(title, server.workers())]
     for secret in ("pa55word", "t0ken"):
         assert not any(secret in text for text in shown)
-
-
-# -- a store that misbehaves ------------------------------------------------------------------
-
-
-class Rogue(BaseHTTPRequestHandler):
-    """Answers HEAD as one should, and GET as the server's `reply` says: (status, header fields)."""
-
-    protocol_version = "HTTP/1.1"
-    server: "Misbehaving"
-
-    def do_HEAD(self) -> None:
-        self._answer(200, {"ETag": '"a"', "Content-Length": "4096"}, b"")
-
-    def do_GET(self) -> None:
-        status, fields, body = self.server.reply(self.headers["Range"])
-        self._answer(status, {"Content-Length": str(len(body)), **fields}, body)
-
-    def _answer(self, status: int, fields: dict[str, str], body: bytes) -> None:
-        self.send_response(status)
-        for name, value in {"Last-Modified": self.date_time_string(0), **fields}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class Misbehaving(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, reply: Callable[[str], tuple[int, dict[str, str], bytes]]) -> None:
-        super().__init__(("127.0.0.1", 0), Rogue)
-        self.reply = reply
-        self.words = [f"endpoint-url=http://127.0.0.1:{self.server_port}", "bucket=disks", *keys()]
-
-    def __enter__(self) -> "Misbehaving":
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
-
-
-PART = {"ETag": '"a"', "Content-Range": "bytes 512-1023/4096"}
-
-
-@pytest.mark.parametrize(
-    ("status", "fields", "body", "message"),
-    [
-        (206, PART | {"ETag": '"b"'}, bytes(512), "the object is no longer the one"),
-        (206, PART | {"Content-Range": "bytes 0-511/4096"}, bytes(512), "disk: .*"),
-        (200, {"ETag": '"a"'}, bytes(4096), "disk: .*"),
-        (403, {}, b"<html>a proxy's</html>", "the store says 403 Forbidden"),
-        (404, {}, b"<html>a proxy's</html>", "the store says 404 Not Found"),
-        (418, {}, b"", "the store says 418"),
-    ],
-    ids=["version", "range", "whole", "403", "404", "418"],
-)
-def test_a_reply_that_is_not_what_was_asked_for(
-    status: int, fields: dict[str, str], body: bytes, message: str
-) -> None:
-    with Misbehaving(lambda _: (status, fields, body)) as server:
-        with opened(*server.words, "disk") as export:
-            with pytest.raises(OSError, match=message) as caught:
-                export.pread(512, 512)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_failure_that_passes() -> None:
-    replies = iter([(503, {}, b""), (500, {}, b""), (206, PART, b"x" * 512)])
-    with Misbehaving(lambda _: next(replies)) as server:
-        with opened(*server.words, "disk") as export:
-            assert bytes(export.pread(512, 512)) == b"x" * 512
 
 
 # -- what is wrong at the start ---------------------------------------------------------------

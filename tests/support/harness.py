@@ -1,5 +1,6 @@
 """What the tests share: a server to talk to, and ways to wait without sleeping blindly."""
 
+import importlib.util
 import os
 import re
 import resource
@@ -52,6 +53,15 @@ def need(*tools: str) -> None:
         pytest.fail(f"not installed: {', '.join(missing)}")
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+def need_modules(*names: str) -> None:
+    """Skip the test, or the test module, on a user's machine without these modules of Python."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing and os.environ.get("NBDFORK_CI"):
+        pytest.fail(f"not installed: {', '.join(missing)}")
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}", allow_module_level=True)
 
 
 def eventually(condition: Callable[[], Any], seconds: float = SECONDS) -> Any:

@@ -4,7 +4,6 @@ It is one of an ordinary user ("session"), who is nobody if the tests are run by
 keeps is where XDG_* say.  The guest is emulated (TCG), and has nothing to boot from.
 """
 
-import importlib.util
 import os
 import shutil
 import socket
@@ -15,9 +14,8 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import psutil
-import pytest
 
-from tests.support.harness import SECONDS, eventually, need
+from tests.support.harness import SECONDS, eventually, need, need_modules
 
 EMULATOR = "qemu-system-x86_64"
 
@@ -43,9 +41,7 @@ DISK = """
 def need_libvirt() -> Any:
     """Return the libvirt module; skip the test without it, but fail it in CI."""
     need("libvirtd", EMULATOR, "qemu-img")
-    if importlib.util.find_spec("libvirt") is None:
-        message = "not installed: libvirt-python"
-        (pytest.fail if os.environ.get("NBDFORK_CI") else pytest.skip)(message)
+    need_modules("libvirt")
     import libvirt
 
     # Errors are raised; here, too, they are not to be printed as well.

@@ -7,6 +7,7 @@ server that a user might have, and can be killed and started again.
 
 import base64
 import hashlib
+import os
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,12 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from tests.support.harness import SECONDS, eventually, need, output
+
+CONTENT = os.urandom((3 << 20) + 512)
+"""What is in the file "disk" that it serves; another one is "empty"."""
+
+PASSWORD = "se cret"
+"""What "user" needs for /private/."""
 
 CONFIG = """
 daemon off;
@@ -81,8 +88,10 @@ class Nginx:
         self.ca = self.directory / "ca.pem"
         self._process: subprocess.Popen[bytes] | None = None
         (self.directory / "www").mkdir()
+        self.file("disk", CONTENT)
+        self.file("empty", b"")
         make_certificates(self.directory)
-        secret = base64.b64encode(hashlib.sha1(b"se cret").digest()).decode()
+        secret = base64.b64encode(hashlib.sha1(PASSWORD.encode()).digest()).decode()
         (self.directory / "passwords").write_text(f"user:{{SHA}}{secret}\n")
         user = "user root;" if self.directory.owner() == "root" else ""
         (self.directory / "nginx.conf").write_text(
