@@ -1,14 +1,18 @@
 """What the tests of several plugins are given."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support import nbd
 from tests.support.c_plugins import Build, builder
+from tests.support.libnbd import libnbd
 from tests.support.nginx import Nginx
 from tests.support.plugins import Sides
+from tests.support.sshd import Sshd
 
 
 @pytest.fixture
@@ -27,6 +31,26 @@ def web() -> Iterator[Nginx]:
     """A web server for the tests of one file."""
     with Nginx() as web:
         yield web
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Sshd]:
+    """A host that can be reached by ssh, for the tests of one file."""
+    with Sshd() as host:
+        yield host
+
+
+@pytest.fixture
+def needs_libnbd() -> None:
+    libnbd()
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory with a short name, for sockets of NBD servers, and their disk.img."""
+    with tempfile.TemporaryDirectory(prefix="nbdfork-far") as name:
+        (Path(name) / "disk.img").write_bytes(nbd.CONTENT)
+        yield Path(name)
 
 
 @pytest.fixture

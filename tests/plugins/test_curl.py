@@ -29,7 +29,8 @@ from tests.support.harness import (
     run,
 )
 from tests.support.libnbd import connected, fails
-from tests.support.nginx import CONTENT, PASSWORD, Nginx, free_ports
+from tests.support.nginx import PASSWORD, Nginx, free_ports
+from tests.support.noise import CONTENT
 from tests.support.sshd import Sshd
 
 # -- nginx ---------------------------------------------------------------------------------------

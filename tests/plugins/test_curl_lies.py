@@ -9,7 +9,7 @@ import pytest
 from tests.support.curl import MIB, opened, reads
 from tests.support.harness import SECONDS, refused
 from tests.support.lying_web import Answer, LyingWeb, Request, first_times
-from tests.support.nginx import CONTENT
+from tests.support.noise import CONTENT
 
 
 def lying(get: Answer = Request.send_part, **answers: Answer) -> LyingWeb:

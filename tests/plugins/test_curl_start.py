@@ -22,7 +22,8 @@ from tests.support.harness import (
     run,
     title,
 )
-from tests.support.nginx import CONTENT, PASSWORD, Nginx
+from tests.support.nginx import PASSWORD, Nginx
+from tests.support.noise import CONTENT
 
 # -- secrets -------------------------------------------------------------------------------------
 

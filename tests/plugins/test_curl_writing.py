@@ -20,7 +20,8 @@ from tests.support.harness import (
     output,
     refused,
 )
-from tests.support.nginx import CONTENT, Nginx, free_ports
+from tests.support.nginx import Nginx, free_ports
+from tests.support.noise import CONTENT
 
 APACHE = """
 ServerRoot {directory}

@@ -11,7 +11,6 @@ import sys
 import textwrap
 import threading
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -36,7 +35,8 @@ from tests.support.harness import (
     title,
 )
 from tests.support.libnbd import connected, fails
-from tests.support.nginx import CONTENT, Nginx, free_ports
+from tests.support.nginx import Nginx, free_ports
+from tests.support.noise import CONTENT
 from tests.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from tests.support.sshd import Sshd
 
@@ -47,15 +47,7 @@ plugin = partial(plugins.plugin, "fsspec")
 opened = partial(plugins.opening, "fsspec")
 
 
-need_modules("fsspec", "aiohttp")
-
-
-@pytest.fixture
-def sshd() -> Iterator[Sshd]:
-    need_modules("paramiko")
-    with Sshd() as sshd:
-        sshd.file("disk", CONTENT)
-        yield sshd
+need_modules("fsspec", "aiohttp", "paramiko")
 
 
 def reads(*arguments: str | Path) -> bool:
@@ -213,32 +205,32 @@ def test_secrets(web: Nginx, tmp_path: Path) -> None:
 # -- sftp, ftp, s3 ----------------------------------------------------------------------------
 
 
-def sftp(sshd: Sshd, name: str = "disk") -> list[str]:
+def sftp(host: Sshd, name: str = "disk") -> list[str]:
     return [
-        f"sftp://127.0.0.1{sshd.directory}/{name}",
-        f"option=port={sshd.port}",
+        f"sftp://127.0.0.1{host.directory}/{name}",
+        f"option=port={host.port}",
         f"option=username={psutil.Process().username()}",
-        f"option=key_filename={sshd.key}",
+        f"option=key_filename={host.key}",
         "option=allow_agent=false",
         "option=look_for_keys=false",
     ]
 
 
-def test_sftp(sshd: Sshd, tmp_path: Path) -> None:
-    assert reads(*sftp(sshd))
-    assert copied(tmp_path, *sftp(sshd)) == CONTENT
+def test_sftp(host: Sshd, tmp_path: Path) -> None:
+    assert reads(*sftp(host))
+    assert copied(tmp_path, *sftp(host)) == CONTENT
     with refused(errno.EIO, "/none: there is no such file"):
-        reads(*sftp(sshd, "none"))
+        reads(*sftp(host, "none"))
     with refused(errno.EIO, "it is a directory"):
-        reads(*sftp(sshd, "."))
+        reads(*sftp(host, "."))
 
 
-def test_sftp_notices_a_change_and_a_connection_that_is_lost(sshd: Sshd) -> None:
-    with opened(*sftp(sshd)) as export:
+def test_sftp_notices_a_change_and_a_connection_that_is_lost(host: Sshd) -> None:
+    path = host.file("changing", CONTENT)
+    with opened(*sftp(host, path.name)) as export:
         assert bytes(export.pread(512, 0)) == CONTENT[:512]
-        sshd.end_sessions()
+        host.end_sessions()
         assert bytes(export.pread(512, 512)) == CONTENT[512:1024]
-        path = sshd.file("disk", CONTENT)
         os.utime(path, (0, 0))
         with refused(errno.EIO, "the file has changed: its mtime was"):
             export.pread(512, 512)

@@ -28,6 +28,7 @@ from tests.support.harness import (
     title,
 )
 from tests.support.libnbd import connected, fails, libnbd
+from tests.support.noise import CONTENT
 from tests.support.s3 import keys, opened, plugin
 from tests.support.s3_server import ACCESS_KEY, SECRET_KEY, STRANGER, S3Server
 
@@ -35,7 +36,6 @@ pytestmark = pytest.mark.usefixtures("no_keys_of_the_user")
 
 KIB = 1 << 10
 MIB = 1 << 20
-CONTENT = os.urandom(3 * MIB + 512)
 BUCKET = "disks"
 OBJECT = 64 * KIB
 SIZE = 40 * OBJECT

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.support import plugins
 from tests.support.harness import need_modules
-from tests.support.nginx import CONTENT
+from tests.support.noise import CONTENT
 
 need_modules("pycurl")
 

@@ -7,7 +7,6 @@ server that a user might have, and can be killed and started again.
 
 import base64
 import hashlib
-import os
 import shutil
 import socket
 import subprocess
@@ -16,9 +15,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from tests.support.harness import SECONDS, eventually, need, output
-
-CONTENT = os.urandom((3 << 20) + 512)
-"""What is in the file "disk" that it serves; another one is "empty"."""
+from tests.support.noise import CONTENT
 
 PASSWORD = "se cret"
 """What "user" needs for /private/."""
@@ -77,7 +74,7 @@ http {{
 
 
 class Nginx:
-    """nginx in a temporary directory; a context manager, which stops it."""
+    """nginx in a temporary directory, with the files "disk" and "empty"; a context manager."""
 
     def __init__(self) -> None:
         need("nginx", "openssl")

@@ -16,6 +16,7 @@ import psutil
 
 from tests.support.harness import SECONDS, eventually, is_alive, need, output
 from tests.support.nginx import free_ports
+from tests.support.noise import CONTENT
 
 CONFIG = """
 Port {port}
@@ -32,7 +33,7 @@ Subsystem sftp {sftp}
 
 
 class Sshd:
-    """sshd in a temporary directory; a context manager, which stops it.
+    """sshd in a temporary directory, with the file "disk"; a context manager, which stops it.
 
     *sftp* is the subsystem: internal-sftp, with options of sftp-server(8).
     """
@@ -52,6 +53,7 @@ class Sshd:
             make_key(self.directory / name)
         kind, key, _ = (self.directory / "host.pub").read_text().split(" ", 2)
         self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {kind} {key}\n")
+        self.file("disk", CONTENT)
         (self.directory / "config").write_text(
             CONFIG.format(port=self.port, directory=self.directory, sftp=sftp)
         )
