@@ -12,6 +12,7 @@ from tests.support.c_plugins import Build, builder
 from tests.support.libnbd import libnbd
 from tests.support.nginx import Nginx
 from tests.support.plugins import Sides
+from tests.support.s3_server import S3Server
 from tests.support.sshd import Sshd
 
 
@@ -38,6 +39,13 @@ def host() -> Iterator[Sshd]:
     """A host that can be reached by ssh, for the tests of one file."""
     with Sshd() as host:
         yield host
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[S3Server]:
+    """An object store for the tests of one file."""
+    with S3Server() as store:
+        yield store
 
 
 @pytest.fixture

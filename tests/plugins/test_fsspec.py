@@ -267,8 +267,6 @@ def test_s3(tmp_path: Path) -> None:
     need_modules("s3fs")
     with S3Server() as store:
         client = store.client()
-        client.create_bucket(Bucket="disks")
-        client.put_object(Bucket="disks", Key="disk", Body=CONTENT)
         words = [f"option=endpoint_url={store.url}", f"option=key={ACCESS_KEY}"]
         words.append(f"secret-option=secret={SECRET_KEY}")
         assert copied(tmp_path, "s3://disks/disk", *words) == CONTENT

@@ -18,9 +18,11 @@ from typing import Any
 
 from tests.support.harness import SECONDS, eventually, need, output
 from tests.support.nginx import free_ports, make_certificates
+from tests.support.noise import CONTENT
 
 ACCESS_KEY = "AKTEST"
 SECRET_KEY = "SK/test+test"
+BUCKET = "disks"
 STRANGER = ("AKOTHER", "SKOTHER")
 """The keys of a user to whom nothing belongs."""
 
@@ -57,7 +59,10 @@ paxos_propose_interval = 0.05
 
 
 class S3Server:
-    """Ceph in a temporary directory; a context manager, which stops it."""
+    """Ceph in a temporary directory; a context manager, which stops it.
+
+    Its BUCKET has objects of noise.CONTENT, "disk" and "dir/ä disk+1", and one that is "empty".
+    """
 
     def __init__(self) -> None:
         need("ceph-mon", "ceph-osd", "ceph", "radosgw", "radosgw-admin", "openssl")
@@ -180,11 +185,18 @@ class S3Server:
             keys = [f"--access-key={access}", f"--secret-key={secret}"]
             self._run("radosgw-admin", "-n", "client.admin", "user", "create", *user, *keys)
 
+    def _add_objects(self) -> None:
+        client = self.client()
+        client.create_bucket(Bucket=BUCKET)
+        for key, content in {"disk": CONTENT, "dir/ä disk+1": CONTENT, "empty": b""}.items():
+            client.put_object(Bucket=BUCKET, Key=key, Body=content)
+
     def __enter__(self) -> "S3Server":
         try:
             self._start_cluster()
             self.start_gateway()
             self._add_users()
+            self._add_objects()
         except BaseException:
             self.__exit__()
             raise
