@@ -3,14 +3,17 @@
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator
 
 import nbdfork
 from nbdfork import layers
 from nbdfork.backend import load
+from nbdfork.backend.arguments import help_rows
+from nbdfork.backend.load import Found, Kind
 from nbdfork.cli import UsageError
 from nbdfork.options import TABLE, Options
-from nbdfork.plugin import API_VERSION
+from nbdfork.plugin import API_VERSION, ConfigError, parameters_of
 from nbdfork.server.sandbox import landlock, seccomp
 
 _SYNOPSIS = """\
@@ -18,6 +21,8 @@ usage: nbdfork [OPTION ...] PLUGIN [[KEY=]VALUE ...]
        nbdfork [OPTION ...] --help|--version|--dump-plugin PLUGIN
        nbdfork --help|--version|--dump-config
 """
+
+_COLUMNS = 80
 
 
 def is_asked_for(options: Options) -> bool:
@@ -29,7 +34,7 @@ def show(options: Options) -> None:
     """Print what *options* ask for.  Raises `UsageError` or `ConfigError`."""
     found = layers.find(options)
     if options.help:
-        print("\n".join([usage(), *map(load.help_text, found)]))
+        print("\n\n".join([*map(layer_help, reversed(found)), usage()]))
     elif options.version:
         print(f"nbdfork {nbdfork.__version__}")
         for layer in found:
@@ -42,21 +47,59 @@ def show(options: Options) -> None:
         made = layers.make(found)
         if options.arguments:  # without any, those that it needs are missing
             layers.configure(made, options)
-        _print_pairs(load.dump(found[-1], made[-1].plugin))
+        _print_pairs(load.dump(found[-1], made[-1].plugin, found[:-1]))
 
 
 def usage() -> str:
-    """Return the text of `--help`."""
-    lines = [_SYNOPSIS, "Options:"]
-    for option in TABLE:
-        names = ", ".join(option.names) + (f" {option.metavar}" if option.metavar else "")
-        lines.append(
-            f"  {names}\n      {option.help}" if len(names) > 25 else f"  {names:<27}{option.help}"
+    """Return what `--help` says of nbdfork."""
+    options = [
+        (", ".join(option.names) + (f" {option.metavar}" if option.metavar else ""), option.help)
+        for option in TABLE
+    ]
+    return "\n".join(
+        [
+            _SYNOPSIS,
+            *("Options:", *_table(options, 25), ""),
+            *("Plugins:", *_table(_descriptions(load.PLUGIN), 12), ""),
+            *("Filters:", *_table(_descriptions(load.FILTER), 12), ""),
+            "See nbdfork(1) for the whole manual.",
+        ]
+    )
+
+
+def layer_help(found: Found) -> str:
+    """Return what `--help` says of a plugin or filter."""
+    lines = [f"{found.kind.word}: {found.name} - {load.description(found.plugin_class)}"]
+    lines = textwrap.wrap(lines[0], _COLUMNS, subsequent_indent="  ")
+    lines += [f"({found.path})", *found.help_lines]
+    rows = help_rows(parameters_of(found.plugin_class))
+    width = max((len(form) for form, _ in rows), default=0)
+    return "\n".join([*lines, *_table(rows, min(width, 25))])
+
+
+def _table(rows: Iterable[tuple[str, str]], width: int) -> Iterator[str]:
+    """Yield lines of two columns; what is wider than the first has a line of its own."""
+    indent = " " * (width + 4)
+    for left, right in rows:
+        begin = f"  {left:<{width}}  "
+        if len(left) > width:
+            yield begin.rstrip()
+            begin = indent
+        yield from textwrap.wrap(
+            right,
+            _COLUMNS,
+            initial_indent=begin,
+            subsequent_indent=indent,
+            break_on_hyphens=False,
         )
-    lines.append(f"\nPlugins: {', '.join(load.available(load.PLUGIN))}")
-    lines.append(f"Filters: {', '.join(load.available(load.FILTER))}")
-    lines.append("See nbdfork(1) for the whole manual.\n")
-    return "\n".join(lines)
+
+
+def _descriptions(kind: Kind) -> Iterator[tuple[str, str]]:
+    for name in load.available(kind):
+        try:
+            yield name, load.description(load.find(name, kind).plugin_class)
+        except ConfigError:  # one of another package
+            yield name, "(cannot be loaded)"
 
 
 def configuration() -> Iterator[tuple[str, str]]:

@@ -5,15 +5,11 @@ Parsing (`cli`) and `--help` work from these declarations, the completion for ba
 """
 
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nbdfork import values
 from nbdfork.declaration import Field, Flag, Gathered, Option
 from nbdfork.plugin import parse
-
-if TYPE_CHECKING:
-    pass
-
 
 _MOST = 1_000_000
 _FOR_TCP = "-p -i -4 -6"
@@ -113,7 +109,7 @@ class Options:
             values.seconds,
         ),
     )
-    help = Field(False, Flag("--help", "print this help, and that of PLUGIN if given", True))
+    help = Field(False, Flag("-h, --help", "print this help, and that of PLUGIN if given", True))
     idle_limit = Field(
         0.0,
         Option(

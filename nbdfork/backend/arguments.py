@@ -31,8 +31,8 @@ def takes_any_key(plugin: Plugin) -> bool:
     return type(plugin).config is not Plugin.config
 
 
-def help_lines(declared: Mapping[str, Parameter[Any]]) -> list[str]:
-    """Return parameters as `--help PLUGIN` shows them, a line each."""
+def help_rows(declared: Mapping[str, Parameter[Any]]) -> list[tuple[str, str]]:
+    """Return the form of each parameter, and what `--help PLUGIN` says of it."""
     rows = []
     for key, parameter in declared.items():
         argument = (f"[{key}=]" if parameter.magic else f"{key}=") + parameter.metavar
@@ -42,8 +42,7 @@ def help_lines(declared: Mapping[str, Parameter[Any]]) -> list[str]:
         elif parameter.default is not None:
             note = f" (default: {parameter.default})"
         rows.append((argument, parameter.help + note))
-    width = max((len(argument) for argument, _ in rows), default=0)
-    return [f"{argument:<{width}}  {text}" for argument, text in rows]
+    return rows
 
 
 class Assignment:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import nbdfork
 from nbdfork.backend import absent, loaders
-from nbdfork.backend.arguments import help_lines, magic_key
+from nbdfork.backend.arguments import magic_key
 from nbdfork.backend.errors import refuse_exit
-from nbdfork.plugin import API_VERSION, ConfigError, Filter, Plugin, parameters_of
+from nbdfork.plugin import API_VERSION, ConfigError, Filter, Parameter, Plugin, parameters_of
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -238,18 +238,17 @@ def _class_of(module: ModuleType) -> type[Plugin]:
     return type(name, (Plugin,), {**body, "__doc__": module.__doc__, "__module__": name})
 
 
-def help_text(found: Found) -> str:
-    """Return what `--help PLUGIN` says of a plugin or filter."""
-    description = (found.plugin_class.__doc__ or "").strip()  # its own, not an inherited one
-    first = description.splitlines()[0] if description else "(no description)"
-    lines = [f"{found.kind.word}: {found.name} - {first}", f"({found.path})"]
-    lines += found.help_lines
-    return "\n".join(lines + help_lines(parameters_of(found.plugin_class)))
+def description(plugin_class: type[Plugin]) -> str:
+    """Return the one line that a plugin or filter says of itself."""
+    text = (plugin_class.__doc__ or "").strip()  # its own, not an inherited one
+    return text.splitlines()[0] if text else "(no description)"
 
 
-def dump(found: Found, plugin: Plugin) -> Iterator[tuple[str, str]]:
-    """Yield the key and value pairs that `--dump-plugin` prints of *plugin*."""
-    declared = parameters_of(found.plugin_class)
+def dump(found: Found, plugin: Plugin, filters: Iterable[Found] = ()) -> Iterator[tuple[str, str]]:
+    """Yield the key and value pairs that `--dump-plugin` prints of *plugin* behind *filters*."""
+    declared: dict[str, Parameter[Any]] = {}
+    for layer in (*filters, found):
+        declared = parameters_of(layer.plugin_class) | declared
     yield "path", found.path
     yield "name", found.name
     yield "version", found.version

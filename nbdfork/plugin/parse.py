@@ -32,11 +32,19 @@ def size(text: str) -> int:
     match = re.fullmatch(r"([0-9]+)([A-Za-z]?)", text.strip(), re.ASCII)
     unit = _SUFFIXES.get(match[2].lower()) if match else None
     if match is None or unit is None:
-        raise ValueError("not a size: write a number of bytes, or use a suffix as in 512k, 10M, 1G")
+        raise ValueError(f"not a size: {_how_to_write(text.strip())}")
     value = int(match[1]) * unit
     if value > MAX_SIZE:
         raise ValueError("too large: the limit is 2^63-1 bytes")
     return value
+
+
+def _how_to_write(text: str) -> str:
+    """Return how to write a size, for *text* that is none."""
+    if match := re.fullmatch(r"([0-9]+)([kmgtpe])i?b", text, re.ASCII | re.IGNORECASE):
+        power = _SUFFIXES[match[2].lower()].bit_length() - 1
+        return f"write {match[1]}{match[2].upper()}, that is {match[1]} times 2^{power} bytes"
+    return "write a number of bytes in decimal digits, or use a suffix as in 512k, 10M, 1G"
 
 
 def path(text: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import nbdfork as package
+from nbdfork.backend import load
 from nbdfork.options import TABLE
 from nbdfork.plugin import API_VERSION
 from tests.support.harness import nbdfork, output
@@ -18,19 +19,40 @@ def pairs(text: str) -> list[tuple[str, str]]:
 def test_help_names_every_option() -> None:
     done = nbdfork("--help")
     assert done.returncode == 0
+    text = " ".join(done.stdout.split())
     for option in TABLE:
-        assert option.help in done.stdout
+        assert option.help in text
         for name in option.names:
             assert name in done.stdout
 
 
-@pytest.mark.parametrize("words", [("--help", "file"), ("file", "--help")])
+def test_help_fits_a_terminal_and_describes_all_that_can_be_named() -> None:
+    done = nbdfork("-h")
+    assert done.stdout == nbdfork("--help").stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "memory a RAM disk, sparse and shared by all clients" in lines
+    assert "cow let clients write, but keep the disk as it is" in lines
+    words = {line.split()[0] for line in lines if line}
+    assert words >= {*load.available(load.PLUGIN), *load.available(load.FILTER)}
+
+
+@pytest.mark.parametrize("words", [("-h", "file"), ("file", "--help")])
 def test_help_of_a_plugin(words: tuple[str, ...]) -> None:
     done = nbdfork(*words)
     assert done.returncode == 0
-    assert "plugin: file - serve a file or a block device" in done.stdout
+    assert done.stdout.startswith("plugin: file - serve a file or a block device\n")
     assert "[file=]FILENAME" in done.stdout
     assert "(default: normal)" in done.stdout
+
+
+def test_help_of_filters_comes_after_that_of_the_plugin() -> None:
+    words = "--filter=offset", "--filter=cow", "memory", "--help"
+    text = nbdfork(*words).stdout
+    found = [text.index(f"{title} - ") for title in ("plugin: memory", "filter: cow")]
+    assert found == sorted(found)
+    assert found[-1] < text.index("filter: offset - ") < text.index("usage: ")
+    assert "filter: cow" in nbdfork("--help", "--filter=cow").stdout
 
 
 def test_version() -> None:

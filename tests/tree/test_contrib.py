@@ -382,14 +382,16 @@ def test_completing_filters(complete: Callable[..., set[str]]) -> None:
     assert complete("--filter", "=") == set(load.available(load.FILTER))
     assert complete("--filter", "no") == {"noextents", "nozero"}
     assert complete("--filter", "cow", "mem") == {"memory"}
+    assert complete("--filter", "=", "cow", "memory", "cow") == {
+        "cow-block-size=",
+        "cow-on-cache=",
+        "cow-on-read=",
+    }
+    assert complete("--filter", "cow", "--filter", "offset", "memory", "off") == {"offset="}
+    assert complete("memory", "cow") == set()
 
 
 def test_completing_file_names(complete: Callable[..., set[str]], tmp_path: Path) -> None:
     (tmp_path / "my disk.img").touch()
     assert complete("file", "my") == {"my disk.img"}
     assert complete("-f", "file", "file", "=", "my") == {"my disk.img"}
-
-
-def test_the_completion_needs_what_help_prints() -> None:
-    """The line of `--help` that it takes the plugins from."""
-    assert f"\nPlugins: {', '.join(load.available(load.PLUGIN))}\n" in nbdfork("--help").stdout

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbdfork.backend.arguments import Assignment, help_lines, split, unknown
+from nbdfork.backend.arguments import Assignment, help_rows, split, unknown
 from nbdfork.plugin import ConfigError, Parameter, Plugin, Secret, parameters_of, parse
 
 
@@ -53,15 +53,15 @@ def test_zero_is_a_value_like_any_other() -> None:
     assert assigned(("size", "0")).size == 0
 
 
-def test_the_help_has_a_line_for_each() -> None:
-    assert help_lines(parameters_of(Ram)) == [
-        "[size=]SIZE        its size (required)",
-        "files=FILE         any number (may be repeated)",
-        "max-age=N          its age (default: 3)",
-        "comment=TEXT       a remark",
-        "password=PASSWORD  a number",
+def test_the_help_has_a_row_for_each() -> None:
+    assert help_rows(parameters_of(Ram)) == [
+        ("[size=]SIZE", "its size (required)"),
+        ("files=FILE", "any number (may be repeated)"),
+        ("max-age=N", "its age (default: 3)"),
+        ("comment=TEXT", "a remark"),
+        ("password=PASSWORD", "a number"),
     ]
-    assert help_lines(parameters_of(Plugin)) == []
+    assert help_rows(parameters_of(Plugin)) == []
 
 
 def test_an_argument_that_nobody_takes_is_answered_with_what_there_is() -> None:

@@ -82,3 +82,19 @@ def test_a_whole_number_is_within_its_bounds(least: int, room: int, number: int)
 def test_what_is_no_whole_number(text: str) -> None:
     with pytest.raises(ValueError, match="expected a whole number"):
         parse.whole(0, 100)(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [
+        ("10MB", "write 10M, that is 10 times 2^20 bytes"),
+        ("1gib", "write 1G, that is 1 times 2^30 bytes"),
+        ("0x100", "in decimal digits"),
+        ("1_000", "in decimal digits"),
+        ("10XB", "in decimal digits"),
+    ],
+)
+def test_a_size_that_is_none_is_answered_with_the_way_to_write_it(text: str, fix: str) -> None:
+    with pytest.raises(ValueError, match=r"^not a size: ") as caught:
+        parse.size(text)
+    assert fix in str(caught.value)
