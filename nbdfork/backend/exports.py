@@ -76,7 +76,8 @@ class Exports:
                 log.info("%s: open %r: %s", self._chain.name, name, cause(error))
                 raise UnknownExport(name) from error
             try:
-                return Gate(export, self._read_only, self._chain.lock)
+                seeks = not self._chain.waits()
+                return Gate(export, self._read_only, self._chain.lock, seeks_holes=seeks)
             except BaseException:
                 export.close()
                 raise

@@ -69,8 +69,13 @@ class Gate:
         export: Export,
         read_only: bool,
         lock: AbstractContextManager[object] | None = None,
+        *,
+        seeks_holes: bool = True,
     ) -> None:
         """Ask *export* for its facts; if there is a *lock*, hold it in every operation.
+
+        *seeks_holes*: a large read is preceded by a look for holes.  A disk that waits for another
+        one would wait twice, and then for each part in turn.
 
         Raises OSError with EINVAL for facts that make no sense.
         """
@@ -95,6 +100,7 @@ class Gate:
         self.can_extents = export.can_extents()
         self.contexts = tuple(export.contexts())
         facts.check_contexts(self.contexts)
+        self._seeks_holes = seeks_holes and self.can_extents
         self._known_data = (0, 0)  # start and end of a part that was data when last looked at
         self._misaligned = self.block_size.minimum - 1
         maximum = self.block_size.maximum
@@ -218,7 +224,7 @@ class Gate:
         A hole may come as data: what was data when last looked at is not looked at again.
         """
         start, end = self._known_data
-        if (start <= offset and offset + count <= end) or not self.can_extents:
+        if (start <= offset and offset + count <= end) or not self._seeks_holes:
             return [(Extent(offset, count, 0), self.pread(count, offset))]
         if offset + count > self.size or (offset | count) & self._misaligned:
             self._refuse_range(count, offset, errno.EINVAL)

@@ -121,6 +121,7 @@ class Plugin(Export):
 
         Then several requests of one client are carried out at the same time, each in a thread
         (`--threads`), if the thread model is `PARALLEL`: an export's methods must bear that.
+        Large reads are not preceded by a look for holes, which would be one more wait.
         """
         return False
 

@@ -277,6 +277,16 @@ def test_holes_are_left_out_of_what_is_read() -> None:
     ]
 
 
+def test_a_disk_that_waits_is_read_at_once() -> None:
+    """A question before each read would double the round trips, and each part would be one more."""
+    disk = Holed()
+    parts = Gate(disk, read_only=False, seeks_holes=False).pread_sparse(10000, 4000)
+    assert [(extent, len(data or b"")) for extent, data in parts] == [
+        (Extent(4000, 10000, 0), 10000)
+    ]
+    assert [call[0] for call in disk.calls] == ["pread"]
+
+
 def test_what_is_known_to_be_data_is_not_looked_at_again() -> None:
     disk = Holed()
     gate = Gate(disk, read_only=False)
