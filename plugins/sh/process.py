@@ -125,7 +125,10 @@ def _spawn(
 def _exchange(
     data: Buffer, writer: io.FileIO | None, output: io.FileIO, errors: io.FileIO, max_output: int
 ) -> tuple[bytes, bytes]:
-    """Write *data*, and read output and errors, in whatever order the script handles them."""
+    """Write *data*, and read output and errors, in whatever order the script handles them.
+
+    A script that has closed its output may still read its input.
+    """
     poll = select.poll()
     printed, said = bytearray(), bytearray()
     steps: dict[int, Callable[[], bool]] = {
@@ -134,15 +137,14 @@ def _exchange(
     }
     for fd in steps:
         poll.register(fd, select.POLLIN)
-    reading = set(steps)
     if writer is not None:
         steps[writer.fileno()] = _Feed(writer, data).write
         poll.register(writer, select.POLLOUT)
-    while reading:
+    while steps:
         for fd, _ in poll.poll():
             if not steps[fd]():
                 poll.unregister(fd)
-                reading.discard(fd)
+                del steps[fd]
     return bytes(printed), bytes(said)
 
 

@@ -352,6 +352,14 @@ def test_a_run_with_more_than_pipes_hold() -> None:
     assert outcome.errors == bytes(64 * 1024)
 
 
+def test_a_run_that_closes_its_output_and_reads_on(tmp_path: Path) -> None:
+    data = os.urandom(4 * MIB)
+    saved = tmp_path / "saved"
+    reading = ["/bin/sh", "-c", f"exec >&- 2>&-; cat >{saved}"]
+    assert run_script(reading, dict(os.environ), data) == (0, b"", b"")
+    assert saved.read_bytes() == data
+
+
 def test_a_run_without_end_is_ended() -> None:
     children = psutil.Process().children()
     with pytest.raises(TooMuchOutput):
