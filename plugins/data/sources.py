@@ -6,6 +6,8 @@ All that is read is kept in memory until the disk has been made, so it has a lim
 import os
 import stat
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO
 
 _PIECE = 1024 * 1024
@@ -21,9 +23,9 @@ class Sources:
     def file(self, path: str, limit: int | None) -> bytes:
         """Return the content of a file, or its first *limit* bytes.
 
-        Raises OSError, and ValueError for more than is left.
+        Raises OSError with the file's name, and ValueError for more than is left.
         """
-        with open(path, "rb") as file:
+        with _named(path), open(path, "rb") as file:
             if limit is None and stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
                 raise ValueError(f"<{path} has no end: take a slice of it, as in <{path}[:512]")
             return self._read(file, limit, f"<{path}")
@@ -31,12 +33,12 @@ class Sources:
     def script(self, script: str, limit: int | None) -> bytes:
         """Return the output of a script, or its first *limit* bytes.
 
-        Raises ValueError for one that fails, if all of its output is wanted, and for more than is
-        left.
+        Raises OSError with its text for one that cannot be run, ValueError for one that fails, if
+        all of its output is wanted, and for more than is left.
         """
         shown = f"<({script.strip()})"
         command = ["/bin/sh", "-c", script]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        with _named(shown), _output_of(command) as process:
             assert process.stdout is not None
             try:
                 content = self._read(process.stdout, limit, shown)
@@ -66,3 +68,16 @@ class Sources:
             )
         self._left -= len(content)
         return bytes(content)
+
+
+def _output_of(command: list[str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Let an OSError say what it is about: one that comes from reading does not know."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from error

@@ -132,6 +132,7 @@ def test_data_of_other_kinds_and_sizes(sides: Sides, arguments: tuple[str, ...])
         ("( 1 -> \\a ) \\a", "\\a is not defined here"),
         ("1 -> a", "a name like"),
         ("</nowhere/file", "/nowhere/file: No such file"),
+        ("</proc/self/mem", "/proc/self/mem: Input/output error"),
         ("</dev/zero", "take a slice"),
         ("<(exit 3)", "failed with status 3"),
         ("<(yes", "this '<(' has no ')'"),
