@@ -3,8 +3,10 @@
 What a user typed becomes values of plugins here, or a message that names the key and the fix.
 """
 
+import enum
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from nbdfork.plugin import ConfigError, Parameter, Plugin, Secret, parameters_of, shown
@@ -40,9 +42,36 @@ def help_rows(declared: Mapping[str, Parameter[Any]]) -> list[tuple[str, str]]:
         if parameter.repeatable:
             note += " (may be repeated)"
         elif parameter.default is not None:
-            note = f" (default: {parameter.default})"
+            note = f" (default: {_shown_default(parameter)})"
         rows.append((argument, parameter.help + note))
     return rows
+
+
+def _shown_default(parameter: Parameter[Any]) -> str:
+    """Return the default of a parameter as a user would type it."""
+    value = parameter.default
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, enum.Enum):
+        return str(value.value)
+    if isinstance(value, int):
+        return next(filter(partial(_means, parameter, value), _with_units(value)), str(value))
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def _with_units(number: int) -> Iterator[str]:
+    """Yield the ways to write *number* with a unit, the largest first."""
+    for power, unit in reversed(list(enumerate("KMGTPE", 1))):
+        if number and not number % 1024**power:
+            yield f"{number // 1024**power}{unit}"
+
+
+def _means(parameter: Parameter[Any], value: object, text: str) -> bool:
+    """Return whether *text* is taken for *value*."""
+    try:
+        return bool(parameter.parse(text) == value)
+    except ValueError:
+        return False
 
 
 class Assignment:

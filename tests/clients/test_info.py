@@ -1,5 +1,6 @@
 """What nbdfork prints: of itself, of its plugins, and of mistakes on the command line."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 
 import nbdfork as package
 from nbdfork.backend import load
+from nbdfork.backend.arguments import help_rows
 from nbdfork.options import TABLE
-from nbdfork.plugin import API_VERSION
+from nbdfork.plugin import API_VERSION, parameters_of
 from tests.support.harness import nbdfork, output
 
 
@@ -53,6 +55,16 @@ def test_help_of_filters_comes_after_that_of_the_plugin() -> None:
     assert found == sorted(found)
     assert found[-1] < text.index("filter: offset - ") < text.index("usage: ")
     assert "filter: cow" in nbdfork("--help", "--filter=cow").stdout
+
+
+@pytest.mark.parametrize("kind", [load.PLUGIN, load.FILTER], ids=lambda kind: kind.word)
+def test_defaults_are_shown_as_they_are_typed(kind: load.Kind) -> None:
+    for found in (load.find(name, kind) for name in load.available(kind)):
+        declared = parameters_of(found.plugin_class)
+        for parameter, (form, text) in zip(declared.values(), help_rows(declared), strict=True):
+            if parameter.default not in (None, ()):
+                shown = re.sub(r".*\(default: (.*)\)$", r"\1", text)
+                assert parameter.parse(shown) == parameter.default, form
 
 
 def test_version() -> None:

@@ -1,5 +1,7 @@
 """The arguments of the command line: whose they are, and what becomes of them."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,6 +64,29 @@ def test_the_help_has_a_row_for_each() -> None:
         ("password=PASSWORD", "a number"),
     ]
     assert help_rows(parameters_of(Plugin)) == []
+
+
+@given(st.integers(0, parse.MAX_SIZE) | st.integers(0, 60).map(lambda power: 1 << power))
+def test_a_default_is_shown_as_a_user_would_type_it(number: int) -> None:
+    class Defaults(Plugin):
+        size = Parameter(parse.size, default=number, metavar="SIZE", help="a size")
+        count = Parameter(parse.whole(0, 1 << 63), default=number, metavar="N", help="a number")
+        on = Parameter(parse.boolean, default=bool(number), metavar="BOOL", help="a switch")
+        part = Parameter(float, default=number / 8, metavar="X", help="a part")
+
+    texts = [text for _, text in help_rows(parameters_of(Defaults))]
+    size, count, on, part = (re.sub(r".*default: (.*)\)", r"\1", text) for text in texts)
+    assert parse.size(size) == number
+    assert len(size) <= len(str(number))
+    assert (count, on) == (str(number), "true" if number else "false")
+    assert float(part) == number / 8
+
+
+def test_the_largest_unit_is_shown() -> None:
+    class Sized(Plugin):
+        size = Parameter(parse.size, default=512 << 20, metavar="SIZE", help="its size")
+
+    assert help_rows(parameters_of(Sized)) == [("size=SIZE", "its size (default: 512M)")]
 
 
 def test_an_argument_that_nobody_takes_is_answered_with_what_there_is() -> None:
