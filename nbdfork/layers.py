@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from nbdfork import logs
 from nbdfork.backend import load
 from nbdfork.backend.chain import Chain, Layer
+from nbdfork.backend.errors import starting
 from nbdfork.backend.load import Found
 from nbdfork.options import Options
 from nbdfork.plugin import ConfigError
@@ -23,8 +24,13 @@ def find(options: Options) -> list[Found]:
 
 
 def make(found: Sequence[Found]) -> list[Layer]:
-    """Return a plugin and filters that have no parameters yet."""
-    return [Layer(one.name, one.plugin_class()) for one in found]
+    """Return a plugin and filters that have no parameters yet.  Raises `ConfigError`."""
+    return [_made(one) for one in found]
+
+
+def _made(found: Found) -> Layer:
+    with starting(found.name, f"making the {found.kind.word}"):
+        return Layer(found.name, found.plugin_class())
 
 
 def configure(layers: Sequence[Layer], options: Options) -> Chain:

@@ -5,11 +5,11 @@ strictest.  When their methods are called is the business of `life`.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import reduce
 from operator import or_
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from nbdfork.backend import load
 from nbdfork.backend.arguments import Assignment, magic_key, split, takes_any_key, unknown
@@ -27,6 +27,8 @@ from nbdfork.plugin import (
 )
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Layer(NamedTuple):
@@ -140,19 +142,19 @@ class Chain:
             raise ConfigError(f"-D {owner}.{flag}: no such debug flag; the plugin has: {known}")
         layer.plugin.debug[flag] = value
 
-    # -- what all layers together demand ------------------------------------------------
+    # -- what all layers together demand; a bug of one is a `ConfigError` ----------------
 
     def thread_model(self) -> ThreadModel:
         """Return the strictest thread model of all layers."""
-        return min(layer.plugin.thread_model() for layer in self.layers)
+        return min(self._each("thread_model", lambda plugin: plugin.thread_model()))
 
     def waits(self) -> bool:
         """Return whether several requests of one client should be carried out at once."""
-        return any(layer.plugin.waits() for layer in self.layers)
+        return any(self._each("waits", lambda plugin: plugin.waits()))
 
     def needs(self) -> Needs:
         """Return what all layers need of the system to serve clients."""
-        return reduce(or_, (layer.plugin.needs() for layer in self.layers))
+        return reduce(or_, self._each("needs", lambda plugin: plugin.needs()))
 
     def acts_before_clients(self) -> bool:
         """Return whether a layer does something in a worker that has no client yet."""
@@ -161,5 +163,12 @@ class Chain:
     def one_process(self) -> bool:
         """Return whether one process must serve all clients, at once or one after another."""
         return self.thread_model() is ThreadModel.SERIALIZE_CONNECTIONS or any(
-            layer.plugin.one_process() for layer in self.layers
+            self._each("one_process", lambda plugin: plugin.one_process())
         )
+
+    def _each(self, fact: str, ask: Callable[[Plugin], T]) -> Iterator[T]:
+        """Yield the answer of each layer."""
+        for layer in self.layers:
+            with starting(layer.name, fact):
+                answer = ask(layer.plugin)
+            yield answer

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import nbdfork
 from nbdfork.backend import absent, loaders
 from nbdfork.backend.arguments import magic_key
-from nbdfork.backend.errors import refuse_exit
+from nbdfork.backend.errors import refuse_exit, starting
 from nbdfork.plugin import API_VERSION, ConfigError, Filter, Parameter, Plugin, parameters_of
 
 if TYPE_CHECKING:
@@ -245,22 +245,31 @@ def description(plugin_class: type[Plugin]) -> str:
 
 
 def dump(found: Found, plugin: Plugin, filters: Iterable[Found] = ()) -> Iterator[tuple[str, str]]:
-    """Yield the key and value pairs that `--dump-plugin` prints of *plugin* behind *filters*."""
+    """Yield the key and value pairs that `--dump-plugin` prints of *plugin* behind *filters*.
+
+    Raises `ConfigError` if one of the plugin's methods fails.
+    """
+    with starting(found.name, "thread_model"):
+        model = plugin.thread_model().name.lower()
+    with starting(found.name, "one_process"):
+        one_process = plugin.one_process()
+    with starting(found.name, "dump_plugin"):
+        own = dict(plugin.dump_plugin())
     declared: dict[str, Parameter[Any]] = {}
     for layer in (*filters, found):
         declared = parameters_of(layer.plugin_class) | declared
     yield "path", found.path
     yield "name", found.name
     yield "version", found.version
-    yield "thread_model", plugin.thread_model().name.lower()
-    yield "one_process", "yes" if plugin.one_process() else "no"
+    yield "thread_model", model
+    yield "one_process", "yes" if one_process else "no"
     if (magic := magic_key(found.plugin_class)) is not None:
         yield "magic_config_key", magic
     for key, parameter in declared.items():
         yield f"parameter_{key.replace('-', '_')}", parameter.metavar
     for callback in found.callbacks or _overridden(found.plugin_class):
         yield f"has_{callback}", "1"
-    yield from plugin.dump_plugin().items()
+    yield from own.items()
 
 
 def _overridden(plugin_class: type[Plugin]) -> Iterator[str]:

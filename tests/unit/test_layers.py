@@ -1,5 +1,7 @@
 """The layers of a command line: found, made, configured, with their debug flags."""
 
+from pathlib import Path
+
 import pytest
 
 from nbdfork import layers
@@ -39,6 +41,18 @@ def test_debug_flags_are_the_servers_or_a_layers() -> None:
         configured("-D", "file.zero=1", "null")
     with pytest.raises(ConfigError, match=r"-D null\.x: no such debug flag; the plugin has: none"):
         configured("-D", "null.x=1", "null")
+
+
+def test_a_plugin_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "partial.py"
+    path.write_text(
+        "from nbdfork.scripting import HelperPlugin\n"
+        "class Partial(HelperPlugin):\n"
+        "    'has not said which command is its helper'\n"
+        "    name = 'partial'\n"
+    )
+    with pytest.raises(ConfigError, match=r"^partial: making the plugin failed: .* '?command"):
+        configured(str(path), "script")
 
 
 def test_a_filter_is_no_plugin() -> None:

@@ -115,6 +115,17 @@ def test_a_plugin_without_what_every_disk_has_is_refused(
         Chain(Layer("plain", plugin)).configure([])
 
 
+@pytest.mark.parametrize("fact", ["needs", "one_process", "thread_model", "waits"])
+def test_a_bug_in_a_fact_names_the_layer(fact: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Plugin) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr(Any, fact, fail)
+    chain = Chain(Layer("any", Any()), [Layer("keyed", Keyed())])
+    with pytest.raises(ConfigError, match=f"^any: {fact} failed: KeyError: 'x'"):
+        getattr(chain, fact)()
+
+
 def test_a_secret_is_not_shown() -> None:
     class Guarded(Empty):
         password = Secret(parse.whole(0, 9), metavar="PASSWORD", help="a number")

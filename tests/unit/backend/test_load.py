@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from nbdfork.backend.gate import Gate
-from nbdfork.backend.load import FILTER, PLUGIN, Kind, available, directory, find, nbdkit_directory
+from nbdfork.backend.load import (
+    FILTER,
+    PLUGIN,
+    Kind,
+    available,
+    directory,
+    dump,
+    find,
+    nbdkit_directory,
+)
 from nbdfork.plugin import API_VERSION, ConfigError
 
 
@@ -17,6 +26,14 @@ def test_what_several_share_is_none_of_them(kind: Kind) -> None:
         assert name not in available(kind)
         with pytest.raises(ConfigError, match=f"there is no {kind.word} '{name}'"):
             find(name, kind)
+
+
+@pytest.mark.parametrize("method", ["dump_plugin", "one_process", "thread_model"])
+def test_a_bug_in_what_is_dumped_names_the_plugin(tmp_path: Path, method: str) -> None:
+    (tmp_path / "buggy.py").write_text(f"def {method}(self):\n    raise KeyError('x')\n")
+    found = find(str(tmp_path / "buggy.py"))
+    with pytest.raises(ConfigError, match=f"^buggy: {method} failed: KeyError: 'x'"):
+        dict(dump(found, found.plugin_class()))
 
 
 def test_a_file_with_a_dataclass_can_be_loaded(tmp_path: Path) -> None:
