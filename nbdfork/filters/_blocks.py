@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import logging
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -170,7 +171,7 @@ class _Cache:
         return entry
 
 
-class BlocksExport(Export):
+class BlocksExport(Export, ABC):
     """The *disk* in *source*, with up to *capacity* bytes of decoded blocks kept.
 
     Of the facts of the export below, only what people are told of it, with the name of its
@@ -187,12 +188,12 @@ class BlocksExport(Export):
         self._end = disk.blocks[-1].offset + disk.blocks[-1].size if disk.blocks else 0
         self._cache = _Cache(capacity)
 
+    @abstractmethod
     def decode(self, block: Block) -> Buffer:
         """Return the whole data of *block*.  Several threads may call this at once.
 
         Raises OSError: EIO for data that are damaged, or what reading the source failed with.
         """
-        raise self._missing("decode")
 
     def get_size(self) -> int:
         return self._disk.size

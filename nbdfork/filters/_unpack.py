@@ -5,6 +5,7 @@ What differs between formats is in `unpack`, a filter's; a plugin is that filter
 
 import os
 import stat
+from abc import ABC, abstractmethod
 
 from nbdfork.filters._blocks import BlocksExport
 from nbdfork.plugin import (
@@ -19,12 +20,12 @@ from nbdfork.plugin import (
 )
 
 
-class UnpackFilter(Filter):
+class UnpackFilter(Filter, ABC):
     """Serve what is in the compressed data below, read-only."""
 
+    @abstractmethod
     def unpack(self, next: Export, name: str) -> BlocksExport:
         """Return the disk that is in *next*, which is called *name* in messages."""
-        raise self._missing("unpack")
 
     def needs(self) -> Needs:
         return Needs()
@@ -39,16 +40,16 @@ class UnpackFilter(Filter):
         return unpacked
 
 
-class UnpackPlugin(Plugin):
+class UnpackPlugin(Plugin, ABC):
     """Serve what is in a compressed file, by means of a filter."""
 
     file = Parameter(
         parse.path, required=True, magic=True, metavar="FILENAME", help="the compressed file"
     )
 
+    @abstractmethod
     def make_filter(self) -> UnpackFilter:
         """Return the filter that unpacks, configured."""
-        raise self._missing("make_filter")
 
     def config_complete(self) -> None:
         """Look now whether there is something to serve, while the user can be told."""

@@ -46,10 +46,6 @@ class SimpleReplies:
         """Reply to a READ with all its data."""
         self._channel.put_with_data(_SUCCESS + cookie, data)
 
-    def chunks(self, cookie: bytes, offset: int, chunks: Sequence[Chunk]) -> None:
-        """Reply with *chunks*; not in this dialect."""
-        raise NotImplementedError
-
     def error(
         self, cookie: bytes, offset: int, error: int, text: str, done: int | None = None
     ) -> None:
@@ -81,6 +77,7 @@ class StructuredReplies(SimpleReplies):
         )
 
     def chunks(self, cookie: bytes, offset: int, chunks: Sequence[Chunk]) -> None:
+        """Reply with *chunks*, of which there is at least one."""
         last = len(chunks) - 1
         for index, (kind, head, data) in enumerate(chunks):
             flags = wire.REPLY_FLAG_DONE if index == last else 0

@@ -134,6 +134,7 @@ class Transmission:
             self._commands[wire.CMD_RESIZE] = (fua, self._resize)
         if isinstance(self._replies, StructuredReplies):
             self._status_of = self._replies.status
+            self._reply_in_chunks = self._replies.chunks
             self._commands[wire.CMD_READ] = (fua | wire.CMD_FLAG_DF, self._read_sparse)
 
     def serve(self) -> None:
@@ -223,7 +224,7 @@ class Transmission:
             elif isinstance(result, list):
                 if command == wire.CMD_READ:
                     self._bytes_read += length
-                replies.chunks(cookie, offset, result)
+                self._reply_in_chunks(cookie, offset, result)
             else:
                 self._bytes_read += length
                 replies.data(cookie, offset, result)

@@ -4,7 +4,7 @@ A callback that says what the disk can do may be missing: then it follows from t
 do it.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any
 
 from nbdfork.plugin import Export, Support, ThreadModel
@@ -12,7 +12,7 @@ from nbdfork.plugin import Export, Support, ThreadModel
 _SUPPORT = {0: Support.NONE, 1: Support.EMULATE, 2: Support.NATIVE}
 
 
-class CallbackExport(Export):
+class CallbackExport(Export, ABC):
     """One client's view of a disk that consists of callbacks; a subclass knows how to call them."""
 
     model: ThreadModel

@@ -47,12 +47,12 @@ class EmbeddedPlugin(ScriptPlugin):
 
     _interpreter: EmbeddedInterpreter
 
+    @abstractmethod
     def interpreter(self, path: str) -> EmbeddedInterpreter:
         """Return an interpreter for the script at *path*, which it has not loaded yet.
 
         Raises `ConfigError` if there is none, with what the user has to install.
         """
-        raise self._missing("interpreter")
 
     def _start(self, path: str) -> Engine:
         self._interpreter = self.interpreter(path)

@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, Protocol
 
@@ -60,7 +61,7 @@ class _ScriptItself(Parameter[tuple[str, ...]]):
         self.default = (path,)
 
 
-class ScriptPlugin(Plugin):
+class ScriptPlugin(Plugin, ABC):
     """What plugins for languages have in common.
 
     The first value of the parameter `script` is the path of the script.  More of them are arguments
@@ -99,13 +100,13 @@ class ScriptPlugin(Plugin):
 
     # -- what subclasses know -----------------------------------------------------------
 
+    @abstractmethod
     def _start(self, path: str) -> Engine:
         """Return what can load the script at *path*.  Raises `ConfigError`."""
-        raise self._missing("_start")
 
+    @abstractmethod
     def _serve(self, path: str, callbacks: frozenset[str]) -> Script:
         """Return the script for the clients of this process.  Raises OSError."""
-        raise self._missing("_serve")
 
     # -- starting, in the supervisor ----------------------------------------------------
 
@@ -268,13 +269,13 @@ class HelperPlugin(ScriptPlugin):
         # The helper is no child of this process, and it may have to be killed.
         return Needs(anything=True, signals=True)
 
+    @abstractmethod
     def command(self, path: str) -> Sequence[str]:
         """Return the command, a program and its arguments, that is the helper for a script.
 
         *path* is the script's absolute path.  Raises `ConfigError` if there is no such program,
         with what the user has to install.
         """
-        raise self._missing("command")
 
     def _start(self, path: str) -> Engine:
         self._template = Template(self.command(path), self.server)

@@ -15,6 +15,7 @@ import errno
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -28,7 +29,7 @@ class LinkLost(OSError):
         super().__init__(errno.EIO, text)
 
 
-class Link:
+class Link(ABC):
     """A connection that counts the writes it has acknowledged.  A subclass makes the requests."""
 
     def __init__(self) -> None:
@@ -37,13 +38,13 @@ class Link:
         self._flushed = 0  # how many of the writes are covered by a flush that succeeded
         self._is_replaced = False
 
+    @abstractmethod
     def is_lost(self) -> bool:
         """Return whether nothing more can be received."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Close it.  Threads that still use it must find it lost."""
-        raise NotImplementedError
 
     def counted_write(self, request: Callable[[], None]) -> bool:
         """Make a request that changes what is at the far end.

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,7 +33,7 @@ from .process import Outcome
 log = logging.getLogger(__name__)
 
 
-class ShellPlugin(Plugin):
+class ShellPlugin(Plugin, ABC):
     """A plugin whose methods are runs of a script; a subclass says of which one."""
 
     _model = ThreadModel.SERIALIZE_ALL_REQUESTS
@@ -41,9 +42,9 @@ class ShellPlugin(Plugin):
         super().__init__(**parameters)
         self._made: ShellScript | None = None
 
+    @abstractmethod
     def _locate(self, method: str) -> str | Outcome:
         """Return the path of the program to run for *method*, or the outcome if it is known."""
-        raise self._missing("_locate")
 
     @property
     def _script(self) -> ShellScript:
