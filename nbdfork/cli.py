@@ -136,6 +136,10 @@ def _check_conflicts(names: dict[Option[Any], str], activated: bool) -> None:
             )
 
 
+def _excludes(one: Option[Any], other: Option[Any]) -> bool:
+    return not one.excludes.keys().isdisjoint(other.names)
+
+
 def _imply(values: dict[str, Any], given: Sequence[_Given]) -> None:
     """Set what the options *given* imply, and what that implies in turn.
 
@@ -154,7 +158,7 @@ def _imply(values: dict[str, Any], given: Sequence[_Given]) -> None:
             found = _Given(implied, name, _value(implied, option.implies, text))
             values[implied.field.name] = found.value
             todo.append(found)
-        elif contrary.value == implied.field.default:
+        elif contrary.value == implied.field.default or _excludes(contrary.option, implied):
             other = contrary.name + (f"={contrary.value}" if contrary.option.metavar else "")
             raise UsageError(
                 f"{name} and {other} cannot go together: {name} implies {option.implies}"

@@ -48,6 +48,20 @@ def configure(layers: Sequence[Layer], options: Options) -> Chain:
     return chain
 
 
+def is_newstyle(chain: Chain, options: Options) -> bool:
+    """Return whether to speak the newstyle protocol.
+
+    Raises `ConfigError` if the oldstyle protocol is asked for where clients have to give names.
+    """
+    has_names = chain.has_named_exports()
+    if has_names and options.newstyle is False:
+        raise ConfigError(
+            f"{chain.name}: clients choose among exports by their names, and the oldstyle protocol"
+            " has none: leave out -o"
+        )
+    return options.newstyle or has_names
+
+
 def _set_server_flag(flag: str, value: int) -> None:
     try:
         logs.set_debug_flag(flag, value)

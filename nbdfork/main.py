@@ -108,7 +108,7 @@ def _serve(options: Options, world: _World) -> int:
     chain = layers.configure(layers.make(layers.find(options)), options)
     life = Life(chain)
     _show_in_ps("supervisor", chain, world)
-    terms = _terms(options)
+    terms = _terms(options, layers.is_newstyle(chain, options))
     listening = Listening(
         options.address,
         options.port,
@@ -158,7 +158,7 @@ def _serve_single(options: Options, world: _World) -> int:
     chain = layers.configure(layers.make(layers.find(options)), options)
     life = Life(chain)
     _show_in_ps("single", chain, world)
-    terms = _terms(options)
+    terms = _terms(options, layers.is_newstyle(chain, options))
     with Start(None, options.pidfile) as start:
         life.get_ready()
         try:
@@ -223,7 +223,7 @@ def _plan(options: Options, identity: privileges.Identity | None) -> Plan:
     return Plan(options.sandbox, dict(options.limits), uid)
 
 
-def _terms(options: Options) -> Terms:
+def _terms(options: Options, newstyle: bool) -> Terms:
     """Return how clients are to be served.  Raises `StartupError` if TLS cannot be had."""
     flags = wire.FLAG_FIXED_NEWSTYLE | wire.FLAG_NO_ZEROES
     offer = Offer(
@@ -234,7 +234,7 @@ def _terms(options: Options) -> Terms:
         tls=_tls(options),
     )
     return Terms(
-        options.newstyle,
+        newstyle,
         offer,
         options.handshake_limit,
         options.idle_limit,
@@ -268,10 +268,11 @@ def _tls_parameters(options: Options) -> dict[str, str] | None:
 
 
 def _announce(options: Options, where: Endpoint, listeners: Listeners) -> None:
-    if options.print_uri or log.isEnabledFor(logging.INFO):
+    watched = options.foreground and options.run is None and sys.stdout.isatty()
+    if options.print_uri or watched or log.isEnabledFor(logging.INFO):
         uri = where.uri()
         log.info("listening on %s: %s", listeners.describe(), uri)
-        if options.print_uri:
+        if options.print_uri or watched:
             print(uri, flush=True)
 
 

@@ -183,8 +183,8 @@ class Options:
         False,
         Flag("--no-sr, --no-structured-replies", "refuse structured replies and more", True),
     )
-    newstyle = Field(
-        False,
+    newstyle = Field[bool | None](  # None: what the plugin's exports ask for
+        None,
         Flag("-n, --new-style, --newstyle", "use the newstyle protocol", True),
         Flag(
             "-o, --old-style, --oldstyle",

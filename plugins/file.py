@@ -66,6 +66,9 @@ class File(Plugin):
                 raise ConfigError(f"file: {self.file} is a directory: use dir= to serve its files")
             check_servable("file", self.file)
 
+    def has_named_exports(self) -> bool:
+        return self.dir is not None
+
     def needs(self) -> Needs:
         if self.dir is None:
             return Needs(write=frozenset({self.file or ""}))

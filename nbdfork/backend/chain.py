@@ -152,6 +152,10 @@ class Chain:
         """Return whether several requests of one client should be carried out at once."""
         return any(self._each("waits", lambda plugin: plugin.waits()))
 
+    def has_named_exports(self) -> bool:
+        """Return whether clients choose among exports by their names."""
+        return any(layer.plugin.has_named_exports() for layer in self.layers)
+
     def needs(self) -> Needs:
         """Return what all layers need of the system to serve clients."""
         return reduce(or_, self._each("needs", lambda plugin: plugin.needs()))

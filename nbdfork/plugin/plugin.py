@@ -125,6 +125,13 @@ class Plugin(Export):
         """
         return False
 
+    def has_named_exports(self) -> bool:
+        """Whether clients choose among exports by their names.
+
+        The server then speaks the newstyle protocol, the one that has names, also without `-n`.
+        """
+        return False
+
     def needs(self) -> Needs:
         """Return what a process needs to serve clients.  Called once, after `get_ready`.
 

@@ -145,6 +145,12 @@ class Connection:
         finally:
             if not stays:
                 session.gate.close()
+        if not stays and not self._channel.stopped:
+            log.warning(
+                "client %s left when it was greeted: if it knows only the newstyle protocol, serve"
+                " it with -n",
+                self._meter.peer,
+            )
         return session if stays else None
 
     def _transmit(self, session: Session) -> None:

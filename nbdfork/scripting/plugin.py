@@ -190,6 +190,9 @@ class ScriptPlugin(Plugin, ABC):
     def thread_model(self) -> ThreadModel:
         return self._model
 
+    def has_named_exports(self) -> bool:
+        return "list_exports" in self._callbacks
+
     def one_process(self) -> bool:
         return self._one_process
 

@@ -93,6 +93,9 @@ class Nbd(Plugin):
     def waits(self) -> bool:
         return True
 
+    def has_named_exports(self) -> bool:
+        return self.dynamic_export
+
     def one_process(self) -> bool:
         return self._is_shared()
 

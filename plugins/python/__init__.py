@@ -86,6 +86,9 @@ class Python(Plugin):
     def thread_model(self) -> ThreadModel:
         return self._model
 
+    def has_named_exports(self) -> bool:
+        return self._load().get("list_exports") is not None
+
     def one_process(self) -> bool:
         return self._loaded is None or self._loaded.constant("NBDFORK_PROCESSES") is not True
 

@@ -453,7 +453,7 @@ def test_files_of_a_directory(tmp_path: Path) -> None:
     (directory / "two").write_bytes(noise(2 * MIB, seed=2))
     (directory / "dangling").symlink_to("nowhere")
     os.mkfifo(directory / "fifo")
-    with Server("-n", "file", f"dir={directory}") as server:
+    with Server("file", f"dir={directory}") as server:
         found = json.loads(output("nbdinfo", "--list", "--json", server.uri))
         exports = {export["export-name"]: export["export-size"] for export in found["exports"]}
         assert exports == {"one": MIB, "two": 2 * MIB}
@@ -505,6 +505,17 @@ def test_nbd_client_lists_exports(arguments: tuple[str, ...], name: str) -> None
         printed = output("nbd-client", "-l", "127.0.0.1", "-p", str(server.port))
     # Its progress goes to the same place: "Negotiation: ..", then a line for each name.
     assert printed.split("\n", 1)[1].strip("\n") == name
+
+
+def test_a_client_that_knows_no_oldstyle_is_told_of() -> None:
+    need("nbd-client")
+    with Server("null", listen=TCP) as server:
+        run("nbd-client", "-l", "127.0.0.1", "-p", str(server.port))
+        assert eventually(lambda: "left when it was greeted" in server.log)
+        assert "serve it with -n" in server.log
+    with Server("null") as server, connected(server.uri) as client:
+        client.shutdown()
+        assert "left when it was greeted" not in server.log
 
 
 def test_nbdkit_as_a_client(way: Way, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import pwd
 import resource
+import select
 import signal
 import socket
 import struct
@@ -324,3 +325,17 @@ def test_verbose_keeps_standard_error(shared: Path) -> None:
     assert connects(shared / "sock")
     assert eventually(lambda: "client unix pid" in log.read_text())
     stop(psutil.Process(int((shared / "pid").read_text())))
+
+
+def test_on_a_terminal_the_server_says_where_it_is(tmp_path: Path) -> None:
+    terminal, end = os.openpty()
+    command = [*NBDFORK, "-f", "-U", str(tmp_path / "sock"), "null"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=end)
+    os.close(end)
+    try:
+        assert select.select([terminal], [], [], SECONDS)[0]
+        assert os.read(terminal, 4096).decode() == f"nbd+unix:///?socket={tmp_path}/sock\r\n"
+    finally:
+        process.send_signal(signal.SIGINT)  # as Ctrl-C does
+        assert process.wait(SECONDS) == 0
+        os.close(terminal)

@@ -115,7 +115,7 @@ def test_every_export_is_a_disk_of_its_own(tmp_path: Path) -> None:
     need_libraries("gzip")
     for name in ("one", "two"):
         (tmp_path / name).write_bytes(gzip.compress(name.encode() * 1000))
-    with Server("-n", "--filter=gzip", "file", f"dir={tmp_path}") as server:
+    with Server("--filter=gzip", "file", f"dir={tmp_path}") as server:
         for name in ("one", "two", "one"):
             with connected(server.uri.replace("///", f"///{name}")) as nbd:
                 assert nbd.pread(3000, 0) == name.encode() * 1000

@@ -408,6 +408,7 @@ def test_further_callbacks_and_functions(language: Language, text: str, tmp_path
         plugin.config_complete()
         plugin.get_ready()
         plugin.after_fork()
+    assert plugin.has_named_exports()
     names = [tuple(one) for one in plugin.list_exports(False)]
     assert names == [("one", ""), ("two", "the second")]
     assert plugin.default_export(False) == "one"

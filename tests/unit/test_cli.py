@@ -122,7 +122,7 @@ def test_the_last_of_4_and_6_counts() -> None:
 )
 def test_what_implies_tls_and_what_tls_implies(line: str, expected: tuple[str, bool]) -> None:
     options = parse_arguments([*line.split(), "null"])
-    assert (options.tls, options.newstyle) == expected
+    assert (options.tls, bool(options.newstyle)) == expected
 
 
 def test_debug_flags_accumulate() -> None:

@@ -60,3 +60,28 @@ def test_a_filter_is_no_plugin() -> None:
         layers.find(parse_arguments(["cow"]))
     with pytest.raises(ConfigError, match="there is no filter 'file'"):
         layers.find(parse_arguments(["--filter=file", "null"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "style"),
+    [
+        (("null",), False),
+        (("-n", "null"), True),
+        (("-o", "null"), False),
+        (("file", "dir=/"), True),
+        (("--filter=log", "--filter=cow", "file", "dir=/", "logfile=/dev/null"), True),
+        (("file", "/etc/passwd"), False),
+        (("nbd", "socket=/nowhere", "dynamic-export=true"), True),
+        (("-e", "hostname", "file", "dir=/etc"), True),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_exports_that_are_chosen_by_name_need_newstyle(words: tuple[str, ...], style: bool) -> None:
+    options = parse_arguments(words)
+    assert layers.is_newstyle(configured(*words), options) is style
+
+
+def test_oldstyle_is_refused_where_clients_have_to_give_names() -> None:
+    words = ("-o", "file", "dir=/")
+    with pytest.raises(ConfigError, match=r"^file: clients choose .* by their names.*leave out -o"):
+        layers.is_newstyle(configured(*words), parse_arguments(words))

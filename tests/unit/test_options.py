@@ -46,7 +46,7 @@ def test_options_are_set_once_and_compare_by_value() -> None:
 
 def test_the_defaults_are_those_of_nbdkit() -> None:
     options = Options()
-    assert (options.port, options.family, options.newstyle) == ("10809", socket.AF_UNSPEC, False)
+    assert (options.port, options.family, options.newstyle) == ("10809", socket.AF_UNSPEC, None)
     assert (options.tls, options.foreground, options.unix) == ("off", False, None)
 
 
