@@ -22,6 +22,11 @@ from nbdfork.protocol.transmission import Meter, Session, Transmission
 log = logging.getLogger(__name__)
 
 
+LEFT_OLDSTYLE = (
+    "client %s left when it was greeted: if it knows only the newstyle protocol, serve it with -n"
+)
+
+
 class Settings(NamedTuple):
     """How clients are spoken to.
 
@@ -139,18 +144,18 @@ class Connection:
         It has not had to say anything yet: its first request is a part of the handshake.
         """
         session = handshake.oldstyle(self._channel, self._exports, self._admits)
-        stays = False
+        stays = has_left = False
         try:
             stays = self._channel.receive(session.replies.request.size)
+            has_left = not stays and not self._channel.stopped
+        except Disconnected as error:
+            has_left = isinstance(error.__cause__, ConnectionError)
+            raise
         finally:
             if not stays:
                 session.gate.close()
-        if not stays and not self._channel.stopped:
-            log.warning(
-                "client %s left when it was greeted: if it knows only the newstyle protocol, serve"
-                " it with -n",
-                self._meter.peer,
-            )
+            if has_left:
+                log.warning(LEFT_OLDSTYLE, self._meter.peer)
         return session if stays else None
 
     def _transmit(self, session: Session) -> None:
