@@ -63,7 +63,7 @@ class Exports:
     def open(self, name: str) -> Gate:
         """Open the export *name*, which is not "" unless that is the default, for a client.
 
-        Raises `UnknownExport`, or the OSError that the plugin refused with.
+        Raises `UnknownExport`, having logged why, or the OSError that the plugin refused with.
         """
         self.check(name)
         log.debug("%s: open %r", self._chain.name, name)
@@ -73,7 +73,7 @@ class Exports:
             except OSError as error:
                 if error.errno != errno.ENOENT:
                     raise
-                log.info("%s: open %r: %s", self._chain.name, name, cause(error))
+                log.error("the export %r cannot be opened: %s", name, cause(error))
                 raise UnknownExport(name) from error
             try:
                 seeks = not self._chain.waits()

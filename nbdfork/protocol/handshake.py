@@ -1,8 +1,7 @@
 """The handshake: from the greeting to an open export, oldstyle or fixed newstyle.
 
-An option is one entry of the `_OPTIONS` table; an option without an entry is answered with
-"unsupported", as the protocol wants it.  Rules are cited by their headings in the protocol
-document, "Fixed newstyle negotiation" and "Option types".
+An option is one entry of the `_OPTIONS` table; one without an entry is answered "unsupported", as
+the protocol wants it.  Rules are cited by the headings of "Fixed newstyle negotiation" in it.
 """
 
 import errno
@@ -82,7 +81,8 @@ def oldstyle(channel: Channel, exports: Exports, admits: Admits) -> Session:
     try:
         session = Session(exports.open(exports.default()))
     except (OSError, UnknownExport) as error:
-        log.error("the export cannot be opened: %s", cause(error))
+        if isinstance(error, OSError):  # of the other kind the log knows already
+            log.error("the export cannot be opened: %s", cause(error))
         raise Rejected("the export cannot be opened") from error
     channel.put(
         wire.OLDSTYLE_GREETING.pack(

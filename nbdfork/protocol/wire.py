@@ -197,16 +197,29 @@ ESHUTDOWN = 108
 
 WIRE_ERRORS = {
     errno.EPERM: EPERM,
+    errno.EACCES: EPERM,
     errno.EROFS: EPERM,
     errno.EIO: EIO,
+    errno.ENOENT: EIO,
+    errno.EPIPE: EIO,
+    errno.ESTALE: EIO,
+    errno.ETIMEDOUT: EIO,
+    errno.ECONNABORTED: EIO,
+    errno.ECONNREFUSED: EIO,
+    errno.ECONNRESET: EIO,
+    errno.EHOSTDOWN: EIO,
+    errno.EHOSTUNREACH: EIO,
+    errno.ENETDOWN: EIO,
+    errno.ENETUNREACH: EIO,
     errno.ENOMEM: ENOMEM,
     errno.ENOSPC: ENOSPC,
     errno.EFBIG: ENOSPC,
     errno.EDQUOT: ENOSPC,
     errno.ESHUTDOWN: ESHUTDOWN,
 }
-"""System errno to the protocol's; what is not listed goes out as EINVAL.  ENOTSUP is not
-here on purpose: only a FAST_ZERO request may be answered with it."""
+"""System errno to the protocol's; what is not listed goes out as EINVAL.  A far end that cannot be
+reached is no mistake of the client, but a failure of the disk.  ENOTSUP is not here on purpose:
+only a FAST_ZERO request may be answered with it."""
 
 
 def numbers(values: Sequence[int], kind: Struct) -> bytes:

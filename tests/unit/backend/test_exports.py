@@ -134,13 +134,18 @@ def test_an_error_is_handed_on_and_a_bug_is_logged(
 @pytest.mark.parametrize(
     "error", [FileNotFoundError(errno.ENOENT, "none"), OSError(errno.ENOENT, "none")], ids=repr
 )
-def test_what_is_not_there_is_unknown(error: OSError) -> None:
+def test_what_is_not_there_is_unknown_and_the_log_says_why_once(
+    error: OSError, caplog: pytest.LogCaptureFixture
+) -> None:
     class Own(OSError):
         """Of a class of its own, which Python does not make a FileNotFoundError."""
 
     for one in (error, Own(errno.ENOENT, "none")):
+        caplog.clear()
         with pytest.raises(UnknownExport):
             exports(Shelf(one)).open("x")
+        [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+        assert record.getMessage() == "the export 'x' cannot be opened: none"
 
 
 def test_an_export_whose_facts_are_wrong_is_closed() -> None:

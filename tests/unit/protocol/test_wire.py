@@ -66,6 +66,13 @@ def test_errors_are_those_of_linux_under_the_same_names() -> None:
     assert os.strerror(wire.ESHUTDOWN)
 
 
+def test_a_far_end_that_fails_is_no_mistake_of_the_client() -> None:
+    """EINVAL, which stands for all that is not listed, would say so."""
+    lost = (errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENOENT)
+    assert {wire.WIRE_ERRORS[number] for number in lost} == {wire.EIO}
+    assert wire.WIRE_ERRORS[errno.EACCES] == wire.EPERM
+
+
 @given(st.lists(st.integers(0, 2**32 - 1)))
 def test_numbers_are_packed_one_after_another(values: list[int]) -> None:
     packed = wire.numbers(values, wire.UINT32)
