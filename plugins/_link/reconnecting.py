@@ -12,17 +12,16 @@ different links believe more than that (`Export.can_multi_conn`).
 """
 
 import errno
-import logging
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-log = logging.getLogger(__name__)
+from .retrying import TransientError, attempt
 
 
-class LinkLost(OSError):
+class LinkLost(TransientError):
     """The link is gone; the request may or may not have been carried out."""
 
     def __init__(self, text: str) -> None:
@@ -78,16 +77,15 @@ T = TypeVar("T")
 class ReconnectingLink(Generic[L]):
     """The link to *shown*, made by *make* now, and again whenever it is lost.
 
-    *pauses*: the seconds to wait after each attempt at a request that failed because the link was
-    lost; the last one is None, which means not to try again.  `losses` counts how often writes may
-    have been lost, and `told` of how many of these losses some client has been told.  Raises
-    OSError if the first link cannot be made.
+    *pauses*: the seconds to wait before each further attempt at a request that failed because the
+    link was lost.  `losses` counts how often writes may have been lost, and `told` of how many of
+    these losses some client has been told.  Raises OSError if the first link cannot be made.
     """
 
     def __init__(
         self,
         make: Callable[[], L],
-        pauses: Sequence[float | None],
+        pauses: Sequence[float],
         shown: str,
     ) -> None:
         self._make = make
@@ -110,18 +108,15 @@ class ReconnectingLink(Generic[L]):
 
     def attempt(self, request: Callable[[L], T]) -> T:
         """Make a request, again on a new link if need be.  Raises OSError."""
-        for pause in self._pauses:
-            try:
-                link = self.current
-                return request(self._reconnected(link) if link.is_lost() else link)
-            except LinkLost as error:
-                if pause is None:
-                    raise self.named(error) from error
-                log.info("%s: %s; trying again in %s s", self._shown, error.strerror, pause)
-            except OSError as error:
-                raise self.named(error) from error
-            time.sleep(pause)
-        raise AssertionError("the last pause is None")
+
+        def once() -> T:
+            link = self.current
+            return request(self._reconnected(link) if link.is_lost() else link)
+
+        try:
+            return attempt(once, self._pauses, self._shown)
+        except OSError as error:
+            raise self.named(error) from error
 
     def write(self, request: Callable[[L], None]) -> None:
         """Make a request that changes what is at the far end.  Raises OSError."""

@@ -6,9 +6,7 @@ and writes of the same data to the same place, can be repeated.
 """
 
 import errno
-import logging
 import threading
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -17,19 +15,18 @@ import pycurl
 
 from nbdfork.plugin import Export
 
+from .._link.retrying import TransientError, attempt
 from .handle import Handle, Pool, Recipe
 from .probe import probe
-from .reply import Facts, Reply, TransientError
-
-log = logging.getLogger(__name__)
+from .reply import Facts, Reply
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_PAUSES = (0.1, 0.3, 1.0, 2.0, None)
-"""Seconds to wait after each attempt that failed; None: give up."""
+_PAUSES = (0.1, 0.3, 1.0, 2.0)
+"""Seconds to wait before each further attempt at a request that failed."""
 
-_PAUSES_AT_OPEN = (0.1, 0.3, None)
+_PAUSES_AT_OPEN = (0.1, 0.3)
 """The same while a client connects, and waits for the result."""
 
 
@@ -52,7 +49,7 @@ class CurlExport(Export):
         self._takes_partial_put = False
         try:
             if self._share is not None:
-                self._attempt((None,), Handle.load_cookies)
+                self._attempt((), Handle.load_cookies)
             self._facts = self._attempt(_PAUSES_AT_OPEN, probe, recipe.shown, is_http)
         except BaseException:
             self.close()
@@ -85,27 +82,21 @@ class CurlExport(Export):
 
     def _attempt(
         self,
-        pauses: Iterable[float | None],
+        pauses: Iterable[float],
         request: Callable[Concatenate[Handle, P], T],
         *arguments: P.args,
         **keywords: P.kwargs,
     ) -> T:
-        """Make a request with a handle, and again after each pause while it fails transiently.
+        """Make a request with a handle, and again after each pause while it fails transiently."""
 
-        This is one function, and not several, because every read goes through it.
-        """
-        for pause in pauses:
+        def once() -> T:
             handle = self._pool.take()
             try:
                 return request(handle, *arguments, **keywords)
-            except TransientError as error:
-                if pause is None:
-                    raise
-                log.info("curl: %s; trying again in %s s", error.strerror, pause)
             finally:
                 self._pool.give(handle)
-            time.sleep(pause)
-        raise AssertionError("the last pause is None")
+
+        return attempt(once, pauses, "curl")
 
     # -- reading ------------------------------------------------------------------------
 

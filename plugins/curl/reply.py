@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import pycurl
 
+from .._link.retrying import TransientError
+
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 
 _TRANSIENT_CODES = frozenset(
@@ -64,10 +66,6 @@ _CONTENT_RANGE = re.compile(
 )
 _SCHEME = re.compile("(?:([A-Za-z][A-Za-z0-9+.-]*):(?=/))?/*")
 """What comes before user and host; without a slash, libcurl takes no word for a scheme."""
-
-
-class TransientError(OSError):
-    """A failure that may not occur again when the request is repeated."""
 
 
 class Facts(NamedTuple):

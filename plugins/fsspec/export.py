@@ -5,25 +5,22 @@ for a transient reason is tried again a few times, with a new file system.
 """
 
 import errno
-import logging
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from nbdfork.plugin import Export
 
-from .recipe import Recipe, RemoteError
+from .._link.retrying import TransientError, attempt
+from .recipe import Recipe
 from .remote import RemoteFile
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PAUSES = (0.1, 0.3, 1.0, 2.0, None)
-"""Seconds to wait after each attempt that failed; None: give up."""
+_PAUSES = (0.1, 0.3, 1.0, 2.0)
+"""Seconds to wait before each further attempt at a request that failed."""
 
-_PAUSES_AT_OPEN = (0.1, 0.3, None)
+_PAUSES_AT_OPEN = (0.1, 0.3)
 """The same while a client connects, and waits for the result."""
 
 
@@ -59,7 +56,7 @@ class FileExport(Export):
     def pread(self, count: int, offset: int) -> bytes:
         try:
             data = self._attempt(_PAUSES, lambda file: file.read(offset, offset + count))
-        except RemoteError as error:
+        except OSError as error:
             if change := self._change():
                 raise change from error
             raise
@@ -80,39 +77,39 @@ class FileExport(Export):
         if change := self._changed(_PAUSES):
             raise change
 
-    def _change(self) -> RemoteError | None:
+    def _change(self) -> OSError | None:
         """Return an error about a change of the file, if that is why a read failed."""
         try:
-            return self._changed((None,)) if self._check is not None else None
-        except RemoteError:
+            return self._changed(()) if self._check is not None else None
+        except OSError:
             return None  # the error of the read itself says enough
 
-    def _changed(self, pauses: Iterable[float | None]) -> RemoteError | None:
+    def _changed(self, pauses: Iterable[float]) -> OSError | None:
         difference = self._facts.difference(self._attempt(pauses, RemoteFile.facts))
         if not difference:
             return None
         return self._error(errno.EIO, f"the file has changed: {difference}")
 
-    def _error(self, number: int, text: str) -> RemoteError:
-        return RemoteError(number, f"{self._recipe.shown}: {text}")
+    def _error(self, number: int, text: str) -> OSError:
+        return OSError(number, f"{self._recipe.shown}: {text}")
 
     # -- attempts -----------------------------------------------------------------------
 
-    def _attempt(self, pauses: Iterable[float | None], request: Callable[[RemoteFile], T]) -> T:
+    def _attempt(self, pauses: Iterable[float], request: Callable[[RemoteFile], T]) -> T:
         """Make a request, and again after each pause while it fails transiently."""
-        for pause in pauses:
+
+        def once() -> T:
             file = None
             try:
                 file = self._opened()
                 return request(file)
             except Exception as error:  # file systems raise whatever their libraries do
                 failure = self._recipe.failure(error)
-                if pause is None or failure.is_lasting:
-                    raise failure from error
-                log.info("fsspec: %s; trying again in %s s", failure.strerror, pause)
-                self._give_up(file)
-            time.sleep(pause)
-        raise AssertionError("the last pause is None")
+                if isinstance(failure, TransientError):
+                    self._give_up(file)
+                raise failure from error
+
+        return attempt(once, pauses, "fsspec")
 
     def _opened(self) -> RemoteFile:
         file = self._file

@@ -5,6 +5,8 @@ import errno
 import re
 from typing import Any, NamedTuple
 
+from .._link.retrying import TransientError
+
 LINK = "::"
 """What separates the parts of a URL that is a chain, from top to bottom."""
 
@@ -34,17 +36,6 @@ _ERRNO_OF_STATUS = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 410
 
 _LASTING = frozenset({errno.EACCES, errno.EISDIR, errno.ENOENT, errno.EOPNOTSUPP})
 _LASTING_CLASSES = (TypeError, ValueError)  # for wrong options
-
-
-class RemoteError(OSError):
-    """The file system failed; if *is_lasting*, trying again is of no use.
-
-    The errno is one that the protocol has.
-    """
-
-    def __init__(self, number: int, text: str, is_lasting: bool = True) -> None:
-        super().__init__(number, text)
-        self.is_lasting = is_lasting
 
 
 class Recipe(NamedTuple):
@@ -98,8 +89,11 @@ class Recipe(NamedTuple):
                 text = text.replace(secret, "***")
         return " ".join(_QUERY.sub("", _USER_IN_URL.sub("", text)).split())
 
-    def failure(self, error: BaseException) -> RemoteError:
-        """Return the error that *error*, of whatever class, means."""
+    def failure(self, error: BaseException) -> OSError:
+        """Return the error that *error*, of whatever class, means, with an errno of the protocol.
+
+        It is a `TransientError` unless trying again is of no use.
+        """
         error = _underlying(error)
         text = getattr(error, "strerror", None) or str(error)
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -108,7 +102,8 @@ class Recipe(NamedTuple):
             text = "there is no such file"
         is_lasting = number in _LASTING or isinstance(error, _LASTING_CLASSES)
         text = f"{self.shown}: {self.clean(text)}"
-        return RemoteError(errno.EPERM if number == errno.EACCES else errno.EIO, text, is_lasting)
+        kind = OSError if is_lasting else TransientError
+        return kind(errno.EPERM if number == errno.EACCES else errno.EIO, text)
 
 
 def _underlying(error: BaseException) -> BaseException:

@@ -29,8 +29,8 @@ _SERVERS = ("uri", "socket", "hostname", "vsock", "socket_fd", "command")
 
 _SCHEMES = ("nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock", "nbds+vsock")
 
-_PAUSES = (0.0, 0.0, None)
-"""Seconds to wait after each attempt at a request whose connection was lost; None: give up."""
+_PAUSES = (0.0, 0.0)
+"""Seconds to wait before each further attempt at a request whose connection was lost."""
 
 
 def _nonempty(text: str) -> str:

@@ -1,20 +1,19 @@
 """Connecting to an NBD server through libnbd, and what the server says about an export then."""
 
-import logging
 import os
 import select
 import socket
 import time
 from collections.abc import Callable
+from itertools import repeat
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 from nbdfork.plugin import BlockSize
 
 from .._link.reconnecting import LinkLost
+from .._link.retrying import attempt
 from .library import as_oserror
-
-log = logging.getLogger(__name__)
 
 BASE_ALLOCATION = "base:allocation"
 
@@ -54,13 +53,7 @@ def with_retries(make: Callable[[], M], retries: int) -> M:
 
     There is a second between two attempts.
     """
-    for _ in range(retries):
-        try:
-            return make()
-        except LinkLost as error:
-            log.info("nbd: %s; trying again", error.strerror)
-            time.sleep(1)
-    return make()
+    return attempt(make, repeat(1.0, retries), "nbd")
 
 
 def connected(nbd: ModuleType, connect: Callable[[Any], None], export_name: str | None) -> Any:

@@ -11,8 +11,8 @@ from .._link.reconnecting import KnownLosses, Link, ReconnectingLink
 from .command import Recipe, SshProcess
 from .sftp import CREATE, READ, TRUNCATE, WRITE
 
-_PAUSES = (0.0, 0.3, 1.0, 2.0, None)
-"""Seconds to wait after each attempt at a request whose connection was lost; None: give up."""
+_PAUSES = (0.0, 0.3, 1.0, 2.0)
+"""Seconds to wait before each further attempt at a request whose connection was lost."""
 
 
 class NewFile(NamedTuple):

@@ -4,12 +4,13 @@ import errno
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from nbdfork.plugins._link.reconnecting import KnownLosses, Link, LinkLost, ReconnectingLink
+from nbdfork.plugins._link.retrying import TransientError, attempt
 from nbdfork.plugins._link.turns import PendingReply, Turns
 
 UNFLUSHED = "far: the connection was lost after writes that had not been flushed"
@@ -35,12 +36,52 @@ class Flimsy(Link):  # type: ignore[misc]  # plugins are not checked with their 
         raise LinkLost("gone")
 
 
-def reconnecting(make: Callable[[], Flimsy] = Flimsy, *pauses: float | None) -> Any:
-    return ReconnectingLink(make, pauses or (0.0, None), "far")
+def reconnecting(make: Callable[[], Flimsy] = Flimsy, pauses: Sequence[float] = (0.0,)) -> Any:
+    return ReconnectingLink(make, pauses, "far")
 
 
 def nothing(link: Flimsy) -> None:
     """Make a request that succeeds."""
+
+
+# -- attempts ---------------------------------------------------------------------------------
+
+
+def failing(outcomes: Iterator[Exception | str]) -> str:
+    outcome = next(outcomes)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "paused", "result"),
+    [
+        (["done"], [], "done"),
+        ([TransientError(errno.EIO, "busy"), "done"], [0.5], "done"),
+        ([TransientError(errno.EIO, "busy")] * 3 + ["never"], [0.5, 2.0], "busy"),
+        ([TransientError(errno.EIO, "busy"), OSError(errno.EPERM, "no"), "never"], [0.5], "no"),
+        ([ValueError("no number"), "never"], [], "no number"),
+    ],
+)
+def test_a_request_is_made_again_while_that_may_help(
+    outcomes: list[Exception | str],
+    paused: list[float],
+    result: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    left = iter(outcomes)
+    try:
+        said = attempt(lambda: failing(left), (0.5, 2.0), "far")
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", str(error))
+    assert (said, pauses) == (result, paused)
+    lines = [f"far: busy; trying again in {pause:g} s" for pause in paused]
+    assert [record.message for record in caplog.records] == lines
 
 
 # -- links ------------------------------------------------------------------------------------
@@ -64,7 +105,7 @@ def test_a_request_is_made_again_on_a_new_link() -> None:
 
 
 def test_attempts_have_an_end_and_the_error_names_the_far_end() -> None:
-    link = reconnecting(Flimsy, 0.0, 0.0, None)
+    link = reconnecting(Flimsy, (0.0, 0.0))
     used: list[Flimsy] = []
 
     def request(current: Flimsy) -> None:
@@ -117,7 +158,7 @@ def test_threads_that_wait_for_a_new_link_fail_together(monkeypatch: pytest.Monk
             asked.acquire()
         raise OSError(errno.EIO, "no such host")
 
-    link = reconnecting(make, None)
+    link = reconnecting(make, ())
     link.current.lost = True
     monkeypatch.setattr(time, "monotonic", noted)
 
