@@ -513,8 +513,10 @@ def test_a_client_that_knows_no_oldstyle_is_told_of() -> None:
         run("nbd-client", "-l", "127.0.0.1", "-p", str(server.port))
         assert eventually(lambda: "left when it was greeted" in server.log)
         assert "serve it with -n" in server.log
-    with Server("null") as server, connected(server.uri) as client:
-        client.shutdown()
+    with Server("null") as server:
+        with connected(server.uri) as client:
+            assert client.get_size() == 0
+        assert eventually(lambda: not server.serving())
         assert "left when it was greeted" not in server.log
 
 
