@@ -1,6 +1,7 @@
 """The delay filter: wait before requests are passed on, to make the disk slow.
 
-Nothing else about the disk changes.
+Nothing else about the disk changes.  A client that has left, or a server that ends, is not made to
+wait: the request fails.
 """
 
 import re
@@ -75,11 +76,16 @@ class Delay(Filter):
         return any((*reads, *writes, self.delay_close))
 
     def open(self, export_name: str, read_only: bool) -> Export:
-        _sleep(self.delay_open or 0)
+        self.sleep(self.delay_open or 0)
         return super().open(export_name, read_only)
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         return DelayExport(next, self) if self._delays_requests() else next
+
+    def sleep(self, seconds: float) -> None:
+        """Wait for so long.  Raises OSError if nobody waits for the end of it any more."""
+        if seconds:
+            self.server.wait(seconds)
 
     def first(self, *delays: float | None) -> float:
         """Return the first of *delays* that is set, or 0."""
@@ -91,6 +97,7 @@ class DelayExport(FilterExport):
 
     def __init__(self, next: Export, delays: Delay) -> None:
         super().__init__(next)
+        self._sleep = delays.sleep
         self._read = delays.first(delays.rdelay, delays.delay_read)
         self._write = delays.first(delays.delay_write, delays.wdelay)
         self._zero = delays.first(delays.delay_zero, delays.wdelay)
@@ -107,15 +114,15 @@ class DelayExport(FilterExport):
         return self._refuse_fast or self.next.can_fast_zero()
 
     def pread(self, count: int, offset: int) -> Buffer:
-        _sleep(self._read)
+        self._sleep(self._read)
         return self.next.pread(count, offset)
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
-        _sleep(self._write)
+        self._sleep(self._write)
         self.next.pwrite(data, offset, flags)
 
     def trim(self, count: int, offset: int, flags: int) -> None:
-        _sleep(self._trim)
+        self._sleep(self._trim)
         self.next.trim(count, offset, flags)
 
     def zero(self, count: int, offset: int, flags: int) -> None:
@@ -129,27 +136,23 @@ class DelayExport(FilterExport):
     def _delay_zero(self, flags: int) -> None:
         if self._refuse_fast and flags & FAST_ZERO:
             raise not_fast()
-        _sleep(self._zero)
+        self._sleep(self._zero)
 
     def cache(self, count: int, offset: int) -> None:
-        _sleep(self._cache)
+        self._sleep(self._cache)
         self.next.cache(count, offset)
 
     def extents(self, count: int, offset: int, flags: int) -> Iterable[Extent]:
-        _sleep(self._extents)
+        self._sleep(self._extents)
         return self.next.extents(count, offset, flags)
 
     def context_extents(
         self, context: str, count: int, offset: int, flags: int
     ) -> Iterable[Extent]:
-        _sleep(self._extents)
+        self._sleep(self._extents)
         return self.next.context_extents(context, count, offset, flags)
 
     def close(self) -> None:
-        _sleep(self._close)
+        if self._close:
+            time.sleep(self._close)  # for nobody who could leave
         self.next.close()
-
-
-def _sleep(seconds: float) -> None:
-    if seconds:
-        time.sleep(seconds)

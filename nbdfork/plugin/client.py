@@ -4,6 +4,7 @@ They are about the client that the calling thread serves, so a thread that a plu
 gets the answers that there are without a client.
 """
 
+import select
 import socket
 import struct
 from typing import NamedTuple
@@ -37,6 +38,32 @@ def descriptor() -> int:
     return client.stream.fileno() if client else -1
 
 
+def departure() -> int:
+    """Return a descriptor for which poll(2) reports POLLHUP or POLLERR once the client has left.
+
+    Ask for no events of it.  A client that only says that it will send nothing more may still wait
+    for its answers: it has not left.  It is -1 where there is no client.
+    """
+    client = serving()
+    if client is None:
+        return -1
+    sink: int | None = getattr(client.stream, "sink", None)  # of a client on a pair of pipes
+    return client.stream.fileno() if sink is None else sink
+
+
+def has_left() -> bool:
+    """Return whether the client has left for good, so that nobody waits for an answer any more.
+
+    It is False where there is no client.
+    """
+    fd = departure()
+    if fd < 0:
+        return False
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
+
+
 def protection() -> Protection | None:
     """Return what TLS says of the client; None without TLS, or where there is no client."""
     client = serving()
@@ -63,7 +90,9 @@ __all__ = [
     "Protection",
     "credentials",
     "current",
+    "departure",
     "descriptor",
+    "has_left",
     "is_tls",
     "protection",
 ]

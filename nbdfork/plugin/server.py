@@ -4,7 +4,18 @@ This is only the contract.  A plugin finds its server in `Plugin.server`; the ob
 more than this one, which answers for a plugin that nothing serves.
 """
 
+import errno
+import math
+import select
+import time
+from collections.abc import Mapping
 from typing import NamedTuple
+
+from nbdfork.plugin.client import departure
+
+LAST_SECONDS = 2.0
+"""How long `Server.wait` still waits in a process that has been told to end: what clients have sent
+is to be answered, but not for ever."""
 
 
 class Stdio(NamedTuple):
@@ -56,6 +67,30 @@ class Server:
         """
         return -1
 
+    def wait(
+        self, seconds: float | None = None, events: Mapping[int, int] | None = None
+    ) -> dict[int, int]:
+        """Wait for up to *seconds* (None: any time), for as long as somebody waits for the result.
+
+        *events* are those of poll(2) that are waited for as well, by descriptor; return those that
+        have come, which is nothing when the time is over.  Raises OSError with ESHUTDOWN as soon as
+        the client that this thread serves has left (`client.has_left`), and `LAST_SECONDS` after it
+        was noticed that this process is told to end.
+        """
+        waiting = _Waiting(events or {}, self.ending)
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        while True:
+            last = self._last_moment
+            come = waiting.until(min(deadline, last))
+            if waiting.has_ended and last == math.inf:
+                self._last_moment = time.monotonic() + LAST_SECONDS
+            elif come or time.monotonic() >= deadline:
+                return come
+            elif time.monotonic() >= last:
+                raise OSError(errno.ESHUTDOWN, "the server is shutting down")
+
+    _last_moment = math.inf  # for those who wait, once the end has been noticed
+
     def stop(self) -> None:
         """Stop the whole server, as a signal would: what clients have sent is still answered.
 
@@ -67,3 +102,34 @@ class Server:
 
         What it has sent is still answered, unless *force* closes its connection at once.
         """
+
+
+class _Waiting:
+    """What `Server.wait` looks at: *events*, the client, and the descriptor that tells the end."""
+
+    def __init__(self, events: Mapping[int, int], ending: int) -> None:
+        self._events = events
+        self._ending = ending
+        self._departure = departure()
+        self._poll = select.poll()
+        for fd, wanted in events.items():
+            self._poll.register(fd, wanted)
+        if self._departure >= 0:
+            self._poll.register(self._departure, 0)
+        if ending >= 0:
+            self._poll.register(ending, select.POLLIN)
+        self.has_ended = False
+
+    def until(self, moment: float) -> dict[int, int]:
+        """Wait until *moment*, of the monotonic clock, for events; return those that come.
+
+        Raises OSError if the client has left.
+        """
+        seconds = moment - time.monotonic()
+        come = dict(self._poll.poll(None if seconds == math.inf else max(0.0, seconds) * 1000))
+        if self._departure in come:
+            raise OSError(errno.ESHUTDOWN, "the client has left")
+        if self._ending in come:
+            self.has_ended = True
+            self._poll.unregister(self._ending)
+        return {fd: found for fd, found in come.items() if fd in self._events}

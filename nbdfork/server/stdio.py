@@ -53,7 +53,7 @@ class PipeStream:
 
     def __init__(self, source: int, sink: int) -> None:
         self._source = source
-        self._sink = sink
+        self.sink = sink  # poll(2) tells of it that nobody reads it any more
         self._timeout: float | None = None
         self._stop_seen, self._stop = os.pipe()
         self._poll = select.poll()
@@ -74,7 +74,7 @@ class PipeStream:
         return 0
 
     def sendmsg(self, buffers: Iterable[Buffer], /) -> int:
-        return os.writev(self._sink, list(buffers))
+        return os.writev(self.sink, list(buffers))
 
     def settimeout(self, value: float | None, /) -> None:
         self._timeout = value
@@ -90,12 +90,12 @@ class PipeStream:
         """Let the client see the end, and writes fail; another thread may be in one."""
         reader, writer = os.pipe()
         os.close(reader)
-        os.dup2(writer, self._sink, inheritable=False)
+        os.dup2(writer, self.sink, inheritable=False)
         os.close(writer)
 
     def fileno(self) -> int:
         return self._source
 
     def close(self) -> None:
-        for fd in (self._source, self._sink, self._stop_seen, self._stop):
+        for fd in (self._source, self.sink, self._stop_seen, self._stop):
             os.close(fd)

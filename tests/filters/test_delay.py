@@ -6,9 +6,7 @@ from functools import partial
 
 import pytest
 
-from nbdfork.plugin import (
-    ConfigError,
-)
+from nbdfork.plugin import ConfigError, Server
 from tests.support.disks import SIZE, Disk, ZeroingDisk, chain, exports, gate
 from tests.support.facts import EVERYTHING, Facts, name_of
 from tests.support.harness import refused
@@ -20,6 +18,7 @@ from tests.support.noise import noise
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     times: list[float] = []
     monkeypatch.setattr(time, "sleep", times.append)
+    monkeypatch.setattr(Server, "wait", lambda self, seconds: times.append(seconds))
     return times
 
 

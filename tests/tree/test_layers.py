@@ -53,8 +53,9 @@ ORDER = {
         ["connection"],
     ],
     "plugin": [
-        ["_serving", "errors", "mapping", "parse", "server", "version"],
+        ["_serving", "errors", "mapping", "parse", "version"],
         ["client", "parameters", "export", "shared"],
+        ["server"],
         ["descriptor", "password", "plugin"],
         ["filter", "loaded"],
     ],
