@@ -20,6 +20,4 @@ class Gzip(UnpackPlugin):
     )
 
     def make_filter(self) -> UnpackFilter:
-        made = gzip.Gzip(gzip_index_size=self.index_size)
-        made.index_size_key = "index-size"
-        return made
+        return gzip.Gzip("index-size", gzip_index_size=self.index_size)

@@ -23,9 +23,9 @@ class Xz(UnpackPlugin):
     )
 
     def make_filter(self) -> UnpackFilter:
-        made = xz.Xz(
-            xz_max_block=self.maxblock, xz_max_depth=self.maxdepth, xz_max_index=self.maxindex
+        return xz.Xz(
+            xz.Keys("maxblock", "maxindex"),
+            xz_max_block=self.maxblock,
+            xz_max_depth=self.maxdepth,
+            xz_max_index=self.maxindex,
         )
-        made.max_block_key = "maxblock"
-        made.max_index_key = "maxindex"
-        return made

@@ -14,7 +14,7 @@ from operator import itemgetter
 from nbdfork.plugin import REQ_ONE, Extent
 
 MOST_EXTENTS = 4096
-"""No more of an export's extents are looked at for one reply: some ten milliseconds' work.  A
+"""No more of an export's extents are looked at for one reply: about ten milliseconds' work.  A
 client that wants to know the rest asks again from where they end.  qemu-nbd stops at 2^17, nbdkit
 at 2^20."""
 

@@ -95,7 +95,7 @@ max_depth = parse.whole(1, 65536)
 
 
 MAX_INDEX = 256 * 1024
-"""How many blocks an index may have by default: for each, a client takes some hundred bytes."""
+"""How many blocks an index may have by default: each takes a client a few hundred bytes."""
 
 max_index = parse.whole(1, 2**32)
 """Parse how many blocks an index may have."""
@@ -114,8 +114,8 @@ class Limit(NamedTuple):
             raise refused(
                 source,
                 f"there are more than {self.most} blocks, too many for {self.key}={self.value}:"
-                f" compress it in larger ones, or raise {self.key}, which costs each client some"
-                " hundred bytes for each",
+                f" compress it in larger ones, or raise {self.key}, which costs each client a few"
+                " hundred bytes a block",
             )
 
 
@@ -174,15 +174,14 @@ class _Cache:
 class BlocksExport(Export, ABC):
     """The *disk* in *source*, with up to *capacity* bytes of decoded blocks kept.
 
-    Of the facts of the export below, only what people are told of it, with the name of its
+    Of the facts of the export below, only what people are told of it, with the name of the
     *format*, and whether seeking is slow are passed on: the rest is about the compressed data.  A
     client that asks to cache a range gets its blocks decoded.
     """
 
-    format = ""
-
-    def __init__(self, source: Source, disk: Disk, capacity: int) -> None:
+    def __init__(self, source: Source, disk: Disk, capacity: int, format: str) -> None:
         self.source = source
+        self._format = format
         self._disk = disk
         self._offsets = [block.offset for block in disk.blocks]
         self._end = disk.blocks[-1].offset + disk.blocks[-1].size if disk.blocks else 0
@@ -209,7 +208,7 @@ class BlocksExport(Export, ABC):
 
     def description(self) -> str:
         below = self.source.next.description()
-        return below and f"expansion of {self.format}-compressed image: {below}"  # nbdkit's words
+        return below and f"expansion of {self._format}-compressed image: {below}"  # nbdkit's words
 
     def pread(self, count: int, offset: int) -> Buffer:
         parts: list[memoryview] = []
@@ -255,9 +254,10 @@ class SeekingExport(BlocksExport):
         source: Source,
         disk: Disk,
         capacity: int,
+        format: str,
         open_file: Callable[[], io.BufferedReader],
     ) -> None:
-        super().__init__(source, disk, capacity)
+        super().__init__(source, disk, capacity, format)
         self._open_file = open_file
         self._file: io.BufferedReader | None = None
         self._lock = Lock()

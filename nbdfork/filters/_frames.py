@@ -179,7 +179,7 @@ class FramesExport(BlocksExport):
     """A *disk* of which each block is a frame of *codec*."""
 
     def __init__(self, source: Source, disk: Disk, capacity: int, codec: Codec) -> None:
-        super().__init__(source, disk, capacity)
+        super().__init__(source, disk, capacity, codec.word)
         self._codec = codec
         self._errors: tuple[type[Exception], ...] = (ValueError, *codec.errors)
         self._last = disk.blocks[-1] if disk.damage else None  # this frame is incomplete

@@ -35,9 +35,7 @@ class UnpackFilter(Filter, ABC):
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         name = f"export {export_name!r}" if export_name else "the disk below"
-        unpacked = self.unpack(next, name)
-        unpacked.format = type(self).__name__.lower()
-        return unpacked
+        return self.unpack(next, name)
 
 
 class UnpackPlugin(Plugin, ABC):

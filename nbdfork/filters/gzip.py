@@ -65,8 +65,10 @@ class Gzip(UnpackFilter):
         help="the most that the index may take",
     )
 
-    index_size_key = "gzip-index-size"
-    """What users know the parameter as."""
+    def __init__(self, key: str = "gzip-index-size", **parameters: Any) -> None:
+        """*key* is what users know the parameter as."""
+        super().__init__(**parameters)
+        self._key = key
 
     def get_ready(self) -> None:
         _library()
@@ -75,13 +77,13 @@ class Gzip(UnpackFilter):
     def unpack(self, next: Export, name: str) -> BlocksExport:
         source = Source(next, name)
         size = self.gzip_index_size
-        limit = Limit(self.index_size_key, size, size // _MEMBER_COST)
+        limit = Limit(self._key, size, size // _MEMBER_COST)
         points = size // _WINDOW
         known = Known.load(self._store.get(source, lambda: learn(source, points, limit).dump()))
         good = source.limited(known.end)
         largest = max((block.size for block in known.disk.blocks), default=0)
         capacity = max(_KEEP, 2 * largest)
-        return SeekingExport(good, known.disk, capacity, lambda: self._reopen(source, good))
+        return SeekingExport(good, known.disk, capacity, "gzip", lambda: self._reopen(source, good))
 
     def _reopen(self, source: Source, good: Source) -> Any:
         """Return the library's file of what is *good* of *source*.

@@ -11,7 +11,7 @@ import itertools
 import lzma
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbdfork.filters._blocks import (
     MAX_INDEX,
@@ -44,6 +44,13 @@ _INDEX_ENDS = 1 + _MAX_INTEGER + 3 + 4  # bytes at most: indicator, count; paddi
 _MAX_RECORD = 2 * _MAX_INTEGER
 
 
+class Keys(NamedTuple):
+    """What users know the parameters of the filter as that messages name."""
+
+    max_block: str = "xz-max-block"
+    max_index: str = "xz-max-index"
+
+
 class Xz(UnpackFilter):
     """serve what is in xz data"""
 
@@ -57,9 +64,9 @@ class Xz(UnpackFilter):
         max_index, default=MAX_INDEX, metavar="N", help="how many blocks there may be"
     )
 
-    max_block_key = "xz-max-block"
-    max_index_key = "xz-max-index"
-    """What users know the parameters as."""
+    def __init__(self, keys: Keys = Keys(), **parameters: Any) -> None:  # noqa: B008 - a constant
+        super().__init__(**parameters)
+        self._keys = keys
 
     def get_ready(self) -> None:
         _library()
@@ -67,12 +74,12 @@ class Xz(UnpackFilter):
     def unpack(self, next: Export, name: str) -> BlocksExport:
         source = Source(next, name)
         most = self.xz_max_index
-        found = read_index(source, Limit(self.max_index_key, most, most))
+        found = read_index(source, Limit(self._keys.max_index, most, most))
         blocks = [block for block, _ in found]
         largest = check_blocks(
             source,
             blocks,
-            self.max_block_key,
+            self._keys.max_block,
             self.xz_max_block,
             "compress it in smaller ones (xz --block-size=16MiB)",
         )
@@ -87,7 +94,7 @@ class XzExport(BlocksExport):
     def __init__(
         self, source: Source, disk: Disk, capacity: int, checks: dict[Block, "Check"]
     ) -> None:
-        super().__init__(source, disk, capacity)
+        super().__init__(source, disk, capacity, "xz")
         self._checks = checks
 
     def decode(self, block: Block) -> Buffer:

@@ -26,7 +26,7 @@ from .locks import RangeLocks
 from .store import NoSuchObject, Store
 
 _MAX_REMEMBERED = 1 << 20
-"""The most objects to remember as existing; they take some tens of megabytes."""
+"""The most objects to remember as existing; they take tens of megabytes."""
 
 _MAX_PREFERRED = 32 * 1024 * 1024  # protocol document, "Block size constraints"
 

@@ -13,7 +13,7 @@ class Counting(_blocks.BlocksExport):
     def __init__(self, capacity: int) -> None:
         blocks = [_blocks.Block(n * 10, 10, n, 1) for n in range(20)]
         source = _source.Source(Below(b"x"), "disk")
-        super().__init__(source, _blocks.Disk(blocks, 200), capacity)
+        super().__init__(source, _blocks.Disk(blocks, 200), capacity, "test")
         self.decoded: list[int] = []
         self.may_go_on = threading.Event()
         self.may_go_on.set()

@@ -317,6 +317,17 @@ def test_what_people_are_told_of_the_disk_below(name: str) -> None:
     assert unpacked_disk.description() == f"expansion of {name}-compressed image: a disk"
 
 
+def test_blocks_are_only_counted_where_there_can_be_too_many() -> None:
+    need_libraries("bzip2")
+    data = bz2.compress(b"x")
+    read = []
+    for most in (len(data) // 6 - 1, len(data) // 6 + 1):
+        below = Below(data)
+        kept(filter_of("bzip2", bzip2_max_index=most).unpack(below, "disk"))
+        read.append(below.read)
+    assert read[0] - read[1] == len(data)
+
+
 @pytest.mark.parametrize("name", ["gzip", "bzip2", "zstd", "lz4"])
 def test_a_great_many_tiny_members_are_refused(name: str) -> None:
     """They would take far more memory than they have bytes."""
