@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.support import facts
-from tests.support.beside import served_by_nbdkit
 from tests.support.facts import EVERYTHING, STATES, name_of
+from tests.support.far import far_nbdkit
 from tests.support.harness import SECONDS, Server, receive
 from tests.support.kinds import KINDS, All, Kind, expected, ids
 from tests.support.libnbd import libnbd
@@ -141,13 +141,13 @@ def test_clients_see_the_same_as_of_nbdkit(
     filter_name, *arguments = words
     command = (f"--filter={filter_name}", "python", str(SCRIPTS / "facts.py"), *arguments)
     found = set()
-    with Server("-n", *command) as server, served_by_nbdkit(tmp_path, *command) as theirs_at:
+    with Server("-n", *command) as server, far_nbdkit(tmp_path, "-n", *command) as far:
         for below in states_alone():
             if isinstance(below["can_zero"], str):
                 continue  # nbdkit's plugins cannot say so
             if filter_name == "cow" and below["get_size"] != EVERYTHING["get_size"]:
                 continue
-            ours, theirs = (seen(path, name_of(below)) for path in (server.socket, theirs_at))
+            ours, theirs = (seen(path, name_of(below)) for path in (server.socket, far.path))
             if ("refused" in ours) != ("refused" in theirs):
                 found.add("refused")
                 continue

@@ -4,10 +4,6 @@ import hashlib
 import os
 import re
 import shutil
-import socket
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -15,11 +11,13 @@ import pytest
 from nbdfork.plugins.c.known import WELL_KNOWN
 
 from tests.support.c_plugins import CONTENT, KIB, MIB, facts, fill, installed
-from tests.support.harness import NBDFORK, SECONDS, Server, eventually, nbdfork, need, output, title
+from tests.support.far import far_qemu_nbd
+from tests.support.harness import NBDFORK, Server, nbdfork, need, output, title
 from tests.support.libnbd import connected, libnbd
 from tests.support.libvirtd import Libvirtd, need_libvirt
 from tests.support.paths import ROOT
 from tests.support.scripting import meeting
+from tests.support.sshd import Sshd
 
 SBIN = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 SERVERS = {"theirs": ["nbdkit"], "ours": [*NBDFORK, "-n"]}
@@ -112,29 +110,16 @@ def ours(name: str, words: list[str], command: str) -> str:
 # -- against servers --------------------------------------------------------------------------
 
 
-@contextmanager
-def qemu_nbd(disk: Path) -> Iterator[Path]:
-    """A real server of *disk*; yields its socket."""
-    need("qemu-nbd")
-    socket = disk.with_suffix(".sock")
-    words = ["-k", str(socket), "-f", "raw", "-t", "-e", "8", "-x", "", "--discard=unmap"]
-    process = subprocess.Popen(["qemu-nbd", *words, str(disk)])
-    try:
-        eventually(socket.exists)
-        yield socket
-    finally:
-        process.terminate()
-        process.wait(SECONDS)
-
-
 def test_nbd(tmp_path: Path) -> None:
     found = []
     for server in SERVERS:
         fill(tmp_path / server)
-        with qemu_nbd(tmp_path / server / "disk.img") as socket:
-            printed, changed = told(server, "nbd", [f"socket={socket}"], [INFORM, CHANGE])
+        disk = tmp_path / server / "disk.img"
+        words = ["-f", "raw", "-x", "", "--discard=unmap"]
+        with far_qemu_nbd(disk.parent, *words, disk) as far:
+            printed, changed = told(server, "nbd", [f"socket={far.path}"], [INFORM, CHANGE])
         info, mapped = printed.split("\n\n", 1)
-        content = (tmp_path / server / "disk.img").read_bytes()
+        content = disk.read_bytes()
         found.append((facts(info), mapped, changed, content))
     assert found[0] == found[1]
     assert found[1][3][5 * KIB : 25 * KIB].count(7) >= 18 * KIB
@@ -154,59 +139,16 @@ def test_clients_share_the_connection_to_a_command(tmp_path: Path) -> None:
             assert [child.name() for child in worker.children()] == ["qemu-nbd"]
 
 
-def test_ssh(sshd: list[str], tmp_path: Path) -> None:
+def test_ssh(host: Sshd, tmp_path: Path) -> None:
     found = []
     for server in SERVERS:
         fill(tmp_path / server)
         disk = tmp_path / server / "disk.img"
-        printed, changed = told(server, "ssh", [*sshd, f"path={disk}"], [INFORM, CHANGE])
+        printed, changed = told(server, "ssh", [*host.way, f"path={disk}"], [INFORM, CHANGE])
         info, mapped = printed.split("\n\n", 1)
         found.append((facts(info), mapped, changed, disk.read_bytes()))
     assert found[0] == found[1]
     assert found[1][3][5 * KIB : 10 * KIB] == bytes([7]) * 5 * KIB
-
-
-@pytest.fixture
-def sshd(tmp_path: Path) -> Iterator[list[str]]:
-    """A real sshd, on a port that it finds free; yields the plugin's parameters for it."""
-    need("ssh-keygen")
-    program = shutil.which("sshd", path=SBIN)
-    if program is None:
-        need("sshd")
-    for name in ("client", "host"):
-        output("ssh-keygen", "-q", "-t", "rsa", "-m", "PEM", "-N", "", "-f", tmp_path / name)
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    port = free_port()
-    public = (tmp_path / "host.pub").read_text()
-    (tmp_path / "known").write_text(f"[127.0.0.1]:{port} {public}")
-    (tmp_path / "config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nPidFile none\n"
-        f"AuthorizedKeysFile {tmp_path}/client.pub\nStrictModes no\nUsePAM no\n"
-        "Subsystem sftp internal-sftp\n"
-    )
-    words = [str(program), "-D", "-f", str(tmp_path / "config"), "-E", str(tmp_path / "log")]
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
-    try:
-        eventually(lambda: process.poll() is not None or answers(port))
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        yield [
-            "host=127.0.0.1", f"port={port}", f"user={psutil.Process().username()}",
-            f"identity={tmp_path}/client", f"known-hosts={tmp_path}/known",
-        ]  # fmt: skip
-    finally:
-        process.terminate()
-        process.wait(SECONDS)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_libvirt(tmp_path: Path) -> None:

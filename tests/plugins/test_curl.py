@@ -5,8 +5,6 @@ import errno
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,19 +15,18 @@ import psutil
 import pytest
 
 from tests.support.curl import MIB, opened, plugin, reads
+from tests.support.ftp import Ftp
 from tests.support.harness import (
     NBDFORK,
     SECONDS,
     Server,
-    eventually,
     need,
-    need_modules,
     output,
     refused,
     run,
 )
 from tests.support.libnbd import connected, fails
-from tests.support.nginx import PASSWORD, Nginx, free_ports
+from tests.support.nginx import PASSWORD, Nginx
 from tests.support.noise import CONTENT
 from tests.support.sshd import Sshd
 
@@ -312,27 +309,10 @@ def test_sftp(tmp_path: Path) -> None:
     assert (tmp_path / "copy").read_bytes() == CONTENT
 
 
-def answers(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-def test_ftp(tmp_path: Path) -> None:
-    need_modules("pyftpdlib")
-    (tmp_path / "disk").write_bytes(CONTENT)
-    [port] = free_ports(1)
-    words = ["-i", "127.0.0.1", "-p", str(port), "-d", str(tmp_path), "-u", "user", "-P", PASSWORD]
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "pyftpdlib", *words], stderr=subprocess.DEVNULL
-    )
-    url = f"ftp://127.0.0.1:{port}"
-    try:
-        eventually(lambda: answers(port))
-        assert reads(f"{url}/disk", "user=user", f"password={PASSWORD}")
+def test_ftp() -> None:
+    with Ftp() as far:
+        assert reads(f"{far.url}/disk", "user=user", f"password={PASSWORD}")
         with refused(errno.EACCES, "denied"):
-            reads(f"{url}/disk", "user=user", "password=wrong")
+            reads(f"{far.url}/disk", "user=user", "password=wrong")
         with refused(errno.ENOENT, "/none: "):
-            reads(f"{url}/none", "user=user", f"password={PASSWORD}")
-    finally:
-        process.terminate()
-        process.wait(SECONDS)
+            reads(f"{far.url}/none", "user=user", f"password={PASSWORD}")

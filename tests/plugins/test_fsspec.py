@@ -5,8 +5,6 @@ files, and the local file system.
 import errno
 import importlib.util
 import os
-import socket
-import subprocess
 import sys
 import textwrap
 import threading
@@ -21,6 +19,8 @@ import pytest
 
 from nbdfork.plugin import ConfigError
 from tests.support import plugins
+from tests.support.far import Far
+from tests.support.ftp import Ftp
 from tests.support.harness import (
     NBDFORK,
     SECONDS,
@@ -35,8 +35,9 @@ from tests.support.harness import (
     title,
 )
 from tests.support.libnbd import connected, fails
-from tests.support.nginx import Nginx, free_ports
+from tests.support.nginx import PASSWORD, Nginx
 from tests.support.noise import CONTENT
+from tests.support.ports import free_ports
 from tests.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from tests.support.sshd import Sshd
 
@@ -236,31 +237,14 @@ def test_sftp_notices_a_change_and_a_connection_that_is_lost(host: Sshd) -> None
             export.pread(512, 512)
 
 
-def test_ftp(tmp_path: Path) -> None:
-    need_modules("pyftpdlib")
-    (tmp_path / "disk").write_bytes(CONTENT)
-    [port] = free_ports(1)
-    words = ["-i", "127.0.0.1", "-p", str(port), "-d", str(tmp_path), "-u", "user", "-P", "pass"]
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "pyftpdlib", *words], stderr=subprocess.DEVNULL
-    )
-    try:
-        url = f"ftp://127.0.0.1:{port}"
-        user = ["option=username=user", "secret-option=password=pass"]
-        eventually(lambda: connects(port))
-        assert reads(f"{url}/disk", *user)
+def test_ftp() -> None:
+    user = ["option=username=user", f"secret-option=password={PASSWORD}"]
+    with Ftp() as far:
+        assert reads(f"{far.url}/disk", *user)
         with refused(errno.EIO, "/none: there is no such file"):
-            reads(f"{url}/none", *user)
+            reads(f"{far.url}/none", *user)
         with refused(errno.EPERM, "530"):
-            reads(f"{url}/disk", "option=username=user", "secret-option=password=wrong")
-    finally:
-        process.terminate()
-        process.wait(SECONDS)
-
-
-def connects(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+            reads(f"{far.url}/disk", "option=username=user", "secret-option=password=wrong")
 
 
 def test_s3(tmp_path: Path) -> None:
@@ -378,25 +362,20 @@ def test_memory(tmp_path: Path) -> None:
         )
     )
     path = tmp_path / "sock"
-    words = [sys.executable, program, "-n", "-f", "-U", path, "fsspec", "memory://disk"]
-    process = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL)
-    try:
-        eventually(path.exists)
-        uri = f"nbd+unix:///?socket={path}"
+    words = ["-n", "-f", "-U", str(path), "fsspec", "memory://disk"]
+    with Far(path, sys.executable, program, *words) as far:
 
         def write(first: int) -> None:
-            with connected(uri) as handle:
+            with connected(far.uri) as handle:
                 for number in range(first, 64, 4):
                     handle.pwrite(bytes([number]) * 1024, number * 1024)
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(write, range(4)))
-        with connected(uri) as handle:
+        with connected(far.uri) as handle:
             handle.flush()
             assert handle.pread(65536, 0) == b"".join(bytes([n]) * 1024 for n in range(64))
-    finally:
-        process.terminate()
-        assert process.wait(SECONDS) == 0
+        assert far.stop() == 0
     with refused(errno.EIO, "there is no such file"):
         plugin("memory://none").open("", False)
 

@@ -23,6 +23,7 @@ from nbdfork.plugin import (
     Extent,
     Support,
 )
+from tests.support.far import far_nbdkit
 from tests.support.harness import (
     NBDFORK,
     Server,
@@ -36,7 +37,6 @@ from tests.support.nbd import (
     CONTENT,
     KINDS,
     MIB,
-    far_nbdkit,
     far_server,
     opened,
     plugin,

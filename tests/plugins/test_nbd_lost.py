@@ -6,6 +6,7 @@ import os
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,7 @@ import pytest
 from nbdfork.plugin import (
     FUA,
 )
+from tests.support.far import far_nbdkit
 from tests.support.harness import (
     Server,
     eventually,
@@ -23,7 +25,6 @@ from tests.support.libnbd import connected, fails
 from tests.support.nbd import (
     CONTENT,
     MIB,
-    far_nbdkit,
     opened,
     plugin,
     reads,
@@ -130,28 +131,28 @@ def test_writes_that_may_be_forgotten(place: Path) -> None:
 def test_each_client_of_a_link_is_told_of_writes_that_may_be_forgotten(place: Path) -> None:
     with far_nbdkit(place, "file", place / "disk.img") as far:
         made = plugin(f"socket={far.path}", "shared=true")
-        writer, other = made.open("", False), made.open("", False)
-        writer.pwrite(memoryview(b"data"), 0, 0)
-        far.kill()
-        far.start()
-        for client in (writer, other):  # whose flush may be to cover the other's writes
-            with refused(errno.EIO, "lost after writes that had not been flushed"):
+        with closing(made.open("", False)) as writer, closing(made.open("", False)) as other:
+            writer.pwrite(memoryview(b"data"), 0, 0)
+            far.kill()
+            far.start()
+            for client in (writer, other):  # whose flush may be to cover the other's writes
+                with refused(errno.EIO, "lost after writes that had not been flushed"):
+                    client.flush()
                 client.flush()
-            client.flush()
-        made.open("", False).flush()
+            with closing(made.open("", False)) as later:
+                later.flush()
 
 
 def test_a_client_is_not_told_of_what_another_connection_has_lost(place: Path) -> None:
     with far_nbdkit(place, "file", place / "disk.img") as far:
-        made = plugin(f"socket={far.path}")
-        writer, other = made.open("", False), made.open("", False)
-        writer.pwrite(memoryview(b"data"), 0, 0)
-        far.kill()
-        far.start()
-        other.flush()
-        with refused(errno.EIO, "lost after writes that had not been flushed"):
-            writer.flush()
-        other.flush()
+        with opened(f"socket={far.path}") as writer, opened(f"socket={far.path}") as other:
+            writer.pwrite(memoryview(b"data"), 0, 0)
+            far.kill()
+            far.start()
+            other.flush()
+            with refused(errno.EIO, "lost after writes that had not been flushed"):
+                writer.flush()
+            other.flush()
 
 
 @pytest.mark.parametrize(

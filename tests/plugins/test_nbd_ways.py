@@ -3,9 +3,7 @@
 import errno
 import json
 import os
-import shutil
 import socket
-import subprocess
 from pathlib import Path
 
 import psutil
@@ -14,10 +12,10 @@ import pytest
 from nbdfork.plugin import (
     ConfigError,
 )
-from tests.support.far import Far
+from tests.support.daemon import Daemon
+from tests.support.far import Far, far_nbdkit
 from tests.support.harness import (
     NBDFORK,
-    SECONDS,
     Server,
     eventually,
     is_alive,
@@ -30,11 +28,11 @@ from tests.support.harness import (
 from tests.support.libnbd import connected
 from tests.support.nbd import (
     CONTENT,
-    far_nbdkit,
     plugin,
     reads,
 )
-from tests.support.nginx import free_ports, make_certificates
+from tests.support.pki import Authority
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.usefixtures("needs_libnbd")
 
@@ -147,31 +145,17 @@ def test_pre_shared_keys(place: Path) -> None:
 
 
 def test_certificates(place: Path) -> None:
-    need("openssl")
-    for name in ("server", "other"):
-        (place / name).mkdir()
-        make_certificates(place / name)
-        (place / name / "ca.pem").rename(place / name / "ca-cert.pem")
-        (place / name / "server.pem").rename(place / name / "server-cert.pem")
-        (place / name / "server.key").rename(place / name / "server-key.pem")
-    for name in ("trusts", "mistrusts"):
-        (place / name).mkdir()
-    shutil.copy(place / "server/ca-cert.pem", place / "trusts")
-    shutil.copy(place / "other/ca-cert.pem", place / "mistrusts")
+    authority, other = Authority(place / "server"), Authority(place / "other")
+    trusts, mistrusts = authority.client("trusts"), other.client("mistrusts")
     [port] = free_ports(1)
     words = ["-i", "127.0.0.1", "-p", str(port), "--tls=require"]
-    words += [f"--tls-certificates={place}/server", "-f", "file", f"{place}/disk.img"]
-    need("nbdkit")
-    process = subprocess.Popen(["nbdkit", *words], stdin=subprocess.DEVNULL)
-    try:
-        link = "hostname=localhost", f"port={port}", "retry=5"
-        assert reads(*link, "tls=require", f"tls-certificates={place}/trusts")
-        assert reads(*link, f"tls-certificates={place}/mistrusts", "tls-verify=false")
+    words += [f"--tls-certificates={authority.directory}", "-f", "file", f"{place}/disk.img"]
+    with Daemon("nbdkit", *words, where=port):
+        link = "hostname=localhost", f"port={port}"
+        assert reads(*link, "tls=require", f"tls-certificates={trusts}")
+        assert reads(*link, f"tls-certificates={mistrusts}", "tls-verify=false")
         with pytest.raises(OSError, match="localhost port"):
-            reads(*link[:2], "tls=require", f"tls-certificates={place}/mistrusts")
-    finally:
-        process.terminate()
-        process.wait(SECONDS)
+            reads(*link, "tls=require", f"tls-certificates={mistrusts}")
 
 
 def test_tls_of_a_server_that_has_none(place: Path) -> None:

@@ -2,11 +2,9 @@
 
 import errno
 import os
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from nbdfork.plugins.python.script import SIGNATURES, SIGNATURES_OF_VERSION_1
 from nbdfork.backend.chain import Chain, Layer
 from nbdfork.backend.exports import Catalogue, Exports
 from nbdfork.plugin import Export, Extent, Support, ThreadModel
+from tests.support.beside import SERVED_BY, both
 from tests.support.harness import NBDFORK, SECONDS, Server, eventually, nbdfork, need, run
 from tests.support.libnbd import attempt, connect, libnbd
 from tests.support.manual import rendered
@@ -48,45 +47,8 @@ def script(directory: Path, text: str, base: str = MINIMUM) -> Path:
 # -- both servers -----------------------------------------------------------------------------
 
 
-@contextmanager
-def served_by_nbdkit(directory: Path, *arguments: str | Path) -> Iterator[str]:
-    need("nbdkit")
-    socket = directory / "nbdkit.sock"
-    pidfile = directory / "nbdkit.pid"
-    socket.unlink(missing_ok=True)
-    pidfile.unlink(missing_ok=True)
-    command = ["nbdkit", "-f", "-n", "-U", str(socket), "-P", str(pidfile), "python"]
-    process = subprocess.Popen([*command, *map(str, arguments)], stderr=subprocess.DEVNULL)
-    try:
-        eventually(lambda: pidfile.exists() and pidfile.read_text())  # written once it listens
-        yield f"nbd+unix:///?socket={socket}"
-    finally:
-        process.terminate()
-        process.wait(SECONDS)
-
-
-@contextmanager
-def served_by_nbdfork(directory: Path, *arguments: str | Path) -> Iterator[str]:
-    with Server("-n", "python", *arguments) as server:
-        yield server.uri
-
-
-SERVED_BY = (served_by_nbdkit, served_by_nbdfork)
-
-
 def contains(path: Path, text: str) -> bool:
     return text in path.read_text()
-
-
-def both(
-    directory: Path, arguments: list[str | Path], use: Callable[[str], Any]
-) -> tuple[Any, Any]:
-    """Return what *use* finds at the URI of the one server, and of the other."""
-    found = []
-    for served in SERVED_BY:
-        with served(directory, *arguments) as uri:
-            found.append(use(uri))
-    return found[0], found[1]
 
 
 # -- side by side -----------------------------------------------------------------------------
@@ -104,14 +66,14 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_same_bytes_and_errors_as_under_nbdkit(tmp_path: Path, case: str) -> None:
     name, *parameters = CASES[case]
-    theirs, ours = both(tmp_path, [SCRIPTS / name, *parameters], operations)
+    theirs, ours = both(tmp_path, operations, "python", SCRIPTS / name, *parameters)
     assert ours == theirs
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_same_facts_as_under_nbdkit(tmp_path: Path, case: str) -> None:
     name, *parameters = CASES[case]
-    theirs, ours = both(tmp_path, [SCRIPTS / name, *parameters], facts)
+    theirs, ours = both(tmp_path, facts, "python", SCRIPTS / name, *parameters)
     assert ours == theirs
 
 
@@ -122,7 +84,7 @@ HOW = ["exception", "oserror", "oserror_set", "exit", str(errno.ENOSPC), str(err
 @pytest.mark.parametrize("how", HOW)
 def test_the_same_errno_as_under_nbdkit(tmp_path: Path, how: str) -> None:
     arguments: list[str | Path] = [SCRIPTS / "failing_callbacks.py", f"how={how}"]
-    theirs, ours = both(tmp_path, arguments, operations)
+    theirs, ours = both(tmp_path, operations, "python", *arguments)
     assert ours == theirs
 
 
@@ -159,7 +121,7 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_facts_of_what_a_script_has_and_says(tmp_path: Path, variant: str) -> None:
     path = script(tmp_path, VARIANTS[variant])
-    theirs, ours = both(tmp_path, [path], lambda uri: (facts(uri), operations(uri)))
+    theirs, ours = both(tmp_path, lambda uri: (facts(uri), operations(uri)), "python", path)
     assert ours == theirs
 
 
@@ -181,7 +143,7 @@ def test_the_same_callbacks_are_called_in_the_same_order(tmp_path: Path) -> None
     for number, served in enumerate(SERVED_BY):
         calls = tmp_path / f"calls{number}"
         script = SCRIPTS / "all_callbacks.py"
-        with served(tmp_path, script, f"calls={calls}", "other=1") as uri:
+        with served(tmp_path, "python", script, f"calls={calls}", "other=1") as uri:
             use(uri)
             eventually(partial(contains, calls, "\nclose\n"))
         written.append(calls.read_text().splitlines())
@@ -194,7 +156,7 @@ def test_both_versions_refuse_the_same_names(tmp_path: Path) -> None:
         uris = [uri.replace(":///", f":///{name}") for name in ("", "red", "blue", "nosuch")]
         return [attempt(lambda uri=uri: connect(uri).pread(8, 0)) for uri in uris]  # type: ignore[misc]
 
-    theirs, ours = both(tmp_path, [SCRIPTS / "named_exports.py"], use)
+    theirs, ours = both(tmp_path, use, "python", SCRIPTS / "named_exports.py")
     assert theirs == [b"greengre", b"redredre", b"bluebluebl"[:8], "ENOENT"]
     assert ours == theirs
 
@@ -276,7 +238,7 @@ def test_the_script_that_comes_with_nbdkit(tmp_path: Path, monkeypatch: pytest.M
         return [facts(uri), *map(attempt, steps)]
 
     arguments: list[str | Path] = [S3, "bucket=b", "key=k", "size=1M", "object-size=4k"]
-    theirs, ours = both(tmp_path, arguments, use)
+    theirs, ours = both(tmp_path, use, "python", *arguments)
     assert theirs[-2] == b"\7" * 4096
     assert ours == theirs
 

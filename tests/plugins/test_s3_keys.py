@@ -34,8 +34,8 @@ pytestmark = pytest.mark.usefixtures("no_keys_of_the_user")
 def running(store: S3Server) -> Iterator[S3Server]:
     """The store, for a test that kills its gateway."""
     yield store
-    store.stop_gateway()
-    store.start_gateway()
+    store.gateway.kill()
+    store.gateway.start()
 
 
 # -- what the store refuses, and when it is away -----------------------------------------------
@@ -87,13 +87,13 @@ def test_a_store_that_dies_and_comes_back(running: S3Server) -> None:
     with Server("-n", "s3", *many(running, "dying")) as server:
         with connected(server.uri) as handle:
             handle.pwrite(b"\1" * 512, 0)
-            running.stop_gateway()
+            running.gateway.kill()
             with fails("EIO"):
                 handle.pread(512, 0)
             assert f"s3://{BUCKET}/dying/{0:016x}: Connection refused\n" in server.log
             with ThreadPoolExecutor(1) as pool:  # what is under way when it comes back is done
                 written = pool.submit(handle.pwrite, b"\2" * 512, 512)
-                running.start_gateway()
+                running.gateway.start()
                 written.result()
             assert handle.pread(1024, 0) == b"\1" * 512 + b"\2" * 512
 

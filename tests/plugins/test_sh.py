@@ -6,12 +6,10 @@ import os
 import re
 import signal
 import stat
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +24,9 @@ from nbdfork.backend.chain import Chain, Layer
 from nbdfork.backend.life import Life
 from nbdfork.backend.load import find
 from nbdfork.plugin import FAST_ZERO, FUA, HOLE, MAY_TRIM, REQ_ONE, ZERO, Export
+from tests.support.beside import SERVED_BY, both
 from tests.support.harness import (
     NBDFORK,
-    SECONDS,
     Server,
     eventually,
     is_alive,
@@ -82,37 +80,6 @@ def as_eval(methods: dict[str, str]) -> list[str | Path]:
 
 
 # -- both servers -----------------------------------------------------------------------------
-
-
-@contextmanager
-def served_by_nbdkit(directory: Path, *arguments: str | Path) -> Iterator[str]:
-    need("nbdkit")
-    socket, pidfile = directory / "nbdkit.sock", directory / "nbdkit.pid"
-    socket.unlink(missing_ok=True)
-    pidfile.unlink(missing_ok=True)
-    command = ["nbdkit", "-f", "-n", "-U", str(socket), "-P", str(pidfile), *map(str, arguments)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        eventually(lambda: pidfile.exists() and pidfile.read_text())  # written once it listens
-        yield f"nbd+unix:///?socket={socket}"
-    finally:
-        process.terminate()
-        process.wait(SECONDS)
-
-
-@contextmanager
-def served_by_nbdfork(directory: Path, *arguments: str | Path) -> Iterator[str]:
-    with Server("-n", *arguments) as server:
-        yield server.uri
-
-
-def both(directory: Path, use: Callable[[str], Any], *arguments: str | Path) -> tuple[Any, Any]:
-    """Return what *use* finds at the URI of nbdkit, and of nbdfork."""
-    found = []
-    for served in (served_by_nbdkit, served_by_nbdfork):
-        with served(directory, *arguments) as uri:
-            found.append(use(uri))
-    return found[0], found[1]
 
 
 def ends(uri: str) -> tuple[list[dict[str, object]], dict[str, object]]:
@@ -318,7 +285,7 @@ def test_the_same_calls_as_under_nbdkit(tmp_path: Path) -> None:
     methods |= {"magic_config_key": "echo file", "config": log, "open": f"{log}; echo handle"}
     methods |= {"close": log, "cache": log, "*": f"{log}; exit 2"}
     found = []
-    for served in (served_by_nbdkit, served_by_nbdfork):
+    for served in SERVED_BY:
         calls.write_text("")
         path = script(tmp_path, methods)
         with served(tmp_path, "sh", path, "key=value", "bare argument") as uri:

@@ -1,13 +1,13 @@
 """The same requests to nbdfork and to nbdkit, whose outcomes must be the same."""
 
 import random
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.harness import NBDFORK, SECONDS, eventually, need
+from tests.support.far import far_nbdkit
+from tests.support.harness import NBDFORK, Server, need
 from tests.support.libnbd import libnbd
 
 SERVERS = {"nbdfork": [*NBDFORK, "-s", "-n"], "nbdkit": ["nbdkit", "-s", "--exit-with-parent"]}
@@ -86,16 +86,32 @@ EVERYTHING = [
 FAST = 16  # LIBNBD_CMD_FLAG_FAST_ZERO
 
 
+Use = Callable[[str], Any]
+"""What is done at the URI of a server."""
+
+
 @contextmanager
-def served_by_nbdkit(directory: Path, *arguments: str | Path) -> Iterator[Path]:
-    """Let nbdkit serve in *directory*, and yield its socket."""
-    need("nbdkit")
-    path, pidfile = directory / "nbdkit.sock", directory / "nbdkit.pid"
-    command = ["nbdkit", "-f", "-n", "-U", str(path), "-P", str(pidfile), *map(str, arguments)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        eventually(lambda: pidfile.exists() and pidfile.read_text())  # written once it listens
-        yield path
-    finally:
-        process.terminate()
-        process.wait(SECONDS)
+def served_by_nbdkit(directory: Path, *arguments: str | Path) -> Iterator[str]:
+    """Let nbdkit serve, with its files in *directory*, and yield the URI."""
+    with far_nbdkit(directory, "-n", *arguments) as far:
+        yield far.uri
+        far.stop()
+
+
+@contextmanager
+def served_by_nbdfork(directory: Path, *arguments: str | Path) -> Iterator[str]:
+    """Let nbdfork serve, and yield the URI."""
+    with Server("-n", *arguments) as server:
+        yield server.uri
+
+
+SERVED_BY = (served_by_nbdkit, served_by_nbdfork)
+
+
+def both(directory: Path, use: Use, *arguments: str | Path) -> tuple[Any, Any]:
+    """Return what *use* finds at the URI of nbdkit, and of nbdfork."""
+    found = []
+    for served in SERVED_BY:
+        with served(directory, *arguments) as uri:
+            found.append(use(uri))
+    return found[0], found[1]

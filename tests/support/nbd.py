@@ -6,15 +6,16 @@ from pathlib import Path
 import psutil
 
 from tests.support import plugins
-from tests.support.far import Far
+from tests.support.far import Far, far_nbdkit, far_qemu_nbd
 from tests.support.harness import (
     NBDFORK,
     eventually,
     is_alive,
+    need,
     output,
 )
-from tests.support.nginx import free_ports
 from tests.support.noise import noise
+from tests.support.ports import free_ports, is_listening
 
 MIB = 1 << 20
 CONTENT = noise(2 * MIB)
@@ -33,6 +34,7 @@ class FarNbdServer(Far):
     """nbd-server, which serves more than one client only if it is a daemon."""
 
     def __init__(self, place: Path) -> None:
+        need("nbd-server")
         [port] = free_ports(1)
         (place / "config").write_text(
             f"[generic]\nunixsock = {place}/far\nport = {port}\nlistenaddr = 127.0.0.1\n"
@@ -40,22 +42,29 @@ class FarNbdServer(Far):
         )
         self._pidfile = place / "pid"
         super().__init__(place / "far", "nbd-server", "-C", place / "config", "-p", self._pidfile)
+        self._daemon: psutil.Process | None = None
 
     def start(self) -> None:
-        output(*self._command)
+        output(*self.command)
         eventually(lambda: self._pidfile.exists() and self._pidfile.read_text().strip())
         self._daemon = psutil.Process(int(self._pidfile.read_text()))
-        eventually(self._accepts)
+        eventually(lambda: is_listening(self.path))
+
+    @property
+    def is_running(self) -> bool:
+        return self._daemon is not None and is_alive(self._daemon)
+
+    def stop(self) -> int:
+        self.kill()
+        return 0
 
     def kill(self) -> None:
-        processes = [self._daemon, *self._daemon.children()]
-        for process in processes:
-            process.kill()
-        eventually(lambda: not any(map(is_alive, processes)))
-
-
-def far_nbdkit(place: Path, *arguments: str | Path) -> Far:
-    return Far(place / "far", "nbdkit", "-f", "-U", place / "far", *arguments)
+        if self._daemon is not None:
+            processes = [self._daemon, *self._daemon.children()]
+            for process in processes:
+                process.kill()
+            eventually(lambda: not any(map(is_alive, processes)))
+            self._daemon = None
 
 
 def far_server(kind: str, place: Path) -> Far:
@@ -63,15 +72,15 @@ def far_server(kind: str, place: Path) -> Far:
     path, disk = place / "far", place / "disk.img"
     match kind:
         case "qemu-nbd":
-            words = ["-t", "-e", "4", "-f", "raw", "--discard=unmap", "-x", "", "-D", "a disk"]
-            return Far(path, "qemu-nbd", "-k", path, *words, disk)
+            words = ["-f", "raw", "--discard=unmap", "-x", "", "-D", "a disk"]
+            return far_qemu_nbd(place, *words, disk)
         case "qcow2":
             image = place / "image"
             output("qemu-img", "create", "-q", "-f", "qcow2", image, "4M")
             output(
                 "qemu-io", "-f", "qcow2", image, "-c", "write -P 9 1M 1M", "-c", "write -z 3M 64k"
             )
-            return Far(path, "qemu-nbd", "-k", path, "-t", "-e", "4", "-f", "qcow2", image)
+            return far_qemu_nbd(place, "-f", "qcow2", image)
         case "nbd-server":
             return FarNbdServer(place)
         case "nbdkit":

@@ -10,24 +10,24 @@ _CLIENT = 'cn="client, one"\norganization=Disks\ncountry=DE\ntls_www_client\n'
 
 
 class Authority:
-    """A certificate authority in *directory*, with a certificate for a server."""
+    """A certificate authority in a new *directory*, which has signed one for "localhost"."""
 
     def __init__(self, directory: Path) -> None:
         need("certtool")
         directory.mkdir()
         self.directory = directory
         self._key = _make_key(directory / "ca-key.pem")
-        self._certificate = directory / "ca-cert.pem"
+        self.certificate = directory / "ca-cert.pem"
         template = self._template(f"cn={directory.name}\nca\ncert_signing_key\ncrl_signing_key\n")
         signing = ("--load-privkey", self._key, "--template", template)
-        output("certtool", "--generate-self-signed", *signing, "--outfile", self._certificate)
+        output("certtool", "--generate-self-signed", *signing, "--outfile", self.certificate)
         self._issue(directory, "server", _SERVER)
 
     def client(self, name: str) -> Path:
         """Return a new folder with all that a client needs."""
         folder = self.directory.parent / name
         folder.mkdir()
-        (folder / "ca-cert.pem").write_bytes(self._certificate.read_bytes())
+        (folder / "ca-cert.pem").write_bytes(self.certificate.read_bytes())
         self._issue(folder, "client", _CLIENT)
         return folder
 
@@ -49,7 +49,7 @@ class Authority:
         )
 
     def _ca(self) -> tuple[str | Path, ...]:
-        return "--load-ca-certificate", self._certificate, "--load-ca-privkey", self._key
+        return "--load-ca-certificate", self.certificate, "--load-ca-privkey", self._key
 
     def _template(self, text: str) -> Path:
         path = self.directory / "template"

@@ -8,17 +8,17 @@ are in a temporary directory.
 import base64
 import secrets
 import shutil
-import socket
-import subprocess
 import tempfile
 import time
 import uuid
 from pathlib import Path
 from typing import Any
 
-from tests.support.harness import SECONDS, eventually, need, output
-from tests.support.nginx import free_ports, make_certificates
+from tests.support.daemon import Daemon
+from tests.support.harness import eventually, need, output
 from tests.support.noise import CONTENT
+from tests.support.pki import Authority
+from tests.support.ports import free_ports
 
 ACCESS_KEY = "AKTEST"
 SECRET_KEY = "SK/test+test"
@@ -65,12 +65,22 @@ class S3Server:
     """
 
     def __init__(self) -> None:
-        need("ceph-mon", "ceph-osd", "ceph", "radosgw", "radosgw-admin", "openssl")
+        need("ceph-mon", "ceph-osd", "ceph", "radosgw", "radosgw-admin")
         self.directory = Path(tempfile.mkdtemp(prefix="nbdfork-s3"))
-        self._monitor_port, _, self.port, self.tls_port = free_ports(4)
+        self._monitor_port, self.port, self.tls_port = free_ports(3)
         self._conf = self.directory / "ceph.conf"
-        self._daemons: list[subprocess.Popen[bytes]] = []
-        self._gateway: subprocess.Popen[bytes] | None = None
+        self._monitor = self._daemon("ceph-mon", "-f", "-i", "a", where=self._monitor_port)
+        self._objects = self._daemon("ceph-osd", "-f", "-i", "0")
+        pki = self.directory / "pki"
+        self.ca = Authority(pki).certificate
+        certificates = f"ssl_certificate={pki}/server-cert.pem ssl_private_key={pki}/server-key.pem"
+        self.gateway = self._daemon(
+            "radosgw",
+            *("-f", "-n", "client.admin", "--rgw-frontends"),
+            f"beast endpoint=127.0.0.1:{self.port} ssl_endpoint=127.0.0.1:{self.tls_port}"
+            f" {certificates} tcp_nodelay=1",
+            where=self.port,
+        )
 
     @property
     def url(self) -> str:
@@ -81,11 +91,6 @@ class S3Server:
     def tls_url(self) -> str:
         """Where it is, by https, for those who trust `ca`."""
         return f"https://localhost:{self.tls_port}"
-
-    @property
-    def ca(self) -> Path:
-        """The certificate of who has signed the gateway's."""
-        return self.directory / "ca.pem"
 
     def client(self) -> Any:
         """Return a client of botocore for the gateway."""
@@ -101,52 +106,17 @@ class S3Server:
             config=Config(s3={"addressing_style": "path"}),
         )
 
-    def start_gateway(self) -> None:
-        """Start the gateway, and wait until it can be connected to."""
-        pem, key = self.directory / "server.pem", self.directory / "server.key"
-        certificates = f"ssl_certificate={pem} ssl_private_key={key}"
-        self._gateway = self._daemon(
-            "radosgw",
-            *("-f", "-n", "client.admin", "--rgw-frontends"),
-            f"beast endpoint=127.0.0.1:{self.port} ssl_endpoint=127.0.0.1:{self.tls_port}"
-            f" {certificates} tcp_nodelay=1",
-        )
-        eventually(self._answers)
-
-    def stop_gateway(self) -> None:
-        """Kill the gateway: no reply that is under way is finished."""
-        assert self._gateway is not None
-        self._gateway.kill()
-        self._gateway.wait(SECONDS)
-
-    def _answers(self) -> bool:
-        assert self._gateway is not None
-        assert self._gateway.poll() is None, self._logs()
-        with socket.socket() as client:
-            return client.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def _logs(self) -> str:
-        logs = sorted(self.directory.glob("*.log"))
-        return "\n".join(f"{path}:\n{path.read_text()[-2000:]}" for path in logs)
-
     # -- Ceph ---------------------------------------------------------------------------
 
-    def _daemon(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
-        with (self.directory / f"{program}.out.log").open("ab") as log:
-            return subprocess.Popen(
-                [program, "-c", str(self._conf), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.directory,
-            )
+    def _daemon(self, program: str, *arguments: str, where: int | None = None) -> Daemon:
+        words = (program, "-c", str(self._conf), *arguments)
+        return Daemon(*words, where=where, directory=self.directory, cwd=self.directory)
 
     def _run(self, program: str, *arguments: str) -> str:
         return output(program, "-c", self._conf, *arguments, cwd=self.directory)
 
     def _write_files(self) -> str:
         """Write the configuration and the keys, and return the monitor's addresses."""
-        make_certificates(self.directory)
         address = f"127.0.0.1:{self._monitor_port}"
         monitors = f"[v2:{address}/0]"
         self._conf.write_text(
@@ -165,7 +135,7 @@ class S3Server:
         words = ["--create", "--clobber", "--addv", "a", monitors, "monmap"]
         self._run("monmaptool", *words)
         self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", "monmap")
-        self._daemons.append(self._daemon("ceph-mon", "-f", "-i", "a"))
+        self._monitor.start()
         identity = str(uuid.uuid4())
         self._run("ceph", "osd", "new", identity)
         caps = ["mon", "allow profile osd", "osd", "allow *"]
@@ -173,7 +143,7 @@ class S3Server:
         with (self.directory / "keyring").open("a") as keyring:
             keyring.write(key)
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", identity)
-        self._daemons.append(self._daemon("ceph-osd", "-f", "-i", "0"))
+        self._objects.start()
         eventually(lambda: "1 up" in self._run("ceph", "osd", "stat"))
 
     def _add_users(self) -> None:
@@ -194,7 +164,7 @@ class S3Server:
     def __enter__(self) -> "S3Server":
         try:
             self._start_cluster()
-            self.start_gateway()
+            self.gateway.start()
             self._add_users()
             self._add_objects()
         except BaseException:
@@ -203,10 +173,9 @@ class S3Server:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for process in [self._gateway, *reversed(self._daemons)]:
-            if process is not None and process.poll() is None:
-                process.kill()  # it has nothing to save
-                process.wait(SECONDS)
+        for daemon in (self.gateway, self._objects, self._monitor):
+            if daemon.is_running:
+                daemon.kill()  # it has nothing to save
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

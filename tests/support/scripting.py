@@ -18,27 +18,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import SECONDS, Server, eventually, nbdfork, need, output
+from tests.support.beside import served_by_nbdkit
+from tests.support.harness import SECONDS, Server, nbdfork, need, output
 from tests.support.libnbd import attempt, connect, libnbd
 from tests.support.paths import SCRIPTS
 
 Served = AbstractContextManager[str]
-
-
-@contextmanager
-def _one_nbdkit(directory: Path, *arguments: str | Path) -> Iterator[str]:
-    """Serve all clients with one nbdkit."""
-    path, pidfile = directory / "nbdkit.sock", directory / "nbdkit.pid"
-    path.unlink(missing_ok=True)
-    pidfile.unlink(missing_ok=True)
-    command = ["nbdkit", "-f", "-n", "-U", path, "-P", pidfile, *arguments]
-    process = subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL)
-    try:
-        eventually(lambda: pidfile.exists() and pidfile.read_text())
-        yield f"nbd+unix:///?socket={path}"
-    finally:
-        process.terminate()
-        process.wait(SECONDS)
 
 
 @contextmanager
@@ -89,7 +74,7 @@ class Language:
     untrue: frozenset[str]
     end: str = "\n"
     tool_is_module: bool = False
-    nbdkit: Callable[..., Served] = _one_nbdkit
+    nbdkit: Callable[..., Served] = served_by_nbdkit
 
     @property
     def ram(self) -> Path:

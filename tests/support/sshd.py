@@ -6,17 +6,15 @@ It lets in the user who runs the tests, by a key that is made for it, and serves
 import getpass
 import os
 import shutil
-import socket
-import subprocess
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
-from tests.support.harness import SECONDS, eventually, is_alive, need, output
-from tests.support.nginx import free_ports
+from tests.support.daemon import Daemon
+from tests.support.harness import eventually, is_alive, need, output
 from tests.support.noise import CONTENT
+from tests.support.ports import free_ports
 
 CONFIG = """
 Port {port}
@@ -32,8 +30,8 @@ Subsystem sftp {sftp}
 """
 
 
-class Sshd:
-    """sshd in a temporary directory, with the file "disk"; a context manager, which stops it.
+class Sshd(Daemon):
+    """sshd in a temporary directory, with the file "disk".
 
     *sftp* is the subsystem: internal-sftp, with options of sftp-server(8).
     """
@@ -41,14 +39,12 @@ class Sshd:
     def __init__(self, sftp: str = "internal-sftp") -> None:
         need("ssh", "ssh-keygen")
         program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-        if program is None:
-            need("sshd")
-        self._program = str(program)
-        self.directory = Path(tempfile.mkdtemp(prefix="nbdfork-sshd"))
+        super().__init__()
         [self.port] = free_ports(1)
+        self.where = self.port
+        self.command = [program or "sshd", "-D", "-e", "-f", self.directory / "config"]
         self.key = self.directory / "key"
         self.known_hosts = self.directory / "known_hosts"
-        self._process: subprocess.Popen[bytes] | None = None
         for name in ("host", "key"):
             make_key(self.directory / name)
         kind, key, _ = (self.directory / "host.pub").read_text().split(" ", 2)
@@ -73,51 +69,26 @@ class Sshd:
         return path
 
     def start(self) -> None:
-        """Start it, and wait until it can be connected to."""
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
-        config, log = self.directory / "config", self.directory / "log"
-        self._process = subprocess.Popen(
-            [self._program, "-D", "-f", config, "-E", log], stdin=subprocess.DEVNULL
-        )
-        eventually(self._answers)
-
-    def _answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, (self.directory / "log").read_text()
-        with socket.socket() as client:
-            return client.connect_ex(("127.0.0.1", self.port)) == 0
+        super().start()
 
     def sessions(self) -> list[psutil.Process]:
         """The processes that serve clients."""
-        assert self._process is not None
-        found = psutil.Process(self._process.pid).children(recursive=True)
-        return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+        assert self.process is not None
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        return [process for process in found if is_alive(process)]
 
     def end_sessions(self) -> None:
         """Cut all clients off; new ones can come."""
         _kill(self.sessions())
 
-    def stop(self) -> None:
+    def stop(self) -> int:
         """End it, and cut all clients off."""
-        assert self._process is not None
         sessions = self.sessions()
-        self._process.terminate()
-        self._process.wait(SECONDS)
+        status = super().stop()
         _kill(sessions)
-
-    def __enter__(self) -> "Sshd":
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self.stop()
-        shutil.rmtree(self.directory)
+        return status
 
 
 def make_key(path: Path, passphrase: str = "") -> None:

@@ -122,12 +122,18 @@ UNPACKING = {"bzip2", "lz4", "frames"}
 """What they do is what all filters do that unpack: filters/test_unpack.py runs each of them."""
 
 
+DAEMONS = {
+    path.stem
+    for path in (TESTS / "support").glob("*.py")
+    if "tests.support.daemon" in set(imported(path))
+}
+
 SERVERS = {
     *(
         f"tests.support.harness.{name}"
         for name in ("NBDFORK", "Server", "nbdfork", "output", "run")
     ),
-    *(f"tests.support.{name}" for name in ("guest", "libvirtd", "nginx", "s3_server", "sshd")),
+    *(f"tests.support.{name}" for name in ("beside", "daemon", "guest", *DAEMONS)),
     "subprocess",
 }
 
