@@ -87,10 +87,6 @@ class Delay(Filter):
         if seconds:
             self.server.wait(seconds)
 
-    def first(self, *delays: float | None) -> float:
-        """Return the first of *delays* that is set, or 0."""
-        return next((delay for delay in delays if delay is not None), 0)
-
 
 class DelayExport(FilterExport):
     """*next*, but each operation begins late."""
@@ -98,10 +94,10 @@ class DelayExport(FilterExport):
     def __init__(self, next: Export, delays: Delay) -> None:
         super().__init__(next)
         self._sleep = delays.sleep
-        self._read = delays.first(delays.rdelay, delays.delay_read)
-        self._write = delays.first(delays.delay_write, delays.wdelay)
-        self._zero = delays.first(delays.delay_zero, delays.wdelay)
-        self._trim = delays.first(delays.delay_trim, delays.wdelay)
+        self._read = _first_given(delays.rdelay, delays.delay_read)
+        self._write = _first_given(delays.delay_write, delays.wdelay)
+        self._zero = _first_given(delays.delay_zero, delays.wdelay)
+        self._trim = _first_given(delays.delay_trim, delays.wdelay)
         self._extents = delays.delay_extents or 0
         self._cache = delays.delay_cache or 0
         self._close = delays.delay_close or 0
@@ -156,3 +152,7 @@ class DelayExport(FilterExport):
         if self._close:
             time.sleep(self._close)  # for nobody who could leave
         self.next.close()
+
+
+def _first_given(*delays: float | None) -> float:
+    return next((delay for delay in delays if delay is not None), 0)

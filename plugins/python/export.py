@@ -110,7 +110,7 @@ class PythonExport(CallbackExport):
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
         if self._script_pwrite is None:
-            self._script.call("pwrite")
+            raise self._script.missing("pwrite")
         request.error = 0
         try:
             self._script_pwrite(self._handle, data.toreadonly(), offset, flags)
@@ -205,7 +205,7 @@ class PythonExportV1(PythonExport):
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
         if self._script_pwrite is None:
-            self._script.call("pwrite")
+            raise self._script.missing("pwrite")
         request.error = 0
         try:
             self._script_pwrite(self._handle, data.toreadonly(), offset)

@@ -147,10 +147,8 @@ class PythonScript:
             sys.modules["__main__"] = previous
 
     def _run(self, code: CodeType) -> None:
-        try:
+        with self._starting("loading the script"):
             exec(code, self.module.__dict__)
-        except Exception as error:
-            raise self._startup_error("loading the script", error) from error
 
     def _api_version(self) -> int:
         version = getattr(self.module, "API_VERSION", 1)
@@ -224,16 +222,14 @@ class PythonScript:
         function = self.get(name)
         if function is None:
             return None
-        try:
+        with self._starting(name):
             return function(*arguments)
-        except Exception as error:
-            raise self._startup_error(name, error) from error
 
     def call(self, name: str, *arguments: object) -> Any:
         """Call a callback, which must exist.  Raises `PythonScriptError`."""
         function = self.get(name)
         if function is None:
-            raise self.error(name, "the script does not have this callback, but says it can")
+            raise self.missing(name)
         request.error = 0
         try:
             return function(*arguments)
@@ -248,20 +244,33 @@ class PythonScript:
         except FAILURES as error:  # if the script returned a generator, it runs now
             raise self.error(name, error) from error
 
+    def missing(self, name: str) -> PythonScriptError:
+        """Return the error of a callback that the script lacks, though it says it can."""
+        request.error = 0
+        return self.error(name, "the script does not have this callback, but says it can")
+
     def error(self, name: str, cause: BaseException | str) -> PythonScriptError:
         """Return the error of a callback; its errno is the one given to set_error, or EIO."""
         return PythonScriptError(self.path, name, request.error or _EIO, cause)
 
-    def _startup_error(self, what: str, error: Exception) -> ConfigError:
-        log.debug("%s: %s failed:", self.path, what, exc_info=error)
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == self.path]
-        where = f"{self.path}:{lines[-1]}" if lines else self.path
-        message = " ".join(str(error).split())
-        return ConfigError(
-            f"python: {where}: {what} failed: {type(error).__name__}: {message}"
-            " (-v shows the traceback)"
-        )
+    @contextmanager
+    def _starting(self, what: str) -> Iterator[None]:
+        """Turn what the script raises while the server starts into a `ConfigError`."""
+        try:
+            yield
+        except FAILURES as error:
+            if isinstance(error, SystemExit) and type(error) is not SystemExit:
+                raise  # a signal ends the server
+            log.debug("%s: %s failed:", self.path, what, exc_info=error)
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [frame.lineno for frame in frames if frame.filename == self.path]
+            where = f"{self.path}:{lines[-1]}" if lines else self.path
+            failed = f"failed: {type(error).__name__}: " + " ".join(str(error).split())
+            if isinstance(error, SystemExit):
+                failed = f"called sys.exit({error.code!r}): raise an exception instead"
+            raise ConfigError(
+                f"python: {where}: {what} {failed} (-v shows the traceback)"
+            ) from error
 
     def serve_as_main(self) -> None:
         """Make the script the module __main__ from now on: this process does nothing else."""

@@ -401,12 +401,24 @@ def test_what_a_read_of_version_1_returns(tmp_path: Path, text: str) -> None:
         assert message in server.log
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_write_to_a_script_that_only_says_it_can(tmp_path: Path, version: int) -> None:
+    text = "def can_write(h): return True"
+    path = script(tmp_path, text, VERSION_1) if version == 1 else script(tmp_path, text)
+    with Server("-n", "python", path) as server:
+        assert attempt(lambda: connect(server.uri).pwrite(b"x" * 512, 0)) == "EIO"
+        said = f"{path}: pwrite: the script does not have this callback, but says it can"
+        eventually(lambda: said in server.log)
+
+
 # -- bad input --------------------------------------------------------------------------------
 
 BAD = {
     "x = (": ":6: SyntaxError: '(' was never closed; correct the script",
     "import nosuchmodule": ":6: loading the script failed: ModuleNotFoundError: No module named",
     "1/0": ":6: loading the script failed: ZeroDivisionError: division by zero (-v shows",
+    "raise SystemExit(3)": ":6: loading the script called sys.exit(3): raise an exception instead",
+    "def get_ready(): raise SystemExit": ":6: get_ready called sys.exit(None): raise an exception",
     "del pread": ": the callback pread is missing; define pread(h, buf, offset, flags)",
     "del open": ": the callback open is missing; define open(readonly)",
     "get_size = 5": ": the callback get_size is not a function; define get_size(h)",
@@ -473,7 +485,7 @@ def test_a_script_that_is_not_text(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_traceback_is_there_for_who_asks(tmp_path: Path) -> None:
+def test_the_traceback_is_there_for_those_who_ask(tmp_path: Path) -> None:
     path = script(tmp_path, "def helper(): 1/0\nhelper()")
     done = nbdfork("-f", "-v", "python", path)
     assert "def helper(): 1/0" in done.stderr
