@@ -17,7 +17,7 @@ from contextlib import suppress
 from struct import unpack
 from typing import TYPE_CHECKING, ClassVar
 
-from nbdfork.protocol.errors import Disconnected, ProtocolError, TlsFailed
+from nbdfork.protocol.errors import CutShort, Disconnected, ProtocolError, TlsFailed
 from nbdfork.protocol.stream import Stream
 from nbdfork.types import Buffer
 
@@ -100,7 +100,8 @@ class Channel:
         """Block until *count* bytes (at most `BUFFER_SIZE`) are in the buffer.
 
         Return False if the client left at a message boundary, that is with nothing of the
-        *count* bytes sent.  Raises `Disconnected` if it left after a part of them.
+        *count* bytes sent.  Raises `CutShort` if it left after a part of them, `Disconnected` if
+        the connection failed before.
         """
         self.flush()
         view = self._view
@@ -111,25 +112,34 @@ class Channel:
             view[:have] = view[self.start : self.end]
             self.start, self.end = 0, have
         while self.end - self.start < count:
-            got = self._receive_into(view[self.end : self.end + RECEIVE_SIZE])
+            try:
+                got = self._receive_into(view[self.end : self.end + RECEIVE_SIZE])
+            except Disconnected as error:
+                if self.end == self.start:
+                    raise
+                raise CutShort(str(error)) from error
             if not got:
                 if self.end == self.start:
                     return False
-                raise Disconnected("the client left in the middle of a message")
+                raise CutShort("the client left in the middle of a message")
             self.end += got
         return True
 
     def take(self, count: int) -> memoryview:
-        """Consume exactly *count* bytes.
+        """Consume exactly *count* bytes of a message.
 
         The view is good until the next receive: a payload is handed on where it was received.
-        Raises OSError with ENOMEM, with nothing consumed, if there is no memory for so many.
+        Raises OSError with ENOMEM, with nothing consumed, if there is no memory for so many, and
+        `CutShort` if they do not come.
         """
         if self.end - self.start < count:
-            if count > BUFFER_SIZE:
-                return self._take_large(count)
-            if not self.receive(count):
-                raise Disconnected("the client left before the data it announced")
+            try:
+                if count > BUFFER_SIZE:
+                    return self._take_large(count)
+                if not self.receive(count):
+                    raise CutShort("the client left before the data it announced")
+            except Disconnected as error:
+                raise CutShort(str(error)) from error
         start = self.start
         self.start = start + count
         return self._view[start : self.start]
@@ -144,7 +154,7 @@ class Channel:
         while filled < count:
             got = self._receive_into(large[filled:])
             if not got:
-                raise Disconnected("the client left in the middle of a payload")
+                raise CutShort("the client left in the middle of a payload")
             filled += got
         return large
 
@@ -241,8 +251,8 @@ class Channel:
                 sent = self._stream.sendmsg(parts)
         except OSError as error:
             if error.errno == errno.EFAULT:  # a view; its header may have left, so it is over
-                raise Disconnected("the disk was cut off while it was being sent") from error
-            raise Disconnected(str(error)) from error
+                raise CutShort("the disk was cut off while it was being sent") from error
+            raise CutShort(str(error)) from error
 
     # -- limits and the end -------------------------------------------------------------
 
@@ -315,7 +325,7 @@ class Channel:
     def break_off(self) -> None:
         """Let whatever waits for the client, in this thread or another, wait no more.
 
-        What is sent afterwards raises `Disconnected`.
+        What is sent afterwards raises `CutShort`.
         """
         with suppress(OSError):  # not connected any more
             self._stream.shutdown(socket.SHUT_RDWR)
@@ -362,7 +372,7 @@ class SharedChannel(Channel):
     def flush(self) -> None:
         with self._lock:
             if self._is_broken:
-                raise Disconnected("an earlier reply could not be sent")
+                raise CutShort("an earlier reply could not be sent")
             try:
                 super().flush()
             except Disconnected:

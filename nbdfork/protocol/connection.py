@@ -15,7 +15,7 @@ from nbdfork.backend.gate import Gate
 from nbdfork.protocol import handshake
 from nbdfork.protocol.access import Admits, admits_all
 from nbdfork.protocol.channel import Channel, SharedChannel
-from nbdfork.protocol.errors import Disconnected, ProtocolError, Rejected, TlsFailed
+from nbdfork.protocol.errors import CutShort, Disconnected, ProtocolError, Rejected, TlsFailed
 from nbdfork.protocol.stream import Stream
 from nbdfork.protocol.transmission import Meter, Session, Transmission
 
@@ -81,7 +81,9 @@ class Connection:
             if session is not None:
                 self._transmit(session)
         except ProtocolError as error:
-            log.info("disconnecting the client: %s", error)
+            # Before it has an export, it may be anything that has found an open port.
+            level = logging.INFO if session is None else logging.WARNING
+            log.log(level, "disconnecting client %s: %s", self._meter.peer, error)
         except Rejected as error:
             log.info("disconnecting the client, which cannot be told why: %s", error)
         except ClientRefused as error:
@@ -91,7 +93,11 @@ class Connection:
         except TlsFailed as error:
             log.warning("client %s is refused: %s", self._meter.peer, error)
         except Disconnected as error:
-            log.info("lost the client: %s", error)
+            if session is None or self._channel.stopped or not isinstance(error, CutShort):
+                log.info("lost the client: %s", error)
+            else:
+                peer = self._meter.peer
+                log.warning("lost client %s in the middle of a request: %s", peer, error)
         finally:
             if session is not None:
                 session.gate.close()

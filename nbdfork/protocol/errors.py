@@ -2,7 +2,11 @@
 
 
 class Disconnected(Exception):
-    """The client went away, in the middle of a message or while replies were being sent."""
+    """The client went away."""
+
+
+class CutShort(Disconnected):
+    """It went away in the middle of a message, or while replies were being sent."""
 
 
 class TlsFailed(Disconnected):

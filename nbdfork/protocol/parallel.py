@@ -12,6 +12,7 @@ import time
 from nbdfork.backend import client
 from nbdfork.protocol import wire
 from nbdfork.protocol.channel import SharedChannel
+from nbdfork.protocol.errors import CutShort, Disconnected
 from nbdfork.protocol.transmission import MAX_PAYLOAD, Meter, Payload, Session, Transmission
 
 log = logging.getLogger(__name__)
@@ -75,10 +76,16 @@ class ParallelTransmission(Transmission):
         except _Ended:
             pass
         except BaseException as error:
-            self._error = error
+            self._note(error)
         finally:
             self._ended = True
             self._receiving.release()
+
+    def _note(self, error: BaseException) -> None:
+        """Keep the gravest error of all threads: one of them may cause others."""
+        with self._counting:
+            if self._error is None or _gravity(error) > _gravity(self._error):
+                self._error = error
 
     def _wait_to_receive(self) -> None:
         self._idle.append(None)
@@ -111,7 +118,7 @@ class ParallelTransmission(Transmission):
             super()._answer(flags, command, cookie, offset, length, payload)
             self._finish(began)
         except BaseException as error:  # the client has gone; or a script ends the interpreter
-            self._error = error
+            self._note(error)
             self._channel.break_off()  # wakes the thread that receives
             raise
         finally:
@@ -155,3 +162,9 @@ class ParallelTransmission(Transmission):
             log.warning("%s: this client has %d of them", error, self._limit)
         else:
             self._threads.append(thread)
+
+
+def _gravity(error: BaseException) -> int:
+    if isinstance(error, CutShort):
+        return 1
+    return 0 if isinstance(error, Disconnected) else 2

@@ -140,8 +140,8 @@ class Transmission:
     def serve(self) -> None:
         """Answer requests until the client disconnects, politely or not.
 
-        Raises `ProtocolError` for what cannot be answered, `Disconnected` if the client left
-        in the middle of a request.
+        Raises `ProtocolError` for what cannot be answered, `CutShort` if the client left in the
+        middle of a request, `Disconnected` if the connection failed between two of them.
         """
         channel = self._channel
         answer = self._answer

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nbdfork.plugin import HOLE, ZERO, Extent, PartialError, Plugin
 from nbdfork.protocol import wire
 from nbdfork.protocol.handshake import Offer
+from nbdfork.types import Buffer
 from tests.support.conversation import (
     FIXED,
     chosen,
@@ -179,6 +180,61 @@ def test_an_oldstyle_client_that_leaves_leaves_nothing_open(said: bytes) -> None
 
 
 # -- the end ----------------------------------------------------------------------------------
+
+
+class Ending(Recorder):
+    """A stream that fails when all has been received, or when replies are sent after that."""
+
+    def __init__(self, *pieces: bytes, fails: str) -> None:
+        super().__init__(*pieces)
+        self.fails = fails
+
+    def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0, /) -> int:
+        if not self.pieces and self.fails == "receiving":
+            raise ConnectionResetError(errno.ECONNRESET, "reset by the client")
+        return super().recv_into(buffer, nbytes, flags)
+
+    def sendmsg(self, buffers: Iterable[Buffer], /) -> int:
+        if not self.pieces and self.fails == "sending":
+            raise BrokenPipeError(errno.EPIPE, "nobody reads")
+        return super().sendmsg(buffers)
+
+
+CHOOSE = option(wire.OPT_GO, chosen())
+LARGE_WRITE = request(1, 0, 1 << 20, bytes(1 << 20))
+
+ENDS = {
+    "a polite end": ([CHOOSE, request(0, 0, 4), request(2)], "", None),
+    "no request under way": ([CHOOSE, request(0, 0, 4)], "", None),
+    "a reset between requests": ([CHOOSE, request(0, 0, 4)], "receiving", None),
+    "half an option": ([CHOOSE[:9]], "", None),
+    "a reset in an option": ([CHOOSE[:9]], "receiving", None),
+    "no option": ([bytes(16)], "", None),
+    "half a header": ([CHOOSE, request(0, 0, 4)[:9]], "", "in the middle of a message"),
+    "a reset in a header": ([CHOOSE, request(0, 0, 4)[:9]], "receiving", "reset by the client"),
+    "no payload": ([CHOOSE, request(1, 0, 4)], "", "before the data"),
+    "a reset before a payload": ([CHOOSE, request(1, 0, 4)], "receiving", "reset by the client"),
+    "half a payload": ([CHOOSE, LARGE_WRITE[:5000]], "", "in the middle of"),
+    "a reset in a payload": ([CHOOSE, LARGE_WRITE[:5000]], "receiving", "reset by the client"),
+    "a reply not taken": ([CHOOSE, request(0, 0, 4)], "sending", "nobody reads"),
+    "no magic": ([CHOOSE, bytes(28)], "", "the request magic is 0x00000000"),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_an_end_in_the_middle_of_a_request_is_a_warning(
+    case: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    said, fails, warning = ENDS[case]
+    caplog.set_level(logging.INFO)
+    converse([], exports_of(Disk()), Offer(), stream=Ending(FIXED, *said, fails=fails))
+    found = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    if warning is None:
+        assert found == []
+    else:
+        (line,) = found
+        assert warning in line
+        assert "client of a test" in line
 
 
 def test_a_client_that_is_not_wanted_is_told_nothing(caplog: pytest.LogCaptureFixture) -> None:
