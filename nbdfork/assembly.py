@@ -87,13 +87,27 @@ def supervisor(
         terms.keepalive,
         size.clients_per_worker,
         clients_at_once,
-        cell(chain, terms, plan, clients=size.clients_per_worker * clients_at_once),
+        cell(
+            chain,
+            terms,
+            plan,
+            clients=size.clients_per_worker * clients_at_once,
+            workers=size.max_clients,
+        ),
     )
     return Supervisor(listeners, size, service, shutdown_limit, hang_limits)
 
 
-def cell(chain: Chain, terms: Terms, plan: Plan, *, clients: int, own_group: bool = True) -> Cell:
-    """Return the cell for processes that serve *clients* of *chain* (0: any number).
+def cell(
+    chain: Chain,
+    terms: Terms,
+    plan: Plan,
+    *,
+    clients: int,
+    workers: int = 1,
+    own_group: bool = True,
+) -> Cell:
+    """Return the cell for up to *workers*, each of which serves *clients* of *chain* (0: any).
 
     Unless it has its *own_group* of processes, a terminal reaches it.
     """
@@ -104,6 +118,7 @@ def cell(chain: Chain, terms: Terms, plan: Plan, *, clients: int, own_group: boo
         plan,
         needs,
         one_client=clients == 1 and not chain.acts_before_clients(),
+        workers=workers,
         logs_to_syslog=logs.go_to_syslog(),
         own_group=own_group,
     )

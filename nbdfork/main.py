@@ -29,6 +29,7 @@ from nbdfork.server.errors import StartupError
 from nbdfork.server.inheritance import show_in_ps
 from nbdfork.server.pool import PoolSize
 from nbdfork.server.sandbox.cell import Plan
+from nbdfork.server.sandbox.users import Users
 from nbdfork.server.scoreboard import Scoreboard, Slot
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.stopper import Stopper
@@ -174,6 +175,7 @@ def _serve_single(options: Options, world: _World) -> int:
                 sockets.prepare_client(client, options.keepalive)
             plan = _plan(options, identity)
             cell = assembly.cell(chain, terms, plan, clients=1, own_group=False)
+            cell.hide_others()
             cell.enter()
             _after_fork(life, stopper)
             cell.shut()
@@ -220,7 +222,10 @@ def _after_fork(life: Life, stopper: Stopper) -> None:
 def _plan(options: Options, identity: privileges.Identity | None) -> Plan:
     """Return how the cells are to be of those who serve clients."""
     uid = os.geteuid() if identity is None else identity.uid
-    return Plan(options.sandbox, dict(options.limits), uid)
+    users = None
+    if options.worker_uids is not None:
+        users = Users(*options.worker_uids, None if identity is None else identity.gid)
+    return Plan(options.sandbox, dict(options.limits), uid, users)
 
 
 def _terms(options: Options, newstyle: bool) -> Terms:

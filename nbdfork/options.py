@@ -248,7 +248,7 @@ class Options:
             excludes={
                 f"{_FOR_TCP} -U --run --print-uri": "with -s the client is on stdin and stdout",
                 "--max-clients --max-clients-per-address --spare-workers --clients-per-worker"
-                " --hang-limit --hang-warning --allow --deny": (
+                " --hang-limit --hang-warning --allow --deny --worker-uids": (
                     "with -s there is one client and no pool of workers"
                 ),
             },
@@ -335,6 +335,15 @@ class Options:
     verbose = Field(False, Flag("-v, --verbose", "print debugging messages", True))
     version = Field(
         False, Flag("-V, --version", "print the version, and that of PLUGIN if given", True)
+    )
+    worker_uids = Field(  # the first and the last
+        None,
+        Option(
+            "--worker-uids FIRST-LAST",
+            "give each worker a user of its own, of these numbers",
+            values.user_range,
+            excludes={"-u": "each worker has a user of its own, and the supervisor is root"},
+        ),
     )
 
     def __init__(self, **values: object) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nbdfork.server.admission import Rule
 
 _MOST = 1_000_000
+_NO_USER = 2**32 - 1
 
 
 def text(text: str) -> str:
@@ -51,6 +52,15 @@ def permissions(text: str) -> int:
     if not re.fullmatch(r"0?[0-7]{3}", text, re.ASCII):
         raise ValueError("three octal digits are expected, such as 660")
     return int(text, 8)
+
+
+def user_range(text: str) -> tuple[int, int]:
+    """Parse the first and the last of a range of user IDs."""
+    match = re.fullmatch(r"([0-9]+)-([0-9]+)", text, re.ASCII)
+    first, last = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 0 < first <= last < _NO_USER:
+        raise ValueError("two numbers of users other than root are expected, such as 5000-5255")
+    return first, last
 
 
 def mask(text: str) -> int:

@@ -47,6 +47,7 @@ class Supervisor:
         hang_limits: HangLimits = DEFAULT_LIMITS,
     ) -> None:
         self._listeners = listeners
+        self._service = service
         self._shutdown_limit = shutdown_limit
         self._captive: Captive | None = None
         self._stop_requests = 0
@@ -174,6 +175,7 @@ class Supervisor:
 
     def _start(self) -> None:
         """Fork the first workers and wait until they are ready for clients."""
+        self._service.cell.hide_others()  # not earlier: the captive command may mount something
         self._generation.adjust()
         while not self._generation.has_started() and not self._stop_requests:
             self._wait(None)

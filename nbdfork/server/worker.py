@@ -83,7 +83,7 @@ def _prepare(inherited: Inheritance, service: Service, stopper: Stopper) -> bool
     faulthandler.register(STACK_SIGNAL, inherited.stacks)
     stopper.install([signal.SIGTERM])
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    service.cell.enter()
+    service.cell.enter(inherited.slots.start // len(inherited.slots))
     return linux.die_with_parent(signal.SIGTERM, inherited.supervisor)
 
 

@@ -4,12 +4,15 @@ Each attempt is made twice: without a sandbox it succeeds, or it would prove not
 fails, and the other client notices nothing.
 """
 
+import ctypes
 import errno
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -105,7 +108,19 @@ def test_no_signals_to_others(
         assert prison.attempt("require", allow, f"{attempt} {pid}")[0] == errno.EPERM
 
 
-@pytest.mark.parametrize("attempt", ["trace", "memory", "starve", "slow", "pin"])
+LISTENER = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGURG])
+print("ready", flush=True)
+while True:
+    signal.sigwait([signal.SIGURG])
+    print("heard", flush=True)
+"""
+
+INTO_OTHERS = ("trace", "memory", "poke", "edit", "take", "starve", "slow", "pin")
+
+
+@pytest.mark.parametrize("attempt", INTO_OTHERS)
 def test_others_are_neither_looked_into_nor_changed(
     prison: Prison, attempt: str, bystander: subprocess.Popen[bytes]
 ) -> None:
@@ -119,8 +134,54 @@ def test_signals_that_are_needed_are_all_that_is_gained(
     prison: Prison, bystander: subprocess.Popen[bytes]
 ) -> None:
     assert prison.attempt("require", "signals", f"signal {bystander.pid}")[0] == 0
-    for attempt in ("trace", "memory", "starve", "slow", "pin"):
+    for attempt in INTO_OTHERS:
         assert prison.attempt("require", "signals", f"{attempt} {bystander.pid}")[0]
+
+
+@pytest.mark.parametrize("allow", ["anything", "nothing"])
+def test_a_signal_to_everybody_reaches_nobody(prison: Prison, allow: str) -> None:
+    """Nor does one to a group.  What is heard is only what the test sends."""
+    command = [sys.executable, "-c", LISTENER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, process_group=0) as listener:
+        assert listener.stdout is not None
+        assert listener.stdout.readline() == b"ready\n"
+        prison.attempt("require", allow, "everybody")
+        prison.attempt("require", allow, f"group {listener.pid}")
+        assert prison.attempt("off", allow, f"group {listener.pid}")[0] == 0
+        assert listener.stdout.readline() == b"heard\n"
+        listener.terminate()
+        assert listener.stdout.read() == b""
+
+
+@needs_root
+def test_other_processes_are_not_seen(prison: Prison, bystander: subprocess.Popen[bytes]) -> None:
+    assert not prison.escapes("anything", f"see {bystander.pid}")
+    server, _ = prison.server("require", "anything")
+    for pid in (server.pid, server.serving()[0].pid):
+        assert prison.attempt("require", "anything", f"see {pid}")[0]
+    assert prison.attempt("require", "anything", "see self")[0] == 0
+
+
+def test_slots_of_others_cannot_be_written(prison: Prison) -> None:
+    for mode in ("off", "require"):  # it is no matter of the cell
+        assert prison.attempt(mode, "anything", "scoreboard")[0] == DENIED
+
+
+@needs_root
+def test_the_table_of_slots_cannot_be_opened(prison: Prison) -> None:
+    for allow in ("anything", "nothing"):
+        assert not prison.escapes(allow, "scoreboard_file")
+
+
+def test_memory_that_others_share_by_a_number_is_not_attached(prison: Prison) -> None:
+    libc = ctypes.CDLL(None)
+    key = 0x6E62_0000 + os.getpid() % 0x10000
+    found = libc.shmget(key, 4096, 0o1600)  # IPC_CREAT
+    assert found >= 0
+    try:
+        assert not prison.escapes("files", f"shared_memory {key}")
+    finally:
+        libc.shmctl(found, 0, None)  # IPC_RMID
 
 
 # -- files ------------------------------------------------------------------------------------
@@ -146,6 +207,25 @@ def test_files_that_are_not_needed_are_out_of_reach(
     assert prison.attempt("require", allow, f"{name} {directory / file}")[0] == DENIED
     assert sorted(path.name for path in directory.rglob("*")) == before
     assert (directory / "other").read_bytes() == b"not mine"
+    assert prison.attempt("off", allow, f"{name} {directory / file}")[0] == 0
+
+
+@pytest.mark.parametrize("allow", ["nothing", "network"])
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        *("mode other", "own other", "time other", "attribute other", "watch other"),
+        *("link other", "rename other", "truncate other"),
+    ],
+)
+def test_what_is_known_of_files_is_not_changed_either(
+    prison: Prison, directory: Path, allow: str, attempt: str
+) -> None:
+    name, _, file = attempt.partition(" ")
+    before = (directory / file).stat()
+    assert prison.attempt("require", allow, f"{name} {directory / file}")[0]
+    assert (directory / file).stat() == before
+    assert not os.listxattr(directory / file)
     assert prison.attempt("off", allow, f"{name} {directory / file}")[0] == 0
 
 
@@ -241,6 +321,24 @@ def test_no_raw_sockets(prison: Prison) -> None:
 def test_no_programs_for_those_who_do_not_need_them(prison: Prison, attempt: str) -> None:
     assert not prison.escapes("nothing", attempt)
     assert prison.attempt("require", "programs", attempt)[0] == 0
+
+
+def test_it_does_not_become_a_program_that_is_in_no_file() -> None:
+    for mode, becomes in (("off", True), ("require", False)):
+        with Server(f"--sandbox={mode}", ESCAPES, "allow=nothing") as server:
+            client = Client(server).greet()
+            client.request(1, 0, 512, b"become".ljust(512, b"\0"))
+            if becomes:
+                with pytest.raises((EOFError, OSError)):
+                    client.reply()
+            else:
+                assert client.reply()[0] == errno.EPERM
+            client.close()
+
+
+@needs_root
+def test_nothing_is_typed_into_a_terminal(prison: Prison) -> None:
+    assert not prison.escapes("anything", "type")
 
 
 def test_a_program_of_root_gives_no_privileges(tmp_path: Path) -> None:
@@ -360,6 +458,89 @@ def test_a_worker_that_crashes_is_lost_alone(prison: Prison) -> None:
     assert witness.read(0, 512) == bytes(512)
 
 
+@pytest.mark.parametrize("allow", ["anything", "nothing"])
+def test_its_memory_is_closed(prison: Prison, allow: str) -> None:
+    """To other processes of its user, and to programs that collect core files."""
+    assert prison.attempt("require", allow, "dumpable") == (0, "0")
+    with Server("--sandbox=require", "--limit=core=unlimited", ESCAPES) as server:
+        client = Client(server).greet()
+        assert client.write(b"dumpable".ljust(512, b"\0")) == 0
+        assert client.read(0, 1) == b"1"
+        client.close()
+
+
+# -- a user for each worker -------------------------------------------------------------------
+
+
+def attempts_of(server: Server, *attempts: str) -> list[tuple[int, str]]:
+    """Return the error of each attempt, made by one worker, and what it found."""
+    client = Client(server).greet()
+    done = []
+    for what in attempts:
+        error = client.write(what.encode().ljust(512, b"\0"))
+        done.append((error, client.read(0, 512).rstrip(b"\0").decode()))
+    client.close()
+    return done
+
+
+@needs_root
+@pytest.mark.parametrize("mode", ["off", "require"])
+def test_each_worker_has_a_user_of_its_own(mode: str) -> None:
+    options = (f"--sandbox={mode}", "--worker-uids=61000-61007", "--max-clients=8")
+    with Server(*options, ESCAPES, "allow=anything") as server:
+        first, second = Client(server).greet(), Client(server).greet()
+        users = [worker.uids().real for worker in server.serving()]
+        assert len(set(users)) == 2
+        assert set(users) <= set(range(61000, 61008))
+        assert server.process.poll() is None
+        pids = [server.pid, *(worker.pid for worker in server.serving())]
+        attempts = [f"{what} {pid}" for what in ("signal", "trace", "memory") for pid in pids]
+        *outcomes, identity = attempts_of(server, *attempts, "identity")
+        assert all(error for error, _ in outcomes)
+        real, effective, saved, group = (int(one) for one in re.findall("[0-9]+", identity[1])[:4])
+        assert real == effective == saved == group
+        first.close()
+        second.close()
+
+
+@needs_root
+def test_their_group_can_be_chosen_to_reach_the_disk(tmp_path: Path) -> None:
+    let_all_reach(tmp_path)
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    os.chown(disk, 0, 61999)
+    disk.chmod(0o660)
+    users = ("--worker-uids=61000-61255", "--sandbox=require")
+    with Server(*users, "-g", "61999", "file", disk) as server:
+        client = Client(server).greet()
+        assert client.write(b"x" * 512) == 0
+        assert client.read(0, 512) == b"x" * 512
+        client.close()
+    with Server(*users, "file", disk) as server:
+        client = Client(server)
+        with pytest.raises((EOFError, OSError)):
+            client.greet()
+
+
+@needs_root
+def test_each_has_processes_of_its_own_to_use_up() -> None:
+    limits = ("--limit=processes=20", "--worker-uids=61300-61303", "--max-clients=4")
+    with Server(*limits, ESCAPES) as server:
+        for _ in range(2):
+            (error, _), (nothing, _) = attempts_of(server, "bomb", "nothing")
+            assert error
+            assert not nothing
+
+
+@needs_root
+def test_there_must_be_enough_users() -> None:
+    message = refused("--worker-uids=5000-5003")
+    assert "these are 4 users, and there can be 256 workers" in message
+    done = nbdfork("--worker-uids=5000-5255", "-u", "nobody", "null")
+    assert "--worker-uids" in done.stderr
+    assert "a user of its own" in done.stderr
+
+
 # -- stopping the server, which is no signal any more -----------------------------------------
 
 
@@ -412,7 +593,9 @@ def test_options_that_are_wrong(option: str, message: str) -> None:
 
 @needs_root
 def test_a_limit_that_would_not_hold_is_refused() -> None:
-    assert "--limit processes=5 does not hold for root: use -u" in refused("--limit=processes=5")
+    assert "--limit processes=5 does not hold for root: use -u or --worker-uids" in refused(
+        "--limit=processes=5"
+    )
 
 
 def test_a_single_client_is_served_in_a_cell(bystander: subprocess.Popen[bytes]) -> None:

@@ -5,17 +5,24 @@ says that it needs is given by the parameter `allow`.
 """
 
 import ctypes
+import fcntl
+import mmap
 import os
 import resource
 import signal
 import socket
 import subprocess
+import termios
 from collections.abc import Callable
 
 from nbdfork.plugin import Needs, Parameter, Plugin, parse
 
 _PTRACE_ATTACH = 16
 _PRIO_PROCESS = 0
+_HARMLESS = signal.SIGURG  # ignored by all that does not ask for it
+_PIDFD_GETFD = 438
+_IN_OPEN = 0x20
+_PR_GET_DUMPABLE = 3
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -61,10 +68,10 @@ class Escapes(Plugin):
     # -- other processes ------------------------------------------------------------------
 
     def try_signal(self, pid: str) -> None:
-        os.kill(int(pid), signal.SIGCONT)
+        os.kill(int(pid), _HARMLESS)
 
     def try_pidfd(self, pid: str) -> None:
-        signal.pidfd_send_signal(os.pidfd_open(int(pid)), signal.SIGCONT)
+        signal.pidfd_send_signal(os.pidfd_open(int(pid)), _HARMLESS)
 
     def try_trace(self, pid: str) -> None:
         check(_libc.ptrace(_PTRACE_ATTACH, int(pid), None, None))
@@ -87,6 +94,51 @@ class Escapes(Plugin):
     def try_pin(self, pid: str) -> None:
         os.sched_setaffinity(int(pid), {0})
 
+    def try_see(self, pid: str) -> None:
+        os.stat(f"/proc/{pid}")
+
+    def try_poke(self, pid: str) -> None:
+        """Write to the memory of another process, by the call for that."""
+        place = writable_memory(pid)
+        before = ctypes.create_string_buffer(8)
+        here, there = Vector(ctypes.addressof(before), 8), Vector(place, 8)
+        for call in (_libc.process_vm_readv, _libc.process_vm_writev):
+            check(call(int(pid), ctypes.byref(here), 1, ctypes.byref(there), 1, 0))
+
+    def try_edit(self, pid: str) -> None:
+        """The same by a file."""
+        with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+            memory.seek(writable_memory(pid))
+            before = memory.read(8)
+            memory.seek(writable_memory(pid))
+            memory.write(before)
+
+    def try_take(self, pid: str) -> None:
+        """Take a descriptor from another process."""
+        os.close(check(_libc.syscall(_PIDFD_GETFD, os.pidfd_open(int(pid)), 0, 0)))
+
+    def try_everybody(self, _: str) -> None:
+        """Send a signal to all that it can reach."""
+        os.kill(-1, _HARMLESS)
+
+    def try_group(self, pid: str) -> None:
+        os.killpg(os.getpgid(int(pid)), _HARMLESS)
+
+    def try_shared_memory(self, key: str) -> None:
+        """Attach what another process shares by a number."""
+        check(_libc.shmget(int(key), 4096, 0o600))
+
+    def try_scoreboard(self, _: str) -> None:
+        """Make the slots of other workers writable where they are mapped."""
+        for first, size in mapped("nbdfork-scoreboard", "r--s"):
+            check(_libc.mprotect(ctypes.c_void_p(first), size, mmap.PROT_READ | mmap.PROT_WRITE))
+
+    def try_scoreboard_file(self, _: str) -> None:
+        """Open the file that they are in."""
+        for first, size in mapped("nbdfork-scoreboard", "r--s"):
+            name = f"/proc/self/map_files/{first:x}-{first + size:x}"
+            os.close(os.open(name, os.O_RDWR))
+
     # -- files ----------------------------------------------------------------------------
 
     def try_read(self, path: str) -> int:
@@ -105,6 +157,36 @@ class Escapes(Plugin):
 
     def try_remove(self, path: str) -> None:
         os.unlink(path)
+
+    def try_mode(self, path: str) -> None:
+        os.chmod(path, 0o606)
+
+    def try_own(self, path: str) -> None:
+        os.chown(path, os.getuid(), os.getgid())
+
+    def try_time(self, path: str) -> None:
+        os.utime(path, (0, 0))
+
+    def try_attribute(self, path: str) -> None:
+        os.setxattr(path, "user.escaped", b"yes")
+
+    def try_watch(self, path: str) -> None:
+        fd = check(_libc.inotify_init1(0))
+        try:
+            check(_libc.inotify_add_watch(fd, os.fsencode(path), _IN_OPEN))
+        finally:
+            os.close(fd)
+
+    def try_link(self, path: str) -> None:
+        os.link(path, f"{path}-link")
+        os.unlink(f"{path}-link")
+
+    def try_rename(self, path: str) -> None:
+        os.rename(path, f"{path}-renamed")
+        os.rename(f"{path}-renamed", path)
+
+    def try_truncate(self, path: str) -> None:
+        os.truncate(path, os.stat(path).st_size)
 
     def try_mount(self, path: str) -> None:
         check(_libc.mount(b"none", os.fsencode(path), b"tmpfs", 0, None))
@@ -143,6 +225,13 @@ class Escapes(Plugin):
     def try_gain(self, path: str) -> str:
         """Run a program that belongs to root and has the set-user-ID bit."""
         return subprocess.run([path, "-u"], capture_output=True, text=True, check=True).stdout
+
+    def try_become(self, _: str) -> None:
+        """Become a program that is in no file."""
+        fd = os.memfd_create("program")
+        with open("/bin/true", "rb") as program:
+            os.write(fd, program.read())
+        os.execve(fd, ["true"], {})
 
     def try_fork(self, _: str) -> None:
         pid = os.fork()
@@ -194,6 +283,15 @@ class Escapes(Plugin):
         """Make a system call with arguments that make no sense: EPERM if it is refused at all."""
         check(_libc.syscall(int(number), -1, -1, -1, -1, -1))
 
+    def try_type(self, _: str) -> None:
+        """Type into a terminal for whoever reads from it."""
+        master, slave = os.openpty()
+        try:
+            fcntl.ioctl(slave, termios.TIOCSTI, b"x")
+        finally:
+            os.close(master)
+            os.close(slave)
+
     def try_namespace(self, _: str) -> None:
         check(_libc.unshare(0x10000000))
 
@@ -209,12 +307,40 @@ class Escapes(Plugin):
         with open("/proc/self/status") as status:
             return status.read()
 
+    def try_dumpable(self, _: str) -> int:
+        return check(_libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0))
+
+    def try_identity(self, _: str) -> str:
+        return f"{os.getresuid()} {os.getresgid()} {os.getgroups()}"
+
     def try_limits(self, name: str) -> str:
         return str(resource.getrlimit(getattr(resource, f"RLIMIT_{name}")))
 
 
-def check(result: int) -> None:
-    """Raise the error of a call into C that has failed."""
+class Vector(ctypes.Structure):
+    """struct iovec"""
+
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def mapped(name: str, rights: str, pid: str = "self") -> list[tuple[int, int]]:
+    """Return where a process has mapped what has *name* with *rights*, and how much of it."""
+    found = []
+    with open(f"/proc/{pid}/maps") as lines:
+        for line in lines:
+            if name in line and rights in line:
+                first, end = (int(one, 16) for one in line.split()[0].split("-"))
+                found.append((first, end - first))
+    return found
+
+
+def writable_memory(pid: str) -> int:
+    return mapped("[stack]", "rw-p", pid)[0][0] + 4096
+
+
+def check(result: int) -> int:
+    """Return *result*; raise the error of a call into C that has failed."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+    return result

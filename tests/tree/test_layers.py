@@ -39,8 +39,9 @@ ORDER = {
         ["supervisor"],
     ],
     "server/sandbox": [
-        ["calls", "limits", "readable"],
+        ["calls", "limits", "readable", "users"],
         ["capabilities", "landlock", "seccomp"],
+        ["visibility"],
         ["cell"],
     ],
     "protocol": [

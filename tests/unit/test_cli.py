@@ -15,6 +15,7 @@ ARGUMENTS = {
     "log": "null",
     "unix": "/run/s",
     "unix_mode": "660",
+    "worker_uids": "5000-5009",
     "pidfile": "/run/p",
     "port": "1",
     "limits": "files=7",

@@ -108,6 +108,7 @@ ARGUMENTS = {
     "tls": "require",
     "unix": "/run/s",
     "unix_mode": "660",
+    "worker_uids": "5000-5009",
 }
 
 

@@ -23,6 +23,7 @@ from nbdfork.server.sandbox.limits import UNLIMITED
         (values.limit, "memory=1M", ("memory", 1 << 20)),
         (values.limit, "files=0", ("files", 0)),
         (values.limit, "core=unlimited", ("core", UNLIMITED)),
+        (values.user_range, "5000-5255", (5000, 5255)),
     ],
 )
 def test_values(parse: Callable[[str], object], text: str, value: object) -> None:
@@ -41,6 +42,9 @@ def test_values(parse: Callable[[str], object], text: str, value: object) -> Non
         (values.limit, "colour=1", "a limit is one of: core, cpu, files, memory, processes"),
         (values.limit, "files=1M", "number"),
         (values.limit, "memory", "size"),
+        (values.user_range, "0-5", "users other than root"),
+        (values.user_range, "9-5", "such as 5000-5255"),
+        (values.user_range, "nobody", "two numbers"),
     ],
 )
 def test_what_is_no_value(parse: Callable[[str], object], text: str, message: str) -> None:

@@ -15,9 +15,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from nbdfork.server.errors import StartupError
-from nbdfork.server.sandbox import capabilities, landlock, limits, readable, seccomp
+from nbdfork.server.sandbox import (
+    capabilities,
+    landlock,
+    limits,
+    readable,
+    seccomp,
+    visibility,
+)
 from nbdfork.server.sandbox.calls import MACHINE
 from nbdfork.server.sandbox.landlock import Ruleset
+from nbdfork.server.sandbox.users import Users
 from nbdfork.types import Needs
 
 log = logging.getLogger(__name__)
@@ -28,12 +36,13 @@ class Plan(NamedTuple):
 
     *mode*: "auto", with the walls that this kernel can raise; "require", with all of them, or the
     server does not start; "off", with none.  *limits* of what a worker may use hold in any case;
-    *uid* is the user that it is going to be.
+    *uid* is the user that it is going to be, unless each gets one of *users*.
     """
 
     mode: str
     limits: Mapping[str, int]
     uid: int
+    users: Users | None = None
 
 
 def missing() -> list[str]:
@@ -52,7 +61,8 @@ def missing() -> list[str]:
 class Cell:
     """The cell that each worker of a pool is put into; *needs* are those of its disk.
 
-    *one_client*: a worker serves only one, and no code of a plugin runs before that.
+    *one_client*: a worker serves only one, and no code of a plugin runs before that.  *workers*:
+    so many there can be at the same time.
     *logs_to_syslog*: messages go to the system's log.  *own_group*: the signals of a terminal are
     not for it.  Raises `StartupError` if it cannot be as it has to.
     """
@@ -63,6 +73,7 @@ class Cell:
         needs: Needs,
         *,
         one_client: bool,
+        workers: int = 1,
         logs_to_syslog: bool = False,
         own_group: bool = True,
     ) -> None:
@@ -73,7 +84,10 @@ class Cell:
         self.may_stop = self._is_off or needs.stop or needs.anything
         self._needs = needs
         self._limits = plan.limits if self._is_off else {"core": 0, **plan.limits}
-        limits.check(self._limits, plan.uid)
+        limits.check(self._limits, plan.uid, own_users=plan.users is not None)
+        self._users = plan.users
+        if self._users is not None:
+            self._users.check(workers)
         self._own_group = own_group
         self._has_terminal = _has_terminal()
         self._programs = needs.programs or needs.anything
@@ -133,6 +147,8 @@ class Cell:
             walls = ["off"]
         else:
             walls = [*self._walls(), *(f"not in this kernel: {what}" for what in missing())]
+        if self._users is not None:
+            walls.append(f"users: {self._users.first} to {self._users.last}")
         if self._limits:
             walls.append(f"limits: {limits.shown(self._limits)}")
         return "; ".join(walls)
@@ -158,27 +174,47 @@ class Cell:
             shown.append("and what is beside them")
         return ", ".join(shown) or "none"
 
+    def hide_others(self) -> None:
+        """Before the first worker, let none of them see other processes, if root gives that."""
+        if self._is_off or not landlock.version() or not visibility.can_hide():
+            return
+        try:
+            visibility.hide_processes()
+        except OSError as error:
+            log.info("sandbox: workers see the names of other processes: %s", error)
+        else:
+            log.info("sandbox: workers see no other processes")
+
     # -- in a worker --------------------------------------------------------------------
 
-    def enter(self) -> None:
+    def enter(self, place: int = 0) -> None:
         """Take away what can be taken away before there is a client.
 
-        Raises OSError, or ValueError of a limit, if the cell cannot be as it has to.
+        *place* tells the worker from all others that there are.  Raises OSError, or ValueError of a
+        limit, if the cell cannot be as it has to.
         """
         limits.enforce(self._limits)
         if self._is_off:
+            self._become_user(place)
             return
         if self._own_group:
             self._leave_group()
         self._raise("no new privileges", capabilities.forbid_new_ones)
         if self._programs:
             self._raise("an empty bounding set", capabilities.empty_bounding_set)
+        self._become_user(place)
+        if not self._limits["core"]:
+            self._raise("closing its memory", visibility.close_memory)
         kept = self._kept
         self._raise("giving up capabilities", lambda: capabilities.keep_only(kept))
         if self._rules is not None:
             self._raise("the wall of Landlock", self._rules.enforce)
         if self._filter is not None:
             self._raise("the wall around system calls", self._filter.enforce)
+
+    def _become_user(self, place: int) -> None:
+        if self._users is not None:
+            self._users.become(place)
 
     def _leave_group(self) -> None:
         """Get out of reach of the terminal, if there is one; and be a group of one's own.

@@ -31,16 +31,21 @@ _RESOURCES = {
 UNLIMITED = resource.RLIM_INFINITY
 
 
-def check(limits: Mapping[str, int], uid: int) -> None:
-    """Raise `StartupError` if a limit could not be set by, or would not hold for, user *uid*."""
+def check(limits: Mapping[str, int], uid: int, *, own_users: bool = False) -> None:
+    """Raise `StartupError` if a limit could not be set by, or would not hold for, user *uid*.
+
+    *own_users*: it gives each worker another user.
+    """
     for name, value in limits.items():
         number, enforced_on_root = _RESOURCES[name]
         hard = resource.getrlimit(number)[1]
         too_much = hard != UNLIMITED and (value == UNLIMITED or value > hard)
         if too_much and name != "memory" and uid != 0:
             raise StartupError(f"--limit {name}={value}: the system allows no more than {hard}")
-        if not enforced_on_root and uid == 0:
-            raise StartupError(f"--limit {name}={value} does not hold for root: use -u")
+        if not enforced_on_root and uid == 0 and not own_users:
+            raise StartupError(
+                f"--limit {name}={value} does not hold for root: use -u or --worker-uids"
+            )
 
 
 def shown(limits: Mapping[str, int]) -> str:

@@ -39,7 +39,18 @@ _ABSENT = ("clone3", "io_uring_enter", "io_uring_register", "io_uring_setup")
 """Those that fail as if the kernel did not have them, which makes libraries use others: what the
 first one does cannot be seen here, and what the others do goes past all filters."""
 
-_RUNNING = ("execve", "execveat", "fork", "vfork")
+_WITHOUT_PROGRAMS = (
+    *("execve", "execveat", "fork", "vfork"),
+    # To change or watch files that cannot be opened: Landlock does not look at these calls.
+    *("chmod", "chown", "fchmod", "fchmodat", "fchmodat2", "fchown", "fchownat", "lchown"),
+    *("fremovexattr", "fsetxattr", "lremovexattr", "lsetxattr", "removexattr", "removexattrat"),
+    *("setxattr", "setxattrat", "file_setattr", "futimesat", "utime", "utimensat", "utimes"),
+    *("inotify_init", "inotify_init1"),
+    # To reach others by memory, semaphores and messages that have numbers or names.
+    *("mq_open", "mq_unlink", "msgctl", "msgget", "msgrcv", "msgsnd", "semctl", "semget", "semop"),
+    *("semtimedop", "shmat", "shmctl", "shmget"),
+)
+"""What only programs may need; they may be of any kind."""
 
 _FAMILIES = (
     socket.AF_UNIX,
@@ -61,6 +72,9 @@ _CLONE_NAMESPACES = 0x7E020000
 
 # asm-generic/ioctls.h: to type into, or draw on, a terminal
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+
+# linux/fs.h: to set the flags of a file, for which it is enough that it can be read
+_FS_IOC_SETFLAGS, _FS_IOC_FSSETXATTR = 0x40086602, 0x401C5820
 
 _PERSONALITY_QUERY = 0xFFFFFFFF
 _IOPRIO_WHO_PROCESS = 1
@@ -129,7 +143,7 @@ class Filter:
 
 def refused(machine: str, *, programs: bool) -> list[str]:
     """Return the names of the calls that *machine* has, and that fail whatever is asked of them."""
-    names = (*_REFUSED, *_ABSENT, *(() if programs else _RUNNING))
+    names = (*_REFUSED, *_ABSENT, *(() if programs else _WITHOUT_PROGRAMS))
     return sorted(name for name in names if name in calls.numbers_of(machine))
 
 
@@ -145,7 +159,8 @@ def program(machine: str, *, programs: bool, sockets: Sockets) -> list[Instructi
     bodies["ioprio_set"] = _only_if(_is(0, _IOPRIO_WHO_PROCESS) + _is(1, 0))
     bodies["prlimit64"] = [*_unless(_is(0, 0)), *_only_if(_is(2, 0) + _is(2, 0, high=True))]
     bodies["personality"] = [*_unless(_is(0, _PERSONALITY_QUERY)), *_only_if(_is(0, 0))]
-    bodies["ioctl"] = _refuse_values(1, (_TIOCSTI, _TIOCLINUX))
+    flags = () if programs else (_FS_IOC_SETFLAGS, _FS_IOC_FSSETXATTR)
+    bodies["ioctl"] = _refuse_values(1, (_TIOCSTI, _TIOCLINUX, *flags))
     bodies["clone"] = _clone(programs)
     bodies["socket"] = _socket(sockets)
     start = [
