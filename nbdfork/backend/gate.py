@@ -141,6 +141,15 @@ class Gate:
             raise OSError(errno.EIO, f"the plugin returned {len(data)} bytes for {count}")
         return data
 
+    def read_again(self, count: int, offset: int) -> Buffer:
+        """Return the end of a range that `pread` gave as a view, which could not be sent."""
+        skipped = offset & self._misaligned
+        count += skipped
+        data = self._pread(count, offset - skipped)
+        if len(data) != count:
+            raise OSError(errno.EIO, f"the plugin returned {len(data)} bytes for {count}")
+        return memoryview(data)[skipped:]
+
     def pwrite(self, data: memoryview, offset: int, fua: bool) -> None:
         """Write *data* at *offset*; with *fua*, to stable storage."""
         self._check_write(len(data), offset, errno.ENOSPC)

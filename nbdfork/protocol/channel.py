@@ -13,6 +13,7 @@ import socket
 import termios
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from struct import unpack
 from typing import TYPE_CHECKING, ClassVar
@@ -85,6 +86,9 @@ class Channel:
         self._tls: TlsStream | None = None
         self._parts: list[Buffer] = []
         self._pending = 0
+        self.read_again: Callable[[int, int], Buffer] | None = None
+        """Returns so many bytes from an offset of the disk, in memory that can be read."""
+        self._view_end = 0  # where on the disk the view ends that is sent
         self._deadline: float | None = None
         self._idle_limit: float | None = None
         self._allowance: int | None = None  # bytes still to be received, once stopped
@@ -213,8 +217,8 @@ class Channel:
         if self._pending >= SEND_SIZE or len(self._parts) >= MAX_PARTS:
             self.flush()
 
-    def put_with_data(self, header: bytes, data: Buffer) -> None:
-        """Queue a message of a header and data.
+    def put_with_data(self, header: bytes, data: Buffer, offset: int = 0) -> None:
+        """Queue a message of a header and data, which are those at *offset* of the disk.
 
         Anything but `bytes` may change before it leaves, for it may be the plugin's own memory:
         if small it is copied, if large it is sent at once.
@@ -228,8 +232,10 @@ class Channel:
             return
         self._parts += (header, data)
         self._pending += len(header) + len(data)
-        is_stable = type(data) is bytes
-        if not is_stable or self._pending >= SEND_SIZE or len(self._parts) >= MAX_PARTS:
+        if type(data) is not bytes:
+            self._view_end = offset + len(data)
+            self.flush()
+        elif self._pending >= SEND_SIZE or len(self._parts) >= MAX_PARTS:
             self.flush()
 
     def flush(self) -> None:
@@ -250,9 +256,22 @@ class Channel:
                     self._stream.settimeout(self._remaining())
                 sent = self._stream.sendmsg(parts)
         except OSError as error:
-            if error.errno == errno.EFAULT:  # a view; its header may have left, so it is over
-                raise CutShort("the disk was cut off while it was being sent") from error
-            raise CutShort(str(error)) from error
+            if error.errno != errno.EFAULT or self.read_again is None:
+                raise CutShort(str(error)) from error
+            self._send_read_again(parts, pending, self.read_again)
+
+    def _send_read_again(
+        self, parts: list[Buffer], pending: int, read_again: Callable[[int, int], Buffer]
+    ) -> None:
+        """Send the *pending* bytes of *parts*, though the view that is the last of them is gone: a
+        mapped file was cut off, or has a hole that there is no space to fill.
+        """
+        left = len(parts[-1])
+        data = read_again(left, self._view_end - left)
+        self._parts, self._pending = [*parts[:-1], data], pending
+        self.read_again = None  # what is gone as well is the end of it
+        Channel.flush(self)
+        self.read_again = read_again
 
     # -- limits and the end -------------------------------------------------------------
 
@@ -364,9 +383,9 @@ class SharedChannel(Channel):
             super().put(message)
             self.flush()
 
-    def put_with_data(self, header: bytes, data: Buffer) -> None:
+    def put_with_data(self, header: bytes, data: Buffer, offset: int = 0) -> None:
         with self._lock:
-            super().put_with_data(header, data)
+            super().put_with_data(header, data, offset)
             self.flush()
 
     def flush(self) -> None:

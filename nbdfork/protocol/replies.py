@@ -19,11 +19,14 @@ _SUCCESS = wire.UINT32.pack(wire.SIMPLE_REPLY_MAGIC) + wire.UINT32.pack(0)
 
 
 class Chunk(NamedTuple):
-    """A part of a reply: its type, and a payload in two pieces."""
+    """A part of a reply: its type, and a payload in two pieces; the second is what the disk has at
+    *offset*.
+    """
 
     type: int
     head: bytes
     data: Buffer = b""
+    offset: int = 0
 
 
 class SimpleReplies:
@@ -44,7 +47,7 @@ class SimpleReplies:
 
     def data(self, cookie: bytes, offset: int, data: Buffer) -> None:
         """Reply to a READ with all its data."""
-        self._channel.put_with_data(_SUCCESS + cookie, data)
+        self._channel.put_with_data(_SUCCESS + cookie, data, offset)
 
     def error(
         self, cookie: bytes, offset: int, error: int, text: str, done: int | None = None
@@ -74,15 +77,16 @@ class StructuredReplies(SimpleReplies):
                 offset,
             ),
             data,
+            offset,
         )
 
     def chunks(self, cookie: bytes, offset: int, chunks: Sequence[Chunk]) -> None:
         """Reply with *chunks*, of which there is at least one."""
         last = len(chunks) - 1
-        for index, (kind, head, data) in enumerate(chunks):
+        for index, (kind, head, data, start) in enumerate(chunks):
             flags = wire.REPLY_FLAG_DONE if index == last else 0
             header = self._header(flags, kind, cookie, offset, len(head) + len(data))
-            self._channel.put_with_data(header + head, data)
+            self._channel.put_with_data(header + head, data, start)
 
     def _header(self, flags: int, kind: int, cookie: bytes, offset: int, length: int) -> bytes:
         return wire.CHUNK.pack(wire.STRUCTURED_REPLY_MAGIC, flags, kind, cookie, length)
@@ -146,6 +150,7 @@ class ExtendedReplies(StructuredReplies):
                 offset,
             ),
             data,
+            offset,
         )
 
     def _header(self, flags: int, kind: int, cookie: bytes, offset: int, length: int) -> bytes:

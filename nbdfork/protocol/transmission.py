@@ -19,7 +19,7 @@ from nbdfork.backend.errors import PluginFailed, Refused, cause, told
 from nbdfork.backend.gate import Gate
 from nbdfork.protocol import wire
 from nbdfork.protocol.channel import Channel
-from nbdfork.protocol.errors import ProtocolError
+from nbdfork.protocol.errors import CutShort, ProtocolError
 from nbdfork.protocol.replies import Chunk, SimpleReplies, StructuredReplies
 from nbdfork.types import Buffer
 
@@ -107,6 +107,7 @@ class Transmission:
         self._unknown: tuple[int, Command] = (_ANY_FLAG, _unknown)
         self._contexts = session.contexts
         self._replies = session.replies(channel)
+        channel.read_again = self._read_again
         maximum = gate.block_size.maximum
         self._pread = gate.pread
         self._max_payload = maximum if maximum < GUARANTEED_PAYLOAD else MAX_PAYLOAD
@@ -254,6 +255,14 @@ class Transmission:
             raise Refused(errno.EINVAL, f"more than {self._max_payload} bytes in one request")
         return self._pread(length, offset)
 
+    def _read_again(self, count: int, offset: int) -> Buffer:
+        """Return a part of a READ whose reply has begun to leave: an error cannot be told."""
+        try:
+            return self._gate.read_again(count, offset)
+        except Exception as error:
+            _, text = _wire_error(error, wire.CMD_READ, 0, offset, count)
+            raise CutShort(f"the disk failed while it was being sent: {text}") from error
+
     def _read_sparse(
         self, flags: int, offset: int, length: int, data: Payload
     ) -> Buffer | list[Chunk]:
@@ -328,7 +337,7 @@ def _content(extent: Extent, data: Buffer | None) -> Chunk:
     """Return the chunk for a part of what is read; without data, it is a hole."""
     if data is None:
         return Chunk(wire.REPLY_OFFSET_HOLE, wire.HOLE.pack(extent.offset, extent.length))
-    return Chunk(wire.REPLY_OFFSET_DATA, wire.UINT64.pack(extent.offset), data)
+    return Chunk(wire.REPLY_OFFSET_DATA, wire.UINT64.pack(extent.offset), data, extent.offset)
 
 
 def _unknown(flags: int, offset: int, length: int, data: Payload) -> None:

@@ -157,6 +157,8 @@ def many_descriptors() -> Iterator[None]:
 class Server:
     """A server in the foreground, on a Unix domain socket unless *listen* says otherwise.
 
+    *within*: the words of a command that runs it, and does so in its own process.
+
     Use it as a context manager; leaving it stops the server and demands exit status 0.
     """
 
@@ -165,6 +167,7 @@ class Server:
         *arguments: str | Path,
         listen: tuple[str, ...] | None = None,
         environment: Mapping[str, str] | None = None,
+        within: tuple[str | Path, ...] = (),
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="nbdfork-test"))
         self.socket = self.directory / "sock"
@@ -172,7 +175,7 @@ class Server:
         where = ("-U", str(self.socket)) if listen is None else listen
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*NBDFORK, "-f", "--print-uri", *where, *map(str, arguments)],
+                [*within, *NBDFORK, "-f", "--print-uri", *where, *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -383,3 +383,18 @@ def test_no_other_disk_is_resized(disk: Disk, read_only: bool, number: int) -> N
     with pytest.raises(Refused) as caught:
         gate.resize(512)
     assert (caught.value.errno, gate.size, disk.calls) == (number, 8192, [])
+
+
+def test_the_end_of_a_view_is_read_again_in_whole_blocks() -> None:
+    class Blocks(Disk):
+        def block_size(self) -> BlockSize:
+            return BlockSize(512, 512, 4096)
+
+    disk = Blocks()
+    disk.data[:] = bytes(range(256)) * 32
+    gate = Gate(disk, read_only=False)
+    assert gate.read_again(1500, 2048 - 1500) == disk.data[548:2048]
+    assert disk.calls == [("pread", 1536, 512)]
+    del disk.data[1000:]
+    with pytest.raises(OSError, match="returned 488 bytes for 1536"):
+        gate.read_again(1500, 548)

@@ -192,23 +192,66 @@ def everything(client: socket.socket) -> bytes:
     return data
 
 
-class Stuck(Recorder):
-    """A stream that takes a part of the first reply, and then fails."""
+class Hole(Recorder):
+    """A stream that takes *before* bytes, and then none of a bytearray, as if it were the memory of
+    a file that was cut off.
+    """
+
+    def __init__(self, before: int) -> None:
+        super().__init__()
+        self.before = before
 
     def sendmsg(self, buffers: Iterable[Buffer], /) -> int:
-        if self.sent:
-            raise OSError(errno.EFAULT, "gone")
-        return super().sendmsg([b"".join(bytes(part) for part in buffers)[:5]])
+        whole = b"".join(bytes(part) for part in buffers)
+        if any(type(memoryview(part).obj) is bytearray for part in buffers):
+            whole = whole[: self.before]
+            self.before -= len(whole)
+            if not whole:
+                raise OSError(errno.EFAULT, "gone")
+        return super().sendmsg([whole])
+
+
+DATA = os.urandom(JOIN_SIZE + 1)
+VIEW = memoryview(bytearray(DATA))
+
+
+@pytest.mark.parametrize("before", [0, 5, 6, 9, 10, 11, 10 + len(DATA) - 1])
+@pytest.mark.parametrize("kind", [Channel, SharedChannel])
+def test_a_view_that_is_gone_is_read_again(kind: type[Channel], before: int) -> None:
+    def read_again(count: int, offset: int) -> bytes:
+        assert offset + count == 1000 + len(DATA)
+        return DATA[offset - 1000 :]
+
+    stream = Hole(before)
+    channel = kind(stream)
+    channel.read_again = read_again
+    for header in (b"header", b"second"):
+        channel.put(b"late")
+        channel.put_with_data(header, VIEW, 1000)
+    channel.put(b"last")
+    channel.flush()
+    assert stream.sent == b"lateheader" + DATA + b"latesecond" + DATA + b"last"
 
 
 def test_nothing_follows_a_reply_that_was_sent_in_part() -> None:
-    stream = Stuck()
+    def read_again(count: int, offset: int) -> bytes:
+        raise Disconnected("the disk failed")
+
+    stream = Hole(5)
     channel = SharedChannel(stream)
-    with pytest.raises(Disconnected, match="cut off"):
-        channel.put(b"first reply")
+    channel.read_again = read_again
+    with pytest.raises(Disconnected, match="the disk failed"):
+        channel.put_with_data(b"first reply", VIEW, 0)
     with pytest.raises(Disconnected, match="an earlier reply"):
         channel.put(b"second reply")
     assert stream.sent == b"first"
+
+
+def test_what_is_gone_again_ends_the_connection() -> None:
+    channel = Channel(Hole(0))
+    channel.read_again = lambda count, offset: VIEW
+    with pytest.raises(Disconnected):
+        channel.put_with_data(b"", VIEW, 0)
 
 
 def test_stopping_a_channel_that_is_closed_already() -> None:

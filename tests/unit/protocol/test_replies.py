@@ -105,10 +105,10 @@ def test_the_text_of_an_error_is_short_and_utf_8(text: str) -> None:
 def test_the_status_of_blocks() -> None:
     extents = [Extent(0, 512, 3), Extent(512, 4096, 0)]
     chunk = StructuredReplies(Channel(Recorder())).status(9, extents)
-    assert chunk == (5, bytes.fromhex("00000009 00000200 00000003 00001000 00000000"), b"")
+    assert chunk == (5, bytes.fromhex("00000009 00000200 00000003 00001000 00000000"), b"", 0)
     chunk = ExtendedReplies(Channel(Recorder())).status(9, extents)
     layout = "00000009 00000002 0000000000000200 0000000000000003 0000000000001000" + "00" * 8
-    assert chunk == (6, bytes.fromhex(layout), b"")
+    assert chunk == (6, bytes.fromhex(layout), b"", 0)
 
 
 def test_a_status_that_needs_64_bits() -> None:
