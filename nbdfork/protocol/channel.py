@@ -11,7 +11,6 @@ import mmap
 import os
 import socket
 import termios
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -368,35 +367,6 @@ class Channel:
         finally:
             self._open.discard(self)
             self._stream.close()
-
-
-class SharedChannel(Channel):
-    """A channel whose replies come from several threads: each leaves at once, and whole."""
-
-    def __init__(self, stream: Stream) -> None:
-        super().__init__(stream)
-        self._lock = threading.RLock()
-        self._is_broken = False  # a reply was sent in part: nothing may follow it
-
-    def put(self, message: bytes) -> None:
-        with self._lock:
-            super().put(message)
-            self.flush()
-
-    def put_with_data(self, header: bytes, data: Buffer, offset: int = 0) -> None:
-        with self._lock:
-            super().put_with_data(header, data, offset)
-            self.flush()
-
-    def flush(self) -> None:
-        with self._lock:
-            if self._is_broken:
-                raise CutShort("an earlier reply could not be sent")
-            try:
-                super().flush()
-            except Disconnected:
-                self._is_broken = True
-                raise
 
 
 def _drop(parts: list[Buffer], count: int) -> list[Buffer]:

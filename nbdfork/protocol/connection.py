@@ -14,7 +14,7 @@ from nbdfork.backend.exports import Exports
 from nbdfork.backend.gate import Gate
 from nbdfork.protocol import handshake
 from nbdfork.protocol.access import Admits, admits_all
-from nbdfork.protocol.channel import Channel, SharedChannel
+from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import CutShort, Disconnected, ProtocolError, Rejected, TlsFailed
 from nbdfork.protocol.stream import Stream
 from nbdfork.protocol.transmission import Meter, Session, Transmission
@@ -61,9 +61,7 @@ class Connection:
         meter: Meter,
         admits: Admits = admits_all,
     ) -> None:
-        self._channel = (
-            SharedChannel(stream) if settings.threads > 1 else Channel(stream, settings.spins)
-        )
+        self._channel = _channel(stream, settings)
         self._stream = stream
         self._exports = exports
         self._settings = settings
@@ -179,11 +177,20 @@ class Connection:
             transmission.refuse()
 
 
-def _transmission(channel: Channel, session: Session, meter: Meter, threads: int) -> Transmission:
-    if not isinstance(channel, SharedChannel):
-        return Transmission(channel, session, meter)
-    from nbdfork.protocol.parallel import ParallelTransmission  # most servers have no use for it
+def _channel(stream: Stream, settings: Settings) -> Channel:
+    if settings.threads == 1:
+        return Channel(stream, settings.spins)
+    from nbdfork.protocol.parallel import SharedChannel  # most servers have no use for it
 
+    return SharedChannel(stream)
+
+
+def _transmission(channel: Channel, session: Session, meter: Meter, threads: int) -> Transmission:
+    if threads == 1:
+        return Transmission(channel, session, meter)
+    from nbdfork.protocol.parallel import ParallelTransmission, SharedChannel
+
+    assert isinstance(channel, SharedChannel)
     return ParallelTransmission(channel, session, meter, threads)
 
 

@@ -3,6 +3,7 @@
 Each thread receives a request, lets another thread receive the next one, and carries its own
 out: no request changes hands.  Waiting for a network releases the interpreter's lock, so the
 threads do not stand in each other's way; for a disk that does not wait they would only cost.
+The channel they share is here, too.
 """
 
 import logging
@@ -11,9 +12,11 @@ import time
 
 from nbdfork.backend import client
 from nbdfork.protocol import wire
-from nbdfork.protocol.channel import SharedChannel
+from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import CutShort, Disconnected
+from nbdfork.protocol.stream import Stream
 from nbdfork.protocol.transmission import MAX_PAYLOAD, Meter, Payload, Session, Transmission
+from nbdfork.types import Buffer
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,35 @@ client that does not take its replies keeps no more of them in memory, however m
 """
 
 _WITH_DATA = (wire.CMD_READ, wire.CMD_WRITE)
+
+
+class SharedChannel(Channel):
+    """A channel whose replies come from several threads: each leaves at once, and whole."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream)
+        self._lock = threading.RLock()
+        self._is_broken = False  # a reply was sent in part: nothing may follow it
+
+    def put(self, message: bytes) -> None:
+        with self._lock:
+            super().put(message)
+            self.flush()
+
+    def put_with_data(self, header: bytes, data: Buffer, offset: int = 0) -> None:
+        with self._lock:
+            super().put_with_data(header, data, offset)
+            self.flush()
+
+    def flush(self) -> None:
+        with self._lock:
+            if self._is_broken:
+                raise CutShort("an earlier reply could not be sent")
+            try:
+                super().flush()
+            except Disconnected:
+                self._is_broken = True
+                raise
 
 
 class _Ended(Exception):

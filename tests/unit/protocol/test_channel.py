@@ -16,9 +16,9 @@ from nbdfork.protocol.channel import (
     JOIN_SIZE,
     SEND_SIZE,
     Channel,
-    SharedChannel,
 )
 from nbdfork.protocol.errors import Disconnected
+from nbdfork.protocol.parallel import SharedChannel
 from nbdfork.types import Buffer
 from tests.support.stream import Recorder
 

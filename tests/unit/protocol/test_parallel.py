@@ -9,9 +9,8 @@ import pytest
 
 from nbdfork.backend.gate import Gate
 from nbdfork.plugin import Export
-from nbdfork.protocol.channel import SharedChannel
 from nbdfork.protocol.errors import CutShort
-from nbdfork.protocol.parallel import ParallelTransmission
+from nbdfork.protocol.parallel import ParallelTransmission, SharedChannel
 from nbdfork.protocol.transmission import Session
 from tests.support.harness import eventually
 from tests.support.requests import Counted, request

@@ -10,9 +10,9 @@ import pytest
 
 from nbdfork.backend.gate import Gate
 from nbdfork.plugin import Export, PartialError
-from nbdfork.protocol.channel import Channel, SharedChannel
+from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import ProtocolError
-from nbdfork.protocol.parallel import ParallelTransmission
+from nbdfork.protocol.parallel import ParallelTransmission, SharedChannel
 from nbdfork.protocol.transmission import MAX_DISCARD, MAX_PAYLOAD, Session, Transmission
 from tests.support.requests import Counted, request
 from tests.support.stream import Recorder
