@@ -1,7 +1,7 @@
 """The handshake: from the greeting to an open export, oldstyle or fixed newstyle.
 
 An option is one entry of the `_OPTIONS` table; one without an entry is answered "unsupported", as
-the protocol wants it.  Rules are cited by the headings of "Fixed newstyle negotiation" in it.
+the protocol wants it.  Rules are cited by their headings in the protocol document.
 """
 
 import errno

@@ -21,11 +21,12 @@ from nbdfork.plugin import (
     read_password,
 )
 
+from .._link.timeout import SILENCE, seconds
 from .header_script import HeaderScript
 
 if TYPE_CHECKING:
+    from .._web.transfer import Option
     from .handle import Recipe
-    from .options import Option
 
 PROTOCOLS = (
     *("dict", "file", "ftp", "ftps", "gopher", "http", "https", "imap", "imaps", "ldap", "ldaps"),
@@ -132,9 +133,7 @@ class Curl(Plugin):
     )
     ssl_cipher_list = Parameter(str, metavar="CIPHER:...", help="the ciphers up to TLS 1.2")
     tls13_ciphers = Parameter(str, metavar="CIPHER:...", help="the ciphers of TLS 1.3")
-    timeout = Parameter(
-        parse.whole(0, _MAX_SECONDS), metavar="SECONDS", help="how long a request may take"
-    )
+    timeout = Parameter(seconds, metavar="SECONDS", help="how long a request may take")
     tcp_keepalive = Parameter(
         parse.boolean, default=False, metavar="true|false", help="probe idle connections"
     )
@@ -162,6 +161,10 @@ class Curl(Plugin):
             "curl_libz_version": info[7] or "",
             "curl_protocols": " ".join(info[8]),
         }
+
+    def silence(self) -> float:
+        """Return for how many seconds the server may be silent."""
+        return self.timeout or SILENCE
 
     def waits(self) -> bool:
         return True
@@ -218,7 +221,7 @@ class Curl(Plugin):
 
     def _checked_scheme(self, pycurl: ModuleType) -> str:
         """Return the URL's scheme, if files can be read by it and it is allowed."""
-        from .reply import scheme_of  # imported late, because it needs pycurl
+        from .._web.reply import scheme_of  # imported late, because it needs pycurl
 
         scheme = scheme_of(self.url) or "http"
         version = pycurl.version_info()
@@ -235,10 +238,11 @@ class Curl(Plugin):
         return scheme
 
     def _make_recipe(self, options: "tuple[Option, ...]") -> "Recipe":
+        from .._web.reply import shown_url
         from .handle import Recipe
-        from .reply import shown_url
 
         return Recipe(
+            url=self.url,
             shown=shown_url(self.url),
             options=options,
             headers=self.header,
@@ -252,9 +256,8 @@ class Curl(Plugin):
     def _script(self, what: str, text: str | None, renew: int | None) -> HeaderScript | None:
         if text is None:
             return None
-        return HeaderScript(
-            f"{what}-script", text, renew or 0, self.url, bool(self.debug["scripts"])
-        )
+        shown = bool(self.debug["scripts"])
+        return HeaderScript(f"{what}-script", text, renew or 0, self.url, shown, self.silence())
 
     def needs(self) -> Needs:
         given = (self.cainfo, self.capath, self.cookiefile)
@@ -269,10 +272,11 @@ class Curl(Plugin):
         return Needs(frozenset(read), frozenset(write), network=True, programs=scripts)
 
     def open(self, export_name: str, read_only: bool) -> Export:
-        from .export import CurlExport
+        from .export import CurlExport, Terms
 
         is_http = self._scheme in ("http", "https")
-        return CurlExport(self._recipe, self.connections, is_http=is_http, read_only=read_only)
+        terms = Terms(self.connections, self.silence(), is_http, is_http and not read_only)
+        return CurlExport(self._recipe, terms, self.server)
 
 
 def _library() -> ModuleType:

@@ -6,6 +6,7 @@ and writes of the same data to the same place, can be repeated.
 """
 
 import errno
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -13,12 +14,17 @@ from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import pycurl
 
-from nbdfork.plugin import Export
+from nbdfork.plugin import Export, Server, client
 
+from .._link.guard import Guard
 from .._link.retrying import TransientError, attempt
-from .handle import Handle, Pool, Recipe
+from .._web.expected import ExpectedReply
+from .._web.pool import Pool
+from .._web.reply import Facts, Reply
+from .handle import Handle, Place, Recipe
 from .probe import probe
-from .reply import Facts, Reply
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,27 +36,45 @@ _PAUSES_AT_OPEN = (0.1, 0.3)
 """The same while a client connects, and waits for the result."""
 
 
-class CurlExport(Export):
-    """One client's view of a file, through up to *connections* handles made by *recipe*.
+class Terms(NamedTuple):
+    """What a client gets: up to so many connections, and attempts for so many seconds.
 
-    *is_http*: the replies have headers to check.  Several threads may call its methods at the same
-    time.  Raises OSError if the file cannot be served.
+    *is_http*: the replies have headers to check.
     """
 
-    def __init__(self, recipe: Recipe, connections: int, *, is_http: bool, read_only: bool) -> None:
+    connections: int
+    seconds: float
+    is_http: bool
+    can_write: bool
+
+
+class CurlExport(Export):
+    """One client's view of a file, through handles made by *recipe*.
+
+    Several threads may call its methods at the same time.  When the client leaves, or *server* has
+    been told to end, requests that are under way fail.  Raises OSError if the file cannot be
+    served.
+    """
+
+    def __init__(self, recipe: Recipe, terms: Terms, server: Server) -> None:
         self._recipe = recipe
+        self._terms = terms
+        self._server = server
         self._shown = recipe.shown
-        self._is_http = is_http
-        self._can_write = is_http and not read_only
+        self._is_http = terms.is_http
         self._share = _cookie_share() if recipe.keeps_cookies() else None
-        self._pool = Pool(partial(Handle, recipe, self._share), connections)
-        self._expected: _ExpectedReply | None = None
+        self._place = Place(recipe.url)
+        self._pool = Pool(partial(Handle, recipe, self._place, self._share), terms.connections)
+        self._expected: ExpectedReply | None = None
+        self._checking = threading.Lock()  # held to change what is known of the file
         self._first_write = threading.Lock()
         self._takes_partial_put = False
+        self._is_written = False
+        self._guard = Guard(server, client.departure(), self._pool.abandon)
         try:
             if self._share is not None:
                 self._attempt((), Handle.load_cookies)
-            self._facts = self._attempt(_PAUSES_AT_OPEN, probe, recipe.shown, is_http)
+            self._facts = self._attempt(_PAUSES_AT_OPEN, probe, recipe.shown, self._is_http)
         except BaseException:
             self.close()
             raise
@@ -59,10 +83,10 @@ class CurlExport(Export):
         return self._facts.size
 
     def can_write(self) -> bool:
-        return self._can_write
+        return self._terms.can_write
 
     def can_multi_conn(self) -> bool:
-        return not self._can_write
+        return not self._terms.can_write
 
     def pread(self, count: int, offset: int) -> bytes:
         return self._attempt(_PAUSES, self._read, count, offset)
@@ -76,6 +100,7 @@ class CurlExport(Export):
             self._check_partial_put(len(data))
 
     def close(self) -> None:
+        self._guard.close()
         self._pool.close()
         if self._share is not None:
             self._share.close()
@@ -96,16 +121,26 @@ class CurlExport(Export):
             finally:
                 self._pool.give(handle)
 
-        return attempt(once, pauses, "curl")
+        return attempt(once, pauses, "curl", self._server.wait, self._terms.seconds)
 
     # -- reading ------------------------------------------------------------------------
 
     def _read(self, handle: Handle, count: int, offset: int) -> bytes:
+        try:
+            return self._read_once(handle, count, offset)
+        except OSError as error:
+            if handle.aim is None:
+                raise
+            log.info("curl: %s; the redirect is looked up again", error.strerror)
+        self._place.target = None
+        return self._read_once(handle, count, offset)
+
+    def _read_once(self, handle: Handle, count: int, offset: int) -> bytes:
         data = handle.get(count, offset)
         if self._is_http:
             expected = self._expected
             if expected is None or not expected.matches(handle.headers, count, offset):
-                self._check(handle.headers, count, offset)
+                self._check(handle, count, offset)
         if len(data) != count:
             text = (
                 f"{self._shown}: the reply is not the {count} bytes at {offset} that were asked for"
@@ -113,9 +148,10 @@ class CurlExport(Export):
             raise TransientError(errno.EIO, text) if self._is_http else OSError(errno.EIO, text)
         return data
 
-    def _check(self, headers: list[bytes], count: int, offset: int) -> None:
-        """Raise OSError unless *headers* describe this part of the file that was opened."""
-        reply = Reply(headers)
+    def _check(self, handle: Handle, count: int, offset: int) -> None:
+        """Raise OSError unless the reply is this part of the file that was opened."""
+        reply = Reply(handle.headers)
+        reply.check(self._shown)
         part = reply.content_range()
         size = self._facts.size
         if reply.status == 200:
@@ -123,7 +159,9 @@ class CurlExport(Export):
             if (offset, count) != (0, size):
                 raise self._error("the server sends the whole file when asked for a part of it")
         elif reply.status == 416 and part is not None and part[2] is not None:
-            size = part[2]
+            if part[2] != size:
+                self._compare(Facts(part[2]))
+            raise reply.failure(self._shown)
         elif reply.status != 206:
             raise reply.failure(self._shown)
         elif part is None:
@@ -134,11 +172,18 @@ class CurlExport(Export):
             )
         else:
             size = size if part[2] is None else part[2]
-        if difference := self._facts.difference(reply.facts(size)):
-            raise self._error(f"the file has changed: {difference}")
-        if reply.status == 416:
-            raise reply.failure(self._shown)
-        self._expected = _ExpectedReply.from_headers(headers, count, offset, self._facts)
+        self._compare(reply.facts(size))
+        if handle.aim is None:
+            handle.remember_redirects()
+        self._expected = ExpectedReply.from_headers(handle.headers, count, offset)
+
+    def _compare(self, told: Facts) -> None:
+        """Raise OSError if the file that these facts are told of is not the one that was opened."""
+        with self._checking:
+            if difference := self._facts.difference(told):
+                raise self._error(f"the file has changed: {difference}")
+            if not self._is_written:
+                self._facts = self._facts.completed(told)
 
     def _error(self, text: str) -> OSError:
         return OSError(errno.EIO, f"{self._shown}: {text}")
@@ -147,8 +192,10 @@ class CurlExport(Export):
 
     def _write(self, data: memoryview, offset: int) -> None:
         # From now on this client changes the file, so only its size is checked.
-        self._facts = Facts(self._facts.size)
-        self._expected = None
+        with self._checking:
+            self._is_written = True
+            self._facts = Facts(self._facts.size)
+            self._expected = None
         self._attempt(_PAUSES, self._put, data, offset)
 
     def _put(self, handle: Handle, data: memoryview, offset: int) -> None:
@@ -170,43 +217,6 @@ class CurlExport(Export):
                 f" {now}; it does not know partial PUT: use -r"
             )
         self._takes_partial_put = count != size
-
-
-class _ExpectedReply(NamedTuple):
-    """What the next reply should look like, so that it can be recognized without parsing it.
-
-    *before* and *after* are the parts of the Content-Range line around its numbers; *version* is
-    the line that identifies the version of the file.
-    """
-
-    before: bytes
-    after: bytes
-    version: bytes | None
-
-    @classmethod
-    def from_headers(
-        cls, headers: list[bytes], count: int, offset: int, facts: Facts
-    ) -> "_ExpectedReply | None":
-        """Return what to expect after *headers*, or None if they have no Content-Range."""
-        lines = {line.partition(b":")[0].lower(): line for line in headers}
-        numbers = b"%d-%d" % (offset, offset + count - 1)
-        before, found, after = lines.get(b"content-range", b"").partition(numbers)
-        if not found:
-            return None
-        if facts.etag and b"etag" in lines:
-            return cls(before, after, lines[b"etag"])
-        if facts.modified and b"last-modified" in lines:
-            return cls(before, after, lines[b"last-modified"])
-        return cls(before, after, None)
-
-    def matches(self, headers: list[bytes], count: int, offset: int) -> bool:
-        """Return whether *headers* are one reply, with this part of the same file."""
-        part = b"%b%d-%d%b" % (self.before, offset, offset + count - 1, self.after)
-        return (
-            b" 206" in headers[0]
-            and part in headers
-            and (self.version is None or self.version in headers)
-        )
 
 
 def _cookie_share() -> pycurl.CurlShare:

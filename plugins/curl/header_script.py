@@ -18,15 +18,19 @@ class HeaderScript:
     """The script of the parameter *key*, whose shell code is *text*.
 
     *renew*: after how many seconds its output is too old; 0 means never.  *url* is in its variable
-    $url.  *shown*: log its output, although that may be secret.  Threads may share it.
+    $url.  *shown*: log its output, although that may be secret.  It may take *timeout* seconds.
+    Threads may share it.
     """
 
-    def __init__(self, key: str, text: str, renew: int, url: str, shown: bool) -> None:
+    def __init__(
+        self, key: str, text: str, renew: int, url: str, shown: bool, timeout: float
+    ) -> None:
         self._key = key
         self._text = text
         self._renew = renew
         self._url = url
         self._shown = shown
+        self._timeout = timeout
         self._running = threading.Lock()
         self._iteration = 0
         self._expires = float("-inf")
@@ -46,13 +50,18 @@ class HeaderScript:
     def _run(self) -> tuple[str, ...]:
         variables = {"iteration": str(self._iteration), "url": self._url}
         self._iteration += 1
-        done = subprocess.run(
-            ["/bin/sh", "-c", self._text],
-            env=os.environ | variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                ["/bin/sh", "-c", self._text],
+                env=os.environ | variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                timeout=self._timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            text = f"the {self._key} did not end within {self._timeout:g} seconds"
+            raise OSError(errno.ETIMEDOUT, text) from error
         if done.returncode != 0:
             how = f"exit status {done.returncode}"
             if done.returncode < 0:

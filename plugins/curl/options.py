@@ -5,19 +5,19 @@ These are the options that stay the same from request to request.
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import pycurl
 
 from nbdfork.plugin import ConfigError
 
+from .._web.transfer import Option, always
 from . import HTTP_VERSIONS, SSL_VERSIONS
 
 if TYPE_CHECKING:
     from . import Curl
 
 _DIRECT = {
-    "url": pycurl.URL,
     "user": pycurl.USERNAME,
     "password": pycurl.PASSWORD,
     "proxy": pycurl.PROXY,
@@ -31,7 +31,6 @@ _DIRECT = {
     "capath": pycurl.CAPATH,
     "ssl-cipher-list": pycurl.SSL_CIPHER_LIST,
     "tls13-ciphers": pycurl.TLS13_CIPHERS,
-    "timeout": pycurl.TIMEOUT,
     "tcp-keepalive": pycurl.TCP_KEEPALIVE,
     "tcp-nodelay": pycurl.TCP_NODELAY,
 }
@@ -40,34 +39,15 @@ _DIRECT = {
 _REDIRECT = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
 """Where redirects may lead, unless protocols= forbids it: to replies that can be checked."""
 
-_BUFFER_SIZE = 512 * 1024
-"""The most bytes that libcurl passes on at a time (CURL_MAX_READ_SIZE is 10 MiB)."""
-
-_STALL_SECONDS = 300
-"""How long nothing may come before a request fails: libcurl's default for connecting."""
-
-
-class Option(NamedTuple):
-    """An option of libcurl, its value (None: unset it), and the parameter that asks for it."""
-
-    number: int
-    value: Any
-    key: str = ""
-
-    def set_on(self, curl: pycurl.Curl) -> None:
-        """Set it.  Raises pycurl.error, or TypeError or ValueError for what pycurl refuses."""
-        if self.value is None:
-            curl.unsetopt(self.number)
-        else:
-            curl.setopt(self.number, self.value)
-
 
 def options(plugin: "Curl", secrets: dict[str, str]) -> list[Option]:
     """Return the options that the parameters of *plugin* ask for.
 
     *secrets*: the values of the parameters that were read from elsewhere.
     """
-    found = list(_always())
+    found = always(plugin.silence())
+    found.append(Option(pycurl.DEFAULT_PROTOCOL, "http"))
+    found.append(Option(pycurl.REDIR_PROTOCOLS, _REDIRECT))
     values = {key: getattr(plugin, key.replace("-", "_")) for key in _DIRECT} | secrets
     for key, number in _DIRECT.items():
         value = values[key]
@@ -82,17 +62,10 @@ def options(plugin: "Curl", secrets: dict[str, str]) -> list[Option]:
     return found
 
 
-def _always() -> Iterator[Option]:
-    yield Option(pycurl.NOSIGNAL, 1)  # there are threads
-    yield Option(pycurl.DEFAULT_PROTOCOL, "http")
-    yield Option(pycurl.USERAGENT, "")  # not pycurl's own
-    yield Option(pycurl.BUFFERSIZE, _BUFFER_SIZE)
-    yield Option(pycurl.LOW_SPEED_LIMIT, 1)
-    yield Option(pycurl.LOW_SPEED_TIME, _STALL_SECONDS)
-    yield Option(pycurl.REDIR_PROTOCOLS, _REDIRECT)
-
-
 def _translated(plugin: "Curl") -> Iterator[Option]:
+    yield Option(pycurl.URL, os.fsencode(plugin.url), "url")
+    if plugin.timeout:
+        yield Option(pycurl.TIMEOUT_MS, max(1, round(plugin.timeout * 1000)), "timeout")
     if not plugin.sslverify:
         yield Option(pycurl.SSL_VERIFYPEER, 0, "sslverify")
         yield Option(pycurl.SSL_VERIFYHOST, 0, "sslverify")

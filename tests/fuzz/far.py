@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 
 from nbdfork.plugins._link.reconnecting import LinkLost
-from nbdfork.plugins.curl.reply import Reply, scheme_of, shown_url
+from nbdfork.plugins._web.reply import Reply, scheme_of, shown_url
 from nbdfork.plugins.data.expressions import weight_of
 from nbdfork.plugins.data.language import parse_data
 from nbdfork.plugins.data.sources import Sources

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from nbdfork.plugins.curl.reply import scheme_of, shown_url
+from nbdfork.plugins._web.reply import scheme_of, shown_url
 
 from nbdfork.plugin import ConfigError
 from tests.support.curl import plugin

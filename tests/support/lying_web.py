@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
+from tests.support.harness import SECONDS
+
 Fields = Mapping[str, str | None]
 """Header fields to be sent; those that are None are left out."""
 
@@ -74,10 +76,23 @@ class Request(BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_RDWR)
         self.close_connection = True
 
-    def send_raw(self, data: bytes) -> None:
-        """Send *data* instead of a reply, and close the connection."""
-        self.wfile.write(data)
+    def send_raw(self, *pieces: bytes, then_silent: bool = False) -> None:
+        """Send *pieces* instead of a reply; then close the connection, or be silent."""
+        for piece in pieces:
+            self.wfile.write(piece)
         self.close_connection = True
+        if then_silent:
+            self.stay_silent()
+
+    def stay_silent(self, seconds: float = SECONDS) -> bool:
+        """Say nothing for so long, or until the server is closed; return whether it is."""
+        self.close_connection = True
+        return self.server.is_closed.wait(seconds)
+
+    def send_for_ever(self, piece: bytes, pause: float = 0.0) -> None:
+        """Send *piece* again and again, until the client has gone or the server is closed."""
+        while not self.stay_silent(pause):
+            self.wfile.write(piece)
 
     # -- called by the base class -------------------------------------------------------------
 
@@ -125,6 +140,7 @@ class LyingWeb(ThreadingHTTPServer):
             "DELETE": take,
         }
         self.answers |= {method.upper(): answer for method, answer in answers.items()}
+        self.is_closed = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
 
     def bodies(self, method: str) -> list[bytes]:
@@ -143,6 +159,7 @@ class LyingWeb(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.is_closed.set()
         self.shutdown()
         self._thread.join()
         self.server_close()

@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 import pycurl
 
+from nbdfork.plugin import parse
+
 from .._link.retrying import TransientError
+from .._link.texts import shown as shown_text
 
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -45,9 +48,36 @@ _ERRNO_OF_CODE = {
     pycurl.E_LOGIN_DENIED: errno.EACCES,
     pycurl.E_PEER_FAILED_VERIFICATION: errno.EACCES,
     pycurl.E_OPERATION_TIMEDOUT: errno.ETIMEDOUT,
+    pycurl.E_COULDNT_RESOLVE_HOST: errno.EHOSTUNREACH,
+    pycurl.E_COULDNT_RESOLVE_PROXY: errno.EHOSTUNREACH,
 }
 
+_ERRNO_OF_CONNECTING = frozenset(
+    {
+        errno.ECONNREFUSED,
+        errno.EACCES,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.ENOENT,  # of a Unix domain socket
+        errno.ETIMEDOUT,
+    }
+)
+"""What the system may say of a connection that cannot be made."""
+
+_NONSENSE_CODES = frozenset(
+    {
+        pycurl.E_UNSUPPORTED_PROTOCOL,  # of a redirect: the plugin's own URL has been checked
+        pycurl.E_FILESIZE_EXCEEDED,
+        pycurl.E_TOO_MANY_REDIRECTS,
+        pycurl.E_BAD_CONTENT_ENCODING,
+        100,  # CURLE_TOO_LARGE, which pycurl has no name for
+    }
+)
+"""A server that answers so will do it again."""
+
 _ERRNO_OF_STATUS = {
+    408: errno.ETIMEDOUT,
+    504: errno.ETIMEDOUT,
     401: errno.EACCES,
     403: errno.EACCES,
     404: errno.ENOENT,
@@ -61,6 +91,13 @@ _HINTS = {
     407: "; give proxy-user= and proxy-password=",
 }
 
+_SINGLE = frozenset(
+    {"content-encoding", "content-length", "content-range", "etag", "last-modified"}
+)
+"""Headers of which there is one, or none of them can be believed."""
+
+_STATUS_LINE = re.compile(rb"HTTP/[0-9](?:\.[0-9])? ([0-9]{3})(?:[ \r\n]|$)")
+_NUMBER = re.compile("[0-9]{1,19}", re.ASCII)
 _CONTENT_RANGE = re.compile(
     r"bytes (?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19}|\*)", re.IGNORECASE
 )
@@ -76,16 +113,24 @@ class Facts(NamedTuple):
     modified: str | None = None
 
     def difference(self, other: "Facts") -> str:
-        """Return how *other* shows that the file has changed, or "" if it has not."""
+        """Return how *other* shows that the file has changed, or "" if it has not.
+
+        What is known of the version must be told again: what is left out may be different.
+        """
         if other.size != self.size:
             return f"its size was {self.size} bytes and is {other.size}"
         for what, before, now in (
             ("ETag", self.etag, other.etag),
             ("Last-Modified", self.modified, other.modified),
         ):
-            if before and now:
-                return "" if before == now else f"its {what} was {before} and is {now}"
+            if before and before != now:
+                is_now = f"is {shown_text(now)}" if now else "is not told any more"
+                return f"its {what} was {shown_text(before)} and {is_now}"
         return ""
+
+    def completed(self, other: "Facts") -> "Facts":
+        """Return these facts, with those of *other* that were not known."""
+        return Facts(self.size, self.etag or other.etag, self.modified or other.modified)
 
 
 class Reply:
@@ -96,17 +141,47 @@ class Reply:
 
     def __init__(self, lines: Iterable[bytes]) -> None:
         self.status = 0
+        self.nonsense = ""
+        """What in the headers cannot be true, or ""."""
         self._fields: dict[str, str] = {}
+        begins = True  # a status line is only one where a reply begins
         for line in lines:
-            text = line.decode("latin-1").strip()
-            if text.startswith("HTTP/"):
-                words = text.split(None, 2)
-                is_status = len(words) > 1 and len(words[1]) == 3 and words[1].isdecimal()
-                self.status = int(words[1]) if is_status else 0
-                self._fields = {}
-            else:
-                name, _, value = text.partition(":")
-                self._fields[name.lower()] = value.strip()
+            if begins:
+                self._begin(line)
+            elif line.strip():
+                self._add(line)
+            begins = not line.strip()
+
+    def _begin(self, line: bytes) -> None:
+        match = _STATUS_LINE.match(line)
+        self.status = int(match[1]) if match else 0
+        self.nonsense = "" if match else f"a status line {shown_text(line)}"
+        self._fields = {}
+
+    def _add(self, line: bytes) -> None:
+        name, _, value = line.decode("latin-1").partition(":")
+        name, value = name.strip().lower(), value.strip()
+        if name in _SINGLE and self._fields.get(name, value) != value:
+            both = f"{shown_text(self._fields[name])} and {shown_text(value)}"
+            self.nonsense = f"{name} {both} at once"
+        self._fields[name] = value
+
+    def check(self, shown: str) -> None:
+        """Raise OSError if the reply for *shown* makes no sense, or is in an encoding.
+
+        Nobody has asked for an encoding, and parts of encoded content are not parts of the file.
+        """
+        encoding = self.field("content-encoding") or "identity"
+        if encoding.lower() != "identity" and not self.nonsense:
+            self.nonsense = f"the file encoded ({shown_text(encoding)}) when asked for it as it is"
+        length = self.field("content-length")
+        if length is not None and not (_NUMBER.fullmatch(length) and int(length) <= parse.MAX_SIZE):
+            self.nonsense = self.nonsense or f"Content-Length: {shown_text(length)}"
+        part = self.field("content-range")
+        if part is not None and self.content_range() is None and not self.nonsense:
+            self.nonsense = f"Content-Range: {shown_text(part)}"
+        if self.nonsense:
+            raise nonsense(shown, self.nonsense)
 
     def field(self, name: str) -> str | None:
         """Return the value of the header *name* (in lower case), or None."""
@@ -129,9 +204,10 @@ class Reply:
         if match is None:
             return None
         size = None if match[3] == "*" else int(match[3])
-        if match[1] is None:
-            return 0, 0, size
-        return int(match[1]), int(match[2]) - int(match[1]) + 1, size
+        first, last = (0, -1) if match[1] is None else (int(match[1]), int(match[2]))
+        if last + 1 < first or max(last, size or 0) > parse.MAX_SIZE:
+            return None
+        return first, last - first + 1, size
 
     def facts(self, size: int) -> Facts:
         """Return what the reply tells about a file of *size* bytes."""
@@ -145,24 +221,46 @@ class Reply:
         except ValueError:
             text = str(status)
         if 300 <= status < 400:
-            where = shown_url(self.field("location") or "nowhere")
+            where = shown_text(shown_url(self.field("location") or "nowhere"))
             text += f", a redirect to {where}, is not followed"
         text = f"{shown}: the server says {text}{_HINTS.get(status, '')}"
         if status in _TRANSIENT_STATUS:
-            return TransientError(errno.EIO, text)
+            return TransientError(_ERRNO_OF_STATUS.get(status, errno.EIO), text)
         return OSError(_ERRNO_OF_STATUS.get(status, errno.EIO), text)
 
 
-def failure(error: pycurl.error, shown: str) -> OSError:
-    """Return the error that libcurl's *error* means for a request for *shown*."""
+def nonsense(shown: str, what: str) -> OSError:
+    """Return the error for a reply for *shown* that says *what*, which cannot be true."""
+    return OSError(errno.EIO, f"{shown}: the far end says nonsense: {what}")
+
+
+def failure(error: pycurl.error, shown: str, system: int = 0) -> OSError:
+    """Return the error that libcurl's *error* means for a request for *shown*.
+
+    *system* is the errno that libcurl had from the system.
+    """
     code = error.args[0]
     assert isinstance(code, int)  # what perform() raises has a code and a text
-    text = f"{shown}: {error.args[-1] or pycurl.easy_strerror(code)}"
+    text = shown_text(without_secrets(str(error.args[-1] or pycurl.easy_strerror(code))))
+    is_weird = code == pycurl.E_FTP_WEIRD_SERVER_REPLY and shown.startswith("http")
+    if is_weird or code in _NONSENSE_CODES:
+        return nonsense(shown, text)
     if code == pycurl.E_PEER_FAILED_VERIFICATION:
         text += " (cainfo= names the certificates to trust)"
-    if code in _TRANSIENT_CODES:
-        return TransientError(errno.EIO, text)
-    return OSError(_ERRNO_OF_CODE.get(code, errno.EIO), text)
+    number = _ERRNO_OF_CODE.get(code, errno.EIO)
+    if code == pycurl.E_COULDNT_CONNECT and system in _ERRNO_OF_CONNECTING:
+        number = system
+    kind = TransientError if code in _TRANSIENT_CODES else OSError
+    return kind(number, f"{shown}: {text}")
+
+
+_USER_IN_URL = re.compile(r"(?<=://)[^/\s]+@")
+_QUERY = re.compile(r"\?[^\s'\"]+")
+
+
+def without_secrets(text: str) -> str:
+    """Return *text* without users, passwords and queries of the URLs in it."""
+    return _QUERY.sub("?(not shown)", _USER_IN_URL.sub("", text))
 
 
 def shown_url(url: str) -> str:

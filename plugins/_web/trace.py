@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import pycurl
 
+from .reply import without_secrets
+
 log = logging.getLogger(__name__)
 
 _MARKS = {
@@ -17,8 +19,6 @@ _MARKS = {
 
 _SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie", "set-cookie")
 _FTP_PASSWORD = re.compile(r"PASS .*")
-_USER_IN_URL = re.compile(r"(?<=://)[^/\s]+@")
-_QUERY = re.compile(r"\?\S+")
 
 
 class Trace:
@@ -44,4 +44,4 @@ class Trace:
     def _without_secrets(self, line: str) -> str:
         line = self._secret_header.sub(r"\1: (not shown)", line)
         line = _FTP_PASSWORD.sub("PASS (not shown)", line)
-        return _QUERY.sub("?(not shown)", _USER_IN_URL.sub("", line))
+        return without_secrets(line)
