@@ -75,7 +75,8 @@ def supervisor(
     """
     chain = life.chain
     clients_at_once, max_clients = 1, size.max_clients
-    if chain.one_process():
+    one_process = chain.one_process()
+    if one_process:
         one_at_a_time = chain.thread_model() is ThreadModel.SERIALIZE_CONNECTIONS
         clients_at_once = 1 if one_at_a_time else size.max_clients
         size = PoolSize.one()
@@ -94,23 +95,13 @@ def supervisor(
             clients=size.clients_per_worker * clients_at_once,
             workers=size.max_clients,
         ),
+        one_process,
     )
     return Supervisor(listeners, size, service, shutdown_limit, hang_limits)
 
 
-def cell(
-    chain: Chain,
-    terms: Terms,
-    plan: Plan,
-    *,
-    clients: int,
-    workers: int = 1,
-    own_group: bool = True,
-) -> Cell:
-    """Return the cell for up to *workers*, each of which serves *clients* of *chain* (0: any).
-
-    Unless it has its *own_group* of processes, a terminal reaches it.
-    """
+def cell(chain: Chain, terms: Terms, plan: Plan, *, clients: int, workers: int = 1) -> Cell:
+    """Return the cell for up to *workers*, each of which serves *clients* of *chain* (0: any)."""
     needs = chain.needs()
     if terms.read_only:
         needs = needs._replace(read=needs.read | needs.write, write=frozenset())
@@ -120,7 +111,6 @@ def cell(
         one_client=clients == 1 and not chain.acts_before_clients(),
         workers=workers,
         logs_to_syslog=logs.go_to_syslog(),
-        own_group=own_group,
     )
     log.info("sandbox: %s", made.describe())
     return made

@@ -23,7 +23,7 @@ from nbdfork.options import Options
 from nbdfork.plugin import ConfigError
 from nbdfork.protocol import wire
 from nbdfork.protocol.handshake import Offer
-from nbdfork.server import daemon, parent, privileges, processes, sockets, stdio
+from nbdfork.server import daemon, departures, parent, privileges, processes, sockets, stdio
 from nbdfork.server.admission import Rules
 from nbdfork.server.errors import StartupError
 from nbdfork.server.inheritance import show_in_ps
@@ -174,7 +174,7 @@ def _serve_single(options: Options, world: _World) -> int:
             if isinstance(client, socket.socket):
                 sockets.prepare_client(client, options.keepalive)
             plan = _plan(options, identity)
-            cell = assembly.cell(chain, terms, plan, clients=1, own_group=False)
+            cell = assembly.cell(chain, terms, plan, clients=1)
             cell.hide_others()
             cell.enter()
             _after_fork(life, stopper)
@@ -182,12 +182,22 @@ def _serve_single(options: Options, world: _World) -> int:
             start.tell_ready()
             board = Scoreboard(1)
             meter = Slot(board.share(range(1)), 0)
+            departures.on_departure(client, lambda: _give_up_if_busy(meter, life))
             stopper.serve(connect(client, None, lambda name: None, meter))
             stopper.announce_end()
             life.cleanup()
         finally:
             life.finish()
     return 0
+
+
+def _give_up_if_busy(meter: Slot, life: Life) -> None:
+    """The client has left: if the plugin is still at work for it, end."""
+    if meter.entry().has_been_busy(departures.GRACE_SECONDS):
+        log.info("the client has left: the plugin, which is busy with it, is given up")
+        processes.kill_descendants()
+        life.finish()
+        os._exit(0)
 
 
 # -- the steps ------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from nbdfork.backend.chain import Chain
+from nbdfork.backend.client import calling
 from nbdfork.backend.errors import ClientRefused, PluginFailed, UnknownExport, cause
 from nbdfork.backend.gate import Gate
 from nbdfork.plugin import ExportInfo
@@ -86,7 +87,7 @@ class Exports:
     def _guarded(self, method: str) -> Iterator[None]:
         """Hold the lock; log a bug of the plugin, and raise `PluginFailed` for it."""
         try:
-            with self._chain.lock or nullcontext():
+            with calling(), self._chain.lock or nullcontext():
                 yield
         except (OSError, ClientRefused, UnknownExport):
             raise

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from nbdfork.backend import facts
+from nbdfork.backend.client import calling
 from nbdfork.backend.errors import Refused
 from nbdfork.backend.extents import ExtentReader, align
 from nbdfork.plugin import (
@@ -290,7 +291,8 @@ class Gate:
     def close(self) -> None:
         """The client has gone.  Errors are logged: nobody is left to be told."""
         try:
-            self._close()
+            with calling():
+                self._close()
         except Exception:
             log.exception("closing the export failed")
 

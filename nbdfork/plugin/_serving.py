@@ -32,12 +32,19 @@ class Client:
     """A connected client.
 
     *protection* is None while it speaks in clear.  *end* closes its connection: with True at once,
-    otherwise when it has its answers.
+    otherwise when it has its answers.  *busy* is told since when the plugin is at work for it, in
+    nanoseconds of the monotonic clock, or 0 when it is not.
     """
 
-    def __init__(self, stream: Stream, end: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        end: Callable[[bool], None],
+        busy: Callable[[int], None] = lambda since: None,
+    ) -> None:
         self.stream = stream
         self.end = end
+        self.busy = busy
         self.protection: Protection | None = None
 
 

@@ -72,7 +72,7 @@ class Connection:
     def serve(self) -> None:
         """Serve the client until it leaves, and close its connection."""
         session: Session | None = None
-        client.set_serving(client.Client(self._stream, self._end))
+        client.set_serving(client.Client(self._stream, self._end, self._meter.set_busy))
         try:
             self._exports.preconnect()
             session = self._handshake()
@@ -97,6 +97,7 @@ class Connection:
                 peer = self._meter.peer
                 log.warning("lost client %s in the middle of a request: %s", peer, error)
         finally:
+            self._meter.set_closing()
             if session is not None:
                 session.gate.close()
             client.set_serving(None)
@@ -171,7 +172,9 @@ class Connection:
             transmission.serve()
         finally:
             if self._channel.stopped:
-                _flush(session.gate)
+                self._meter.set_closing()
+                with client.calling():
+                    _flush(session.gate)
         if self._channel.stopped:
             self._channel.stop()
             transmission.refuse()

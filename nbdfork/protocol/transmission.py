@@ -58,6 +58,9 @@ class Meter(Protocol):
     def peer(self) -> str:
         """Who the client is, for people."""
 
+    def set_closing(self) -> None:
+        """The connection is over: what the plugin does now is for its disk, not for the client."""
+
     def set_busy(self, since: int) -> None:
         """A batch came at *since*, in nanoseconds of the monotonic clock."""
 
@@ -150,7 +153,9 @@ class Transmission:
         unpack = self._replies.request.unpack_from
         expected = self._replies.request_magic
         begin = self._begin_batch
-        requests = began = 0
+        requests, began = 0, time.monotonic_ns()
+        if channel.end - channel.start >= size:  # the first came with the end of the handshake
+            begin(began)
         try:
             while True:
                 if channel.end - channel.start < size:

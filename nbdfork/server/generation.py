@@ -6,6 +6,7 @@ old one.  The one fork() of the pool stands here.
 """
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -13,10 +14,11 @@ import time
 from collections.abc import Callable, Iterable
 
 from nbdfork.server import processes, worker
+from nbdfork.server.departures import GRACE_SECONDS, Departures, Sign
 from nbdfork.server.errors import StartupError
 from nbdfork.server.inheritance import STACK_SIGNAL, Inheritance
 from nbdfork.server.pool import SILENCE_SECONDS, PoolSize, Throttle
-from nbdfork.server.scoreboard import Scoreboard, State
+from nbdfork.server.scoreboard import Entry, Scoreboard, State
 from nbdfork.server.service import Service
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.watchdog import HangLimits, Watchdog
@@ -25,6 +27,9 @@ log = logging.getLogger(__name__)
 
 _WAITING = frozenset({State.STARTING, State.IDLE})
 _BOOTING = frozenset({State.STARTING, State.FAILED})
+_NEXT = 0
+"""In place of a pid: the worker that is forked now."""
+
 _ORDERLY = frozenset({State.ENDED, State.FAILED})
 
 
@@ -62,7 +67,10 @@ class Generation:
         self._retired: set[int] = set()  # those of them that were told to end
         self._failure = ""  # of the last worker that failed before it served anyone
         self._sent_away: set[int] = set()  # those whose clients were
-        self._ending = False
+        self._departures: Departures[int] = Departures()  # by pid
+        self._given_up: set[int] = set()  # those whose clients have left, and that were killed
+        self._told_of: set[int] = set()  # those of them that may not be killed
+        self._ended_at = math.inf
         self._at_limit = False
         self._throttle = Throttle()
         self._watchdog = Watchdog(board, hang_limits)
@@ -71,6 +79,10 @@ class Generation:
     def slots_needed(size: PoolSize, service: Service) -> int:
         """Return how many slots of the scoreboard a generation can fill."""
         return size.max_clients * _slots_per_worker(service)
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._ended_at < math.inf
 
     @property
     def workers(self) -> Iterable[int]:
@@ -93,7 +105,7 @@ class Generation:
         """Return after how many seconds there is something to do even if nothing happens."""
         throttle = self._throttle.remaining(time.monotonic()) or None
         room = SILENCE_SECONDS / 4 if self._at_limit else None
-        pauses = (throttle, self._watchdog.pause(), room)
+        pauses = (throttle, self._watchdog.pause(), room, self._departures.pause())
         return min((pause for pause in pauses if pause is not None), default=None)
 
     def _spares(self) -> list[int]:
@@ -143,6 +155,8 @@ class Generation:
         if slots is None:
             return
         memory = self._board.share(slots)
+        several = self._service.clients_at_once > 1  # each has a line that the worker has made
+        line = None if several else self._departures.add(_NEXT)
         inherited = Inheritance(
             slots,
             self._board,
@@ -153,6 +167,7 @@ class Generation:
             self._changes,
             self._stacks,
             os.getpid(),
+            line,
         )
         # A signal that reached the child before it has handlers of its own would be recorded
         # on the pipe of the supervisor, which would think it was meant.
@@ -164,6 +179,7 @@ class Generation:
                 self._become_worker(inherited)
         except OSError as error:
             self._board.free(slots)
+            self._departures.remove(_NEXT)
             pause = self._throttle.died_unused(time.monotonic())
             log.error("cannot fork a worker (next attempt in %.1f s): %s", pause, error)
             return
@@ -171,6 +187,7 @@ class Generation:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             memory.close()  # this process has the whole board
         self._workers[pid] = slots
+        self._departures.rename(_NEXT, to=pid)
 
     def _become_worker(self, inherited: Inheritance) -> None:
         """In the child: never return to the supervisor's code."""
@@ -178,6 +195,7 @@ class Generation:
         try:
             for fd in (self._leash_end, self._board.fd, *self._private()):
                 os.close(fd)
+            self._departures.close(but=_NEXT)
             status = worker.run(inherited, self._service)
             sys.stdout.flush()
         finally:
@@ -196,11 +214,13 @@ class Generation:
         slots = self._workers.pop(pid)
         self._retired.discard(pid)
         self._sent_away.discard(pid)
+        self._departures.remove(pid)
         entry = self._board.entry(slots[0])
         who = f"worker {pid}, {self._occupation(slots)}"
         has_served = any(self._board.entry(slot).counters.clients for slot in slots)
         self._board.free(slots)
-        was_killed_by_us = self._ending and status == -signal.SIGKILL
+        was_killed_by_us = pid in self._given_up or (self._is_ending and status == -signal.SIGKILL)
+        self._given_up.discard(pid)
         if entry.state not in _ORDERLY and not was_killed_by_us:
             log.warning("%s, %s", who, _how_it_ended(status))
         if has_served:
@@ -210,7 +230,7 @@ class Generation:
             log.warning("a worker died unused; next fork in %.1f s", pause)
             reason = f"a worker cannot start: {entry.reason}" if entry.reason else ""
             self._failure = reason or "a worker died while it was starting"
-            if not self._ending:
+            if not self._is_ending:
                 self._listeners.renew()
 
     def _occupation(self, slots: range) -> str:
@@ -220,13 +240,60 @@ class Generation:
 
     # -- hangs --------------------------------------------------------------------------
 
+    @property
+    def departures(self) -> int:
+        """A descriptor that is readable when `hear_of_departures` is to be called."""
+        return self._departures.fileno()
+
+    def hear_of_departures(self) -> None:
+        """Take note of clients that have left."""
+        self._departures.hear()
+
     def watch_for_hangs(self) -> None:
-        """Warn of the workers whose plugins hang, and kill them if so configured."""
+        """Warn of the workers whose plugins hang, and kill them if so configured; kill those that
+        work for clients that have left.
+        """
+        for pid, since, sign in self._departures.look():
+            if sign is Sign.HERE:
+                self._told_of.discard(pid)
+                continue
+            entry = self._board.entry(self._workers[pid][0])
+            if entry.has_been_busy(GRACE_SECONDS):
+                self._give_up(pid, entry, since, sign)
         for pid, seconds, is_fatal in self._watchdog.look(self._workers):
             who = f"worker {pid}, {self._occupation(self._workers[pid])}"
             what = "killed" if is_fatal else "where it is follows"
             log.error("%s, has been busy for %.0f seconds: %s", who, seconds, what)
-            processes.send(pid, signal.SIGKILL if is_fatal else STACK_SIGNAL)
+            if is_fatal:
+                processes.kill(pid)
+            else:
+                processes.send(pid, STACK_SIGNAL)
+
+    def _give_up(self, pid: int, entry: Entry, since: float, sign: Sign) -> None:
+        """Kill a worker whose plugin is still at work for a client that has left.
+
+        One that only sends nothing more may wait for its answer, so it is left alone until its
+        place is needed, or the server ends; the end of the server looks the same, so it must have
+        been known before.
+        """
+        if self._is_ending:
+            is_needed = since < self._ended_at
+        else:
+            is_needed = self._at_limit and self._listeners.has_waiting()
+        if sign is not Sign.GONE and not is_needed:
+            return
+        if self._service.one_process:
+            if pid not in self._told_of:
+                log.warning(
+                    "client %s has left, but the plugin is still busy with it", entry.client
+                )
+            self._told_of.add(pid)
+            return
+        log.info(
+            "client %s has left: worker %d is killed, which is busy with it", entry.client, pid
+        )
+        self._given_up.add(pid)
+        processes.kill(pid)
 
     # -- the start and the end ----------------------------------------------------------
 
@@ -243,7 +310,7 @@ class Generation:
 
     def stop(self) -> None:
         """Tell all workers to finish with their clients and end."""
-        self._ending = True
+        self._ended_at = time.monotonic()
         os.close(self._leash_end)
         for pid in self._workers:
             processes.send(pid, signal.SIGTERM)
@@ -252,13 +319,14 @@ class Generation:
         """Kill the workers that are left, and wait for them to be gone, up to *seconds*."""
         for pid, slots in self._workers.items():
             log.warning("killing worker %d, %s", pid, self._occupation(slots))
-            processes.send(pid, signal.SIGKILL)
+            processes.kill(pid)
         processes.wait(self._workers.keys(), seconds)
 
     def close(self) -> None:
         """Give back the descriptors."""
         os.close(self._leash)
         os.close(self._bell)
+        self._departures.close()
 
 
 def _slots_per_worker(service: Service) -> int:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from setproctitle import setproctitle, setthreadtitle
 
+from nbdfork.server.departures import Line
 from nbdfork.server.linux import SharedMemory
 from nbdfork.server.scoreboard import Scoreboard, Slot
 
@@ -36,7 +37,7 @@ class Inheritance(NamedTuple):
     end when the workers of its generation are to end, or the supervisor is dead.  *bell* is an
     eventfd that rings when the supervisor has given orders; it is never read.  A byte on the pipe
     *changes* tells the supervisor to look at the scoreboard, or to stop.  *stacks* is a pipe for
-    what `STACK_SIGNAL` makes it say.
+    what `STACK_SIGNAL` makes it say.  *line* is where its client is watched.
     """
 
     slots: range
@@ -48,6 +49,7 @@ class Inheritance(NamedTuple):
     changes: int
     stacks: int
     supervisor: int
+    line: Line | None
 
     def slot(self, place: int) -> Slot:
         """Return one of the worker's slots; the first, 0, is for itself."""

@@ -4,7 +4,9 @@ By then the server is ready, and its first workers do not carry around what they
 """
 
 import os
+import signal
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 
 
 def load() -> None:
@@ -22,10 +24,30 @@ def send(pid: int, signum: int) -> None:
         pass
 
 
+def kill(pid: int) -> None:
+    """Kill the child *pid*, and those of its group of processes if it leads one."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    send(pid, signal.SIGKILL)
+
+
+def kill_descendants() -> None:
+    """Kill what this process has started, and what that has."""
+    try:
+        import psutil
+    except OSError:
+        return  # this process is in a cell where it cannot be read, nor anything started
+
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
 def reap(pids: Collection[int]) -> Iterator[tuple[int, int | None]]:
     """Reap those of the children *pids* that have ended; yield each with its exit status.
 
-    The status is negative for a signal.
+    The status is negative for a signal.  If it is not 0, the child could not end what it has
+    started: the rest of its group is killed.
     """
     while (ended := _ended()) is not None:
         if ended not in pids:  # not ours to reap; but it may hide others, so ask for each
@@ -47,6 +69,11 @@ def _status(pid: int) -> int | None:
     """Reap the child *pid*, if it has ended, and return its status."""
     import psutil
 
+    # Before it is reaped: nobody else can have its number yet.
+    found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if found is not None and (found.si_code != os.CLD_EXITED or found.si_status):
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
     try:
         return psutil.Process(pid).wait(0)
     except (psutil.TimeoutExpired, psutil.NoSuchProcess):

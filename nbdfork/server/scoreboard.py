@@ -14,12 +14,13 @@ import enum
 import mmap
 import os
 import time
+from collections.abc import Callable
 from struct import Struct
 from typing import NamedTuple
 
 from nbdfork.server.linux import SharedMemory
 
-VERSION = 1
+VERSION = 2
 """Of the layout; whoever maps a scoreboard that it did not make compares it first."""
 
 _MAGIC = b"NBDFSLOT"
@@ -41,6 +42,7 @@ _FIRST_BUCKET = 4
 _BUSY = _FIRST_BUCKET + _LATENCIES
 _FIRST = _BUSY + 1  # how many requests there had been before this client's
 _PARTY = _BUSY + 2
+_CLOSING = _BUSY + 3
 _PARTY_AT = _NUMBERS_AT + 8 * _PARTY
 _TEXTS_AT = 256
 _PEER_SIZE, _EXPORT_SIZE, _REASON_SIZE = 64, 256, 1024
@@ -89,7 +91,8 @@ class Entry(NamedTuple):
     *export*: who is served what.  *reason*: why the worker failed.  *latency*: how many requests
     took up to each of `LATENCY_BOUNDS`.  *busy_since*: when the oldest request, or other call to
     the plugin, that is being carried out began, in nanoseconds of the monotonic clock; 0 if none.
-    *is_silent*: the client has not sent a request yet, or none that was answered.
+    *is_silent*: the client has not sent a request yet, or none that was answered.  *is_closing*:
+    its connection is over, and what the plugin still does is for the disk.
     """
 
     state: State
@@ -103,6 +106,14 @@ class Entry(NamedTuple):
     latency: tuple[int, ...]
     busy_since: int
     is_silent: bool
+    is_closing: bool
+
+    def has_been_busy(self, seconds: float) -> bool:
+        """Return whether the plugin has been at work for the client, and not only for the disk, for
+        so many *seconds*.
+        """
+        spent = time.monotonic_ns() - self.busy_since
+        return bool(self.busy_since) and not self.is_closing and spent >= seconds * 1e9
 
     @property
     def client(self) -> str:
@@ -221,6 +232,14 @@ class Slot:
         """Take the slot at *place* in what `Scoreboard.share` has returned."""
         self._bytes = memory.bytes[place * _SLOT_SIZE :][:_SLOT_SIZE]
         self._numbers = self._bytes[_NUMBERS_AT:_TEXTS_AT].cast("Q")
+        self.on_closing: Callable[[], object] = lambda: None
+        self.is_detached = False
+
+    def detach(self) -> None:
+        """From now on write where nobody reads: the slot is free for another."""
+        self.is_detached = True
+        self._bytes = memoryview(bytearray(_SLOT_SIZE))
+        self._numbers = self._bytes[_NUMBERS_AT:_TEXTS_AT].cast("Q")
 
     def set(self, state: State, peer: str = "", reason: str = "") -> None:
         """The owner is now in *state*, serving *peer* or having failed for *reason*."""
@@ -237,6 +256,7 @@ class Slot:
         """A client has come."""
         self.set(State.SERVING, peer)
         self._numbers[_FIRST] = self.entry().counters.requests & _MOST
+        self._numbers[_CLOSING] = 0
         self._numbers[0] += 1  # Counters.clients
 
     @property
@@ -251,6 +271,11 @@ class Slot:
     def set_export(self, name: str) -> None:
         """The client has chosen the export *name*."""
         self._set_text(_EXPORT_AT, _EXPORT_SIZE, name)
+
+    def set_closing(self) -> None:
+        """The connection is over: what the plugin does now is for its disk, not for the client."""
+        self._numbers[_CLOSING] = 1
+        self.on_closing()
 
     def set_busy(self, since: int) -> None:
         """The plugin has been at work since then (`Entry.busy_since`), or is not (0)."""
@@ -298,7 +323,7 @@ def _entry(slot: memoryview) -> Entry:
     clients, *others = _COUNTERS.unpack_from(slot, _NUMBERS_AT)
     latency = _LATENCY.unpack_from(slot, _LATENCY_AT)
     counters = Counters(clients, sum(latency), *others)  # what is not stored twice costs nothing
-    busy_since, first = Struct("=2Q").unpack_from(slot, _BUSY_AT)
+    busy_since, first, _, closing = Struct("=4Q").unpack_from(slot, _BUSY_AT)
     return Entry(
         _STATES.get(slot[_STATE_AT], State.SERVING),
         pid,
@@ -311,6 +336,7 @@ def _entry(slot: memoryview) -> Entry:
         latency,
         busy_since,
         counters.requests == first,
+        bool(closing),
     )
 
 

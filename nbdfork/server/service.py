@@ -3,10 +3,12 @@
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from nbdfork.server import peers, sockets
 from nbdfork.server.admission import Admission, Door
+from nbdfork.server.departures import Line
 from nbdfork.server.peers import Peer
 from nbdfork.server.sandbox.cell import Cell
 from nbdfork.server.scoreboard import Slot
@@ -26,7 +28,7 @@ class Service(NamedTuple):
     this process has been told to end.  *connect* makes a client of a stream and its peer, and has
     what it does counted in its slot; only those who fulfil the conditions of *admission* come so
     far.  A worker serves *clients_per_worker* clients (0: any number), *clients_at_once* of them at
-    the same time, in the *cell*.
+    the same time, in the *cell*.  *one_process*: all clients need the same worker.
     """
 
     after_fork: Callable[[Callable[[], None], int], None]
@@ -37,6 +39,7 @@ class Service(NamedTuple):
     clients_per_worker: int
     clients_at_once: int
     cell: Cell
+    one_process: bool = False
 
 
 Admitted: TypeAlias = tuple[socket.socket, Peer]
@@ -64,14 +67,21 @@ def serve(
     stopper: Stopper,
     slot: Slot,
     announce: Callable[[], None],
+    line: Line | None,
 ) -> None:
-    """Serve one client to its end; *slot* says who it is, and *announce* is called for changes."""
+    """Serve one client to its end; *slot* says who it is, and *announce* is called for changes.
+
+    If there is a *line*, it tells when the client leaves, as long as it is served.
+    """
 
     def on_export(name: str) -> None:
         slot.set_export(name)
         announce()
 
     slot.begin(peer.shown)
+    if line is not None:
+        line.watch(client)
+        slot.on_closing = partial(line.unwatch, client)
     announce()
     log.info("client %s connected", peer.shown)
     try:

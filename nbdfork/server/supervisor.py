@@ -75,6 +75,7 @@ class Supervisor:
             self._stacks_end,
             self._private,
         )
+        self.watch(self._generation.departures, self._generation.hear_of_departures)
         self._record_signals()
 
     def run(self, on_ready: Callable[[], None], captive: "Captive | None" = None) -> None:
@@ -119,7 +120,8 @@ class Supervisor:
 
     def _private(self) -> Iterable[int]:
         """Return the descriptors that are not for workers."""
-        return (*self._handlers, self._signals_end)
+        closed_there = self._generation.departures  # by an object that knows of it
+        return (*(self._handlers.keys() - {closed_there}), self._signals_end)
 
     # -- waiting ------------------------------------------------------------------------
 
@@ -192,7 +194,9 @@ class Supervisor:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 break
-            self._wait(remaining)
+            self._generation.watch_for_hangs()
+            pause = self._generation.pause()
+            self._wait(remaining if pause is None else min(remaining, pause))
         self._generation.kill(KILL_SECONDS)
         self._close()
 

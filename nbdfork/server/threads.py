@@ -1,13 +1,19 @@
-"""A worker that serves several clients at the same time, each in a thread of its own."""
+"""A worker that serves several clients at the same time, each in a thread of its own.
+
+If a client leaves while a plugin is at work for it, its thread cannot be ended; but another client
+gets its place.
+"""
 
 import logging
+import select
 import socket
 import threading
 
 from nbdfork.server.admission import Door
+from nbdfork.server.departures import GRACE_SECONDS, Departures, Sign
 from nbdfork.server.entrance import Entrance
 from nbdfork.server.inheritance import Inheritance
-from nbdfork.server.scoreboard import State
+from nbdfork.server.scoreboard import Slot, State
 from nbdfork.server.service import Service, admit, serve
 from nbdfork.server.stopper import Stopper
 
@@ -31,10 +37,16 @@ class Threads:
         self._available = threading.Semaphore(len(self._free))
         self._reporting = threading.Lock()
         self._threads: set[threading.Thread] = set()
+        self._departures: Departures[int] = Departures()
+        self._places: dict[int, Slot] = {}  # where clients are served, by their slots
+        self._leaving = threading.Lock()  # holds these two, and the places
+        self._left_behind = 0  # threads whose places have been given to others; so many at most:
+        self._most = service.clients_at_once
 
     def run(self) -> None:
         """Serve clients until told to end; return when the last of them is gone."""
         self._report()
+        threading.Thread(target=self._look_for_departures, daemon=True).start()
         try:
             with Entrance(self._inherited, self._stopper, has_clients=True) as entrance:
                 self._wait_for_one()
@@ -72,17 +84,56 @@ class Threads:
         try:
             admitted = admit(client, self._service, self._door, slot)
             if admitted is not None:
-                serve(*admitted, self._service, self._stopper, slot, self._report)
+                with self._leaving:
+                    self._places[index] = slot
+                    line = self._departures.add(index)
+                serve(*admitted, self._service, self._stopper, slot, self._report, line)
         except BaseException:
             log.exception("a client's thread failed")
         finally:
-            with self._reporting:
-                slot.merge_into(self._own_slot)
-                slot.set(State.FREE)
-            self._report()
-            self._free.append(index)
             self._threads.discard(threading.current_thread())
-            self._available.release()
+            with self._leaving:
+                if slot.is_detached:
+                    self._left_behind -= 1
+                else:
+                    self._give_back(index, slot)
+
+    def _give_back(self, index: int, slot: Slot) -> None:
+        """Free the place of a client for another."""
+        self._places.pop(index, None)
+        self._departures.remove(index)
+        with self._reporting:
+            slot.merge_into(self._own_slot)
+            slot.set(State.FREE)
+            slot.detach()  # a thread that is left behind goes on writing
+        self._report()
+        self._free.append(index)
+        self._available.release()
+
+    # -- clients that leave -------------------------------------------------------------
+
+    def _look_for_departures(self) -> None:
+        """In a thread of its own, until the process ends."""
+        poll = select.poll()
+        poll.register(self._departures, select.POLLIN)
+        while True:
+            with self._leaving:
+                pause = self._departures.pause()
+            poll.poll(None if pause is None else pause * 1000)
+            with self._leaving:
+                self._departures.hear()
+                for index, _, sign in list(self._departures.look()):
+                    if sign is not Sign.HERE:
+                        self._leave_behind(index, self._places[index])
+
+    def _leave_behind(self, index: int, slot: Slot) -> None:
+        """Give the place of a client that has left to others, if the plugin is busy with it."""
+        entry = slot.entry()
+        if not entry.has_been_busy(GRACE_SECONDS) or self._left_behind >= self._most:
+            return
+        log.warning("client %s has left, but the plugin is still busy with it", entry.client)
+        self._left_behind += 1
+        self._give_back(index, slot)
 
     def _report(self) -> None:
         """Say what the clients' slots say, taken together, in the worker's own."""

@@ -9,6 +9,8 @@ import faulthandler
 import logging
 import os
 import signal
+import threading
+import time
 
 from nbdfork.server import linux
 from nbdfork.server.admission import Door
@@ -63,8 +65,15 @@ def _limit_orphan(supervisor: int) -> None:
     A client that takes no reply would keep the worker, and with it the port, for ever.
     """
     if os.getppid() != supervisor:
+        threading.Thread(target=_kill_group, args=(ORPHAN_SECONDS,), daemon=True).start()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(ORPHAN_SECONDS)
+        signal.alarm(ORPHAN_SECONDS + 1)  # if no other thread can run
+
+
+def _kill_group(seconds: float) -> None:
+    """After so many *seconds*, kill this process, and with it those that it has started."""
+    time.sleep(seconds)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _fail(inherited: Inheritance, error: BaseException) -> int:
@@ -83,6 +92,7 @@ def _prepare(inherited: Inheritance, service: Service, stopper: Stopper) -> bool
     faulthandler.register(STACK_SIGNAL, inherited.stacks)
     stopper.install([signal.SIGTERM])
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    service.cell.leave_group()
     service.cell.enter(inherited.slots.start // len(inherited.slots))
     return linux.die_with_parent(signal.SIGTERM, inherited.supervisor)
 
@@ -106,6 +116,6 @@ def _serve_in_turn(inherited: Inheritance, service: Service, stopper: Stopper) -
             for listener in inherited.listeners:
                 listener.close()
         service.cell.shut()
-        serve(*admitted, service, stopper, slot, inherited.announce)
+        serve(*admitted, service, stopper, slot, inherited.announce, inherited.line)
         if served == service.clients_per_worker:
             return

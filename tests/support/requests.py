@@ -15,8 +15,12 @@ class Counted:
         self.batches: list[tuple[int, int, int, int]] = []
         self.nanoseconds: list[int] = []
         self.busy_since = 0
+        self.is_closing = False
 
     peer = "of a test"
+
+    def set_closing(self) -> None:
+        self.is_closing = True
 
     def set_busy(self, since: int) -> None:
         self.busy_since = since

@@ -38,6 +38,7 @@ class Place:
             self.changes_end,
             -1,
             os.getpid(),
+            None,
         )
 
     def client(self) -> socket.socket:

@@ -29,7 +29,7 @@ ALLOWED = {
 
 ORDER = {
     "server": [
-        ["errors", "files", "linux", "peers", "pool", "processes", "stopper"],
+        ["departures", "errors", "files", "linux", "peers", "pool", "processes", "stopper"],
         ["sandbox", "scoreboard", "sockets"],
         ["privileges", "daemon", "captive", "inheritance", "parent", "admission"],
         ["stdio", "entrance", "service", "watchdog"],

@@ -63,8 +63,8 @@ class Cell:
 
     *one_client*: a worker serves only one, and no code of a plugin runs before that.  *workers*:
     so many there can be at the same time.
-    *logs_to_syslog*: messages go to the system's log.  *own_group*: the signals of a terminal are
-    not for it.  Raises `StartupError` if it cannot be as it has to.
+    *logs_to_syslog*: messages go to the system's log.  Raises `StartupError` if it cannot be as it
+    has to.
     """
 
     def __init__(
@@ -75,7 +75,6 @@ class Cell:
         one_client: bool,
         workers: int = 1,
         logs_to_syslog: bool = False,
-        own_group: bool = True,
     ) -> None:
         self._is_off = plan.mode == "off"
         self._is_required = plan.mode == "require"
@@ -88,7 +87,6 @@ class Cell:
         self._users = plan.users
         if self._users is not None:
             self._users.check(workers)
-        self._own_group = own_group
         self._has_terminal = _has_terminal()
         self._programs = needs.programs or needs.anything
         self._network = needs.network or needs.anything
@@ -197,8 +195,6 @@ class Cell:
         if self._is_off:
             self._become_user(place)
             return
-        if self._own_group:
-            self._leave_group()
         self._raise("no new privileges", capabilities.forbid_new_ones)
         if self._programs:
             self._raise("an empty bounding set", capabilities.empty_bounding_set)
@@ -216,8 +212,9 @@ class Cell:
         if self._users is not None:
             self._users.become(place)
 
-    def _leave_group(self) -> None:
-        """Get out of reach of the terminal, if there is one; and be a group of one's own.
+    def leave_group(self) -> None:
+        """Get out of reach of the terminal, if there is one; and be a group of one's own, which can
+        be killed with all that this process has started.
 
         A session of its own has a share of the processor of its own, too, which nobody asked for.
         """

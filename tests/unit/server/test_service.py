@@ -63,7 +63,7 @@ class Desk:
         )
         admitted = admit(client, service, Door(service.admission, self.board), self.slot)
         if admitted is not None:
-            serve(*admitted, service, Stopper(), self.slot, self.announce)
+            serve(*admitted, service, Stopper(), self.slot, self.announce, None)
 
 
 @pytest.fixture
