@@ -13,6 +13,7 @@ from tests.support.libnbd import libnbd
 from tests.support.nginx import Nginx
 from tests.support.plugins import Sides
 from tests.support.s3_server import S3Server
+from tests.support.scripting import Language
 from tests.support.sshd import Sshd
 
 
@@ -25,6 +26,12 @@ def sides(tmp_path: Path) -> Sides:
 def build(tmp_path: Path) -> Build:
     """Builds plugins in C."""
     return builder(tmp_path)
+
+
+@pytest.fixture
+def needed(language: Language) -> None:
+    """What the plugin needs for the *language* of the test's script."""
+    language.need()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from nbdfork.plugin import ConfigError
 from tests.support.harness import Server, eventually, nbdfork
 from tests.support.libnbd import connect, libnbd
 from tests.support.raw import reason
-from tests.support.scripting import LUA, fails_alone, shares_its_disk
+from tests.support.scripting import LUA, shares_its_disk
 
 
 @pytest.fixture(autouse=True)
@@ -83,32 +83,6 @@ def test_the_log_says_where(tmp_path: Path) -> None:
         assert f"pread: {path}:5: the moon is full\n" in server.log
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("function config(k, v) error('bad value') end", "config: {path}:4: bad value"),
-        (
-            "function config(k, v) end function get_ready() error('no disk', 0) end",
-            "{path}: get_ready: no disk",
-        ),
-        (
-            "function config(k, v) os.exit(3) end",
-            "{path}: config: the script called os.exit(3)",
-        ),
-        (
-            "function config(k, v) end function thread_model() return 7 end",
-            "{path}: thread_model returned 7",
-        ),
-        ("function", "load: {path}:5: <name> expected near <eof>"),
-        ("error('too bad')", "load: {path}:4: too bad"),
-        ("", "takes no parameters, but key=value is given"),
-    ],
-)
-def test_a_bad_script_is_refused_with_one_line(text: str, message: str, tmp_path: Path) -> None:
-    path = LUA.script(tmp_path, text)
-    assert message.format(path=path) in LUA.refusal(path, "key=value")
-
-
 def test_without_lupa_it_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "lupa.py").write_text("raise ImportError\n")
     said = LUA.refusal(LUA.ram, env={**os.environ, "PYTHONPATH": str(tmp_path)})
@@ -125,39 +99,6 @@ def test_a_lupa_without_this_lua(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lupa.lua53", None)
     with pytest.raises(ConfigError, match=r"lua: this lupa has no Lua 5\.3: set NBDFORK_LUA"):
         LuaInterpreter("disk.lua", lambda: None)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("return 'short'", "pread: returned string length < count bytes"),
-        ("return nil", "pread: return value is not a string"),
-        ("return 7", "pread: return value is not a string"),
-        ("os.exit(7)", "the script called os.exit(7)"),
-        ("return 1 + pread(h, n, 0)", "stack overflow"),
-    ],
-)
-def test_a_read_that_is_none_fails_alone(text: str, message: str, tmp_path: Path) -> None:
-    ok = "if offset > 0 then return ('ok'):rep(n // 2) end"
-    path = LUA.script(tmp_path, f"function pread(h, n, offset) {ok} {text} end")
-    with Server("-n", "lua", path) as server:
-        assert fails_alone(server, message)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("function can_write(h) return 1 end", "can_write: return value is not a boolean"),
-        ("function get_size(h) return 'x' end", "get_size: return value is not an integer"),
-        ("function open(readonly) end", "open returned nothing"),
-        ("function pwrite() end function can_fua(h) return 7 end", "can_fua: returned 7"),
-    ],
-)
-def test_facts_that_are_none_refuse_the_client(text: str, message: str, tmp_path: Path) -> None:
-    with LUA.server(tmp_path, text) as server:
-        with pytest.raises(libnbd().Error):
-            connect(server.uri)
-        assert message in server.log
 
 
 # -- the life of the process ------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.harness import Server
 from tests.support.libnbd import attempt, connect
-from tests.support.scripting import PERL, fails_alone
+from tests.support.scripting import PERL
 
 
 @pytest.fixture(autouse=True)
@@ -31,48 +31,6 @@ def test_end_blocks_run_once_where_the_disk_is(tmp_path: Path) -> None:
         client.pwrite(b"x", 512)
         client.shutdown()
     assert log.read_text() == "last 512\n"
-
-
-# -- errors -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("sub config { die 'bad value' }", "config: bad value at {path} line 4."),
-        ("sub config {} sub get_ready { die qq(no disk\\n) }", "{path}: get_ready: no disk"),
-        ("sub config { exit 3 }", "{path}: config: the script called exit(3)"),
-        ("sub config {} sub thread_model { 7 }", "{path}: thread_model returned 7"),
-        ("", "takes no parameters, but key=value is given"),
-    ],
-)
-def test_a_bad_script_is_refused_with_one_line(text: str, message: str, tmp_path: Path) -> None:
-    path = PERL.script(tmp_path, text)
-    assert message.format(path=path) in PERL.refusal(path, "key=value")
-
-
-def test_an_error_of_syntax_is_told_in_the_lines_of_perl(tmp_path: Path) -> None:
-    path = PERL.script(tmp_path, "sub {")
-    assert "perl: load: " in PERL.refusal(path, lines="(.*\n)+")
-
-
-def test_a_missing_script_is_named(tmp_path: Path) -> None:
-    assert "nothing.pl: there is no file" in PERL.refusal(tmp_path / "nothing.pl")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("return 'short'", "the buffer returned from pread is too small"),
-        ("return undef", "pread returned nothing"),
-        ("return chr(300) x 65536", "pread returned characters that are no bytes"),
-        ("die { code => 1 }", "HASH(0x"),
-    ],
-)
-def test_a_read_that_is_none_fails_alone(text: str, message: str, tmp_path: Path) -> None:
-    path = PERL.script(tmp_path, f"sub pread {{ return qq(ok) x 256 if $_[2]; {text} }}")
-    with Server("-n", "perl", path) as server:
-        assert fails_alone(server, message)
 
 
 # -- the life of the process -------------------------------------------------------------------

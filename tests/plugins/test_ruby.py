@@ -11,7 +11,7 @@ import pytest
 from tests.support.harness import Server, eventually, nbdfork
 from tests.support.libnbd import connect, libnbd
 from tests.support.raw import reason
-from tests.support.scripting import RUBY, fails_alone
+from tests.support.scripting import RUBY
 
 
 @pytest.fixture(autouse=True)
@@ -40,21 +40,6 @@ def test_at_exit_is_done_once_where_the_disk_is(processes: str, tmp_path: Path) 
 # -- errors -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "code", "message"),
-    [
-        ("raise Errno::ENOSPC, 'moon'", 28, "No space left on device - moon"),
-        ("Nbdkit.set_error(Errno::EPERM); raise Errno::ENOSPC", 1, "No space left on device"),
-        ("raise ArgumentError", 5, "ArgumentError"),
-    ],
-)
-def test_clients_hear_why_but_not_where(text: str, code: int, message: str, tmp_path: Path) -> None:
-    path = RUBY.script(tmp_path, f"def pread(h, count, offset)\n  {text}\nend")
-    with Server("-n", "ruby", path) as server:
-        assert reason(server) == (code, message)
-        assert f"pread: {path}:5: {message}\n" in server.log
-
-
 def test_a_method_that_is_missing_is_named_in_one_line(tmp_path: Path) -> None:
     path = RUBY.script(tmp_path, "def pread(h, count, offset) = raed(count)")
     with Server("-n", "ruby", path) as server:
@@ -63,49 +48,10 @@ def test_a_method_that_is_missing_is_named_in_one_line(tmp_path: Path) -> None:
         assert re.fullmatch("undefined method [`']raed' for .*", text)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("def config(k, v) = raise('bad value')", "config: {path}:4: bad value"),
-        ("def config(k, v) = 1\ndef get_ready = fail('no disk')", "get_ready: {path}:5: no disk"),
-        ("def config(k, v) = exit(3)", "{path}: config: the script called exit(3)"),
-        ("def config(k, v) = 1\ndef thread_model = 7", "{path}: thread_model returned 7"),
-        ("require 'no/such'", "load: {path}:4: cannot load such file -- no/such"),
-        ("", "takes no parameters, but key=value is given"),
-    ],
-)
-def test_a_bad_script_is_refused_with_one_line(text: str, message: str, tmp_path: Path) -> None:
-    path = RUBY.script(tmp_path, text)
-    assert message.format(path=path) in RUBY.refusal(path, "key=value")
-
-
-def test_an_error_of_syntax_is_told_in_the_lines_of_ruby(tmp_path: Path) -> None:
-    path = RUBY.script(tmp_path, "def def")
-    assert f"ruby: load: {path}:4: syntax error" in RUBY.refusal(path, lines="(.*\n)+")
-
-
 def test_without_ruby_it_says_what_to_install(tmp_path: Path) -> None:
     done = nbdfork("-U", "-", "ruby", RUBY.ram, "--run", "true", env={"PATH": str(tmp_path)})
     said = "nbdfork: error: ruby: there is no ruby in the PATH: install it (Debian: ruby)\n"
     assert (done.returncode, done.stderr) == (1, said)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("'short'", "byte array returned from pread is too small"),
-        ("nil", "pread returned no string, but a NilClass"),
-        ("raise(NoMemoryError)", "NoMemoryError"),
-        ("exit(7)", "the script called exit(7)"),
-        ("pread(h, count, offset)", "stack level too deep"),
-    ],
-)
-def test_a_read_that_is_none_fails_alone(text: str, message: str, tmp_path: Path) -> None:
-    path = RUBY.script(
-        tmp_path, f"def pread(h, count, offset) = offset > 0 ? 'ok' * (count / 2) : {text}"
-    )
-    with Server("-n", "ruby", path) as server:
-        assert fails_alone(server, message)
 
 
 # -- the life of the process ------------------------------------------------------------------

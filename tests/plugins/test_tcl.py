@@ -8,9 +8,8 @@ import psutil
 import pytest
 
 from tests.support.harness import Server, eventually, is_alive, nbdfork, run
-from tests.support.libnbd import connect, libnbd
-from tests.support.raw import reason
-from tests.support.scripting import TCL, fails_alone
+from tests.support.libnbd import connect
+from tests.support.scripting import TCL
 
 
 @pytest.fixture(autouse=True)
@@ -96,43 +95,6 @@ def test_the_event_loop_and_programs_work_after_the_fork(tmp_path: Path) -> None
 # -- errors -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "code", "message"),
-    [
-        ("nbdkit::set_error 28; expr {1 / 0}", 28, "divide by zero"),
-        ("nbdkit::set_error EWRONG", 5, "not an errno: EWRONG"),
-        ("error {a [b] {c} $d \u20ac}", 5, "a [b] {c} $d \u20ac"),
-        ("close nothing", 5, 'can not find channel named "nothing"'),
-        ("open /dev/full/x", 22, 'couldn\'t open "/dev/full/x": not a directory'),
-    ],
-)
-def test_clients_hear_why_but_not_where(text: str, code: int, message: str, tmp_path: Path) -> None:
-    path = TCL.script(tmp_path, f"proc pread {{h count offset}} {{\n  {text}\n}}")
-    with Server("-n", "tcl", path) as server:
-        assert reason(server) == (code, message)
-        assert f"pread: {path}:5: {message}\n" in server.log
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("proc config {k v} { error {bad value} }", "config: {path}:4: bad value"),
-        (
-            "proc config {k v} {}\nproc get_ready {} {\n\nerror {no disk} }",
-            "get_ready: {path}:7: no disk",
-        ),
-        ("proc config {k v} { exit 3 }", "config: {path}:4: the script called exit(3)"),
-        ("proc config {k v} {}\nproc thread_model {} { return 7 }", "thread_model returned 7"),
-        ("proc config {k v} {}\nproc thread_model {} { return x }", "expected integer but got"),
-        ("\nnothing", 'load: {path}:5: invalid command name "nothing"'),
-        ("", "takes no parameters, but key=value is given"),
-    ],
-)
-def test_a_bad_script_is_refused_with_one_line(text: str, message: str, tmp_path: Path) -> None:
-    path = TCL.script(tmp_path, text)
-    assert message.format(path=path) in TCL.refusal(path, "key=value")
-
-
 def test_without_tcl_it_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as u; f = u.find_spec\n"
@@ -141,37 +103,6 @@ def test_without_tcl_it_says_what_to_install(tmp_path: Path) -> None:
     said = TCL.refusal(TCL.ram, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     message = "tcl: this Python has no Tcl: install its module tkinter (Debian: python3-tk)"
     assert said == f"nbdfork: error: {message}\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("return short", "pread: buffer returned from pread is too small"),
-        ("exit 7", "the script called exit(7)"),
-        ("pread $h $count 0", "too many nested evaluations"),
-    ],
-)
-def test_a_read_that_is_none_fails_alone(text: str, message: str, tmp_path: Path) -> None:
-    ok = "if {$offset} { return [string repeat ok $count] }"
-    path = TCL.script(tmp_path, f"proc pread {{h count offset}} {{ {ok}; {text} }}")
-    with Server("-n", "tcl", path) as server:
-        assert fails_alone(server, message)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("proc can_write {h} { return x }", 'expected boolean value but got "x"'),
-        ("proc get_size {h} { return 1.5 }", 'get_size: expected integer but got "1.5"'),
-        ("proc plugin_open {readonly} { error {not today} }", "open: {path}:4: not today"),
-    ],
-)
-def test_facts_that_are_none_refuse_the_client(text: str, message: str, tmp_path: Path) -> None:
-    path = TCL.script(tmp_path, text)
-    with Server("-n", "tcl", path) as server:
-        with pytest.raises(libnbd().Error):
-            connect(server.uri)
-        assert message.format(path=path) in server.log
 
 
 # -- the life of the process ------------------------------------------------------------------
