@@ -15,6 +15,7 @@ from tests.support.plugins import Sides
 from tests.support.s3_server import S3Server
 from tests.support.scripting import Language
 from tests.support.sshd import Sshd
+from tests.support.vddk import StandIn, clean
 
 
 @pytest.fixture
@@ -32,6 +33,19 @@ def build(tmp_path: Path) -> Build:
 def needed(language: Language) -> None:
     """What the plugin needs for the *language* of the test's script."""
     language.need()
+
+
+@pytest.fixture(scope="module")
+def compiled_vddk(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
+    stand_in = StandIn(tmp_path_factory.mktemp("vddk"))
+    stand_in.compile(8)
+    return stand_in
+
+
+@pytest.fixture
+def stand_in(compiled_vddk: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """What stands for VMware's library."""
+    return clean(compiled_vddk, monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -1,95 +1,23 @@
-"""The vddk plugin, against a stand-in for VMware's library, which is not to be had.
-
-The stand-in is compiled from `vddk_stand_in.c`.  It has the functions, the structs and the error
-codes of the real one, needs a library that only its own directory has, and writes down each call.
-"""
+"""The vddk plugin, against a stand-in for VMware's library, which is not to be had."""
 
 import ctypes
 import errno
 import logging
 import os
-import shlex
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from nbdfork.plugins.vddk import library, structs
 
 from nbdfork.backend.load import find
-from nbdfork.plugin import HOLE, REQ_ONE, ZERO, ConfigError, Export, ThreadModel
-from tests.support.harness import NBDFORK, SECONDS, Server, eventually, nbdfork, need, output, run
+from nbdfork.plugin import HOLE, REQ_ONE, ZERO, Export, ThreadModel
+from tests.support.harness import Server, eventually, nbdfork, need, output, run
 from tests.support.libnbd import libnbd
-from tests.support.paths import C_SOURCES
 from tests.support.plugins import plugin
-
-SOURCE = C_SOURCES / "vddk.c"
-MIB = 1 << 20
-CHUNK = 64 * 1024
-SECRET = "open-sesame"
-REMOTE = [
-    "server=esxi.example.com",
-    "user=root",
-    "vm=moref=vm-16",
-    "thumbprint=AB:CD",
-    "file=[datastore] disk.vmdk",
-]
-
-
-class StandIn:
-    """The compiled library in *directory*/lib64, and what it is told and tells."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.trace = directory / "trace"
-        self.fail = directory / "fail"
-        self.environment = {
-            "STAND_IN_TRACE": str(self.trace),
-            "STAND_IN_FAIL": str(self.fail),
-            "STAND_IN_DATASTORE": str(directory),
-        }
-        self.disk = directory / "disk.vmdk"
-
-    def compile(self, version: int, *options: str) -> None:
-        """Make lib64/libvixDiskLib.so.*version* and the library that it needs."""
-        need("gcc")
-        lib64 = self.directory / "lib64"
-        lib64.mkdir(exist_ok=True)
-        dependency = lib64 / "libvmwarestandin.so.1"
-        warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
-        link = ["gcc", "-O1", *warnings, "-shared", "-fPIC", str(SOURCE), *options]
-        output(*link, "-DDEPENDENCY", f"-Wl,-soname,{dependency.name}", "-o", dependency)
-        name = f"libvixDiskLib.so.{version}"
-        words = [f"-Wl,-soname,{name}", "-Wl,-z,defs", "-o", str(lib64 / name)]
-        output(*link, *words, dependency, "-lpthread")
-
-    def calls(self) -> list[str]:
-        """What has been called, without the processes and threads."""
-        if not self.trace.exists():
-            return []
-        return [line.split(" ", 2)[2] for line in self.trace.read_text().splitlines()]
-
-    def callers(self) -> dict[str, set[str]]:
-        """The names of what each process has called; a process calls from one thread only."""
-        found: dict[str, set[str]] = {}
-        for line in self.trace.read_text().splitlines() if self.trace.exists() else ():
-            process, thread, call = line.split(" ", 2)
-            assert process == thread  # its first thread
-            found.setdefault(process, set()).add(call.split(" ")[0])
-        return found
-
-    def words(self, *arguments: str | Path) -> list[str]:
-        return ["vddk", f"libdir={self.directory}", *map(str, arguments)]
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
-    stand_in = StandIn(tmp_path_factory.mktemp("vddk"))
-    stand_in.compile(8)
-    return stand_in
+from tests.support.vddk import CHUNK, MIB, StandIn, clean, refusal
 
 
 @pytest.fixture(scope="module")
@@ -99,55 +27,12 @@ def compiled_old(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
     return stand_in
 
 
-def _clean(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    for path in (stand_in.trace, stand_in.fail):
-        path.unlink(missing_ok=True)
-    stand_in.disk.write_bytes(bytes(CHUNK) + os.urandom(MIB - CHUNK))
-    for name, value in stand_in.environment.items():
-        monkeypatch.setenv(name, value)
-    return stand_in
-
-
-@pytest.fixture
-def stand_in(compiled: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    return _clean(compiled, monkeypatch)
-
-
 @pytest.fixture
 def old(compiled_old: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    return _clean(compiled_old, monkeypatch)
+    return clean(compiled_old, monkeypatch)
 
 
-def refusal(*arguments: str | Path) -> str:
-    with pytest.raises(ConfigError) as caught:
-        plugin("vddk", *map(str, arguments))
-    return str(caught.value)
-
-
-@pytest.fixture
-def export(stand_in: StandIn) -> Iterator[Export]:
-    made = plugin(*stand_in.words(stand_in.disk))
-    made.after_fork()
-    export = made.open("", False)
-    yield export
-    export.close()
-    made.cleanup()
-
-
-def remote(stand_in: StandIn, *more: str) -> list[str]:
-    """Open a disk on a server, and return what was called, from the connection to the opening."""
-    made = plugin(*stand_in.words(*REMOTE, f"password={SECRET}", *more))
-    made.after_fork()
-    export = made.open("", True)
-    assert export.get_size() == MIB
-    assert bytes(export.pread(MIB, 0)) == stand_in.disk.read_bytes()
-    export.close()
-    made.cleanup()
-    calls = stand_in.calls()
-    return calls[calls.index("AllocateConnectParams") + 1 : calls.index("GetInfo")]
-
-
-# -- the library's interface ------------------------------------------------------------------
+# -- the library's interface -------------------------------------------------------------------
 
 
 def test_the_structs_are_those_of_the_library(stand_in: StandIn) -> None:
@@ -212,7 +97,7 @@ def test_errors(stand_in: StandIn, export: Export, code: int, number: int) -> No
     export.pread(512, 0)
 
 
-# -- loading ----------------------------------------------------------------------------------
+# -- loading -----------------------------------------------------------------------------------
 
 
 def test_no_library(tmp_path: Path) -> None:
@@ -278,24 +163,17 @@ def test_what_the_command_runs_does_not_see_the_library(stand_in: StandIn) -> No
     assert done.returncode == 0, done.stderr
 
 
-# -- parameters -------------------------------------------------------------------------------
+# -- serving -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "give file=FILENAME, or export=PATTERN"),
-        (["file=", "export="], "give file=FILENAME, or export=PATTERN"),
-        (["disk", "server=host"], "server= is for a disk on a server, which needs user= as well"),
-        (["disk", "thumbprint=AB"], "thumbprint= is for a disk on a server, which needs server="),
-        (["disk", "create=true"], "disks are not created"),
-        (["disk", "compression=gzip"], "expected one of: none, zlib, fastlz, skipz"),
-        (["disk", "port=65536"], "expected a whole number from 1 to 65535"),
-        (["disk", "libdir=/nonexistent"], "there is no libvixDiskLib.so"),
-    ],
-)
-def test_parameters_that_are_wrong(arguments: list[str], message: str) -> None:
-    assert message in refusal(*arguments)
+@pytest.fixture
+def export(stand_in: StandIn) -> Iterator[Export]:
+    made = plugin(*stand_in.words(stand_in.disk))
+    made.after_fork()
+    export = made.open("", False)
+    yield export
+    export.close()
+    made.cleanup()
 
 
 def test_nothing_of_a_server_for_a_local_disk(stand_in: StandIn, export: Export) -> None:
@@ -306,115 +184,6 @@ def test_nothing_of_a_server_for_a_local_disk(stand_in: StandIn, export: Export)
         " spec=0",
         f"Open {stand_in.disk} 0",
     ]
-
-
-def test_a_disk_on_a_server(stand_in: StandIn) -> None:
-    assert remote(stand_in) == [
-        "ConnectEx moref=vm-16 esxi.example.com AB:CD read-only=1 snapshot=(null)"
-        " transports=(null) port=0 nfc=0 spec=0",
-        f"uid root {SECRET}",
-        "Open [datastore] disk.vmdk 4",
-    ]
-
-
-def test_every_parameter_of_a_disk_on_a_server(stand_in: StandIn) -> None:
-    more = ("cookie=C", "port=443", "nfchostport=902", "snapshot=snapshot-1", "transports=nbdssl",
-            "compression=skipz", "single-link=yes", "unbuffered=yes", "config=/vddk.conf",
-            "create=no")  # fmt: skip
-    assert remote(stand_in, *more) == [
-        "ConnectEx moref=vm-16 esxi.example.com AB:CD read-only=1 snapshot=snapshot-1"
-        " transports=nbdssl port=443 nfc=902 spec=0",
-        f"session C root {SECRET}",
-        "Open [datastore] disk.vmdk 71",
-    ]
-    assert stand_in.calls()[0] == f"InitEx 6.5 {stand_in.directory} /vddk.conf"
-
-
-def test_clients_choose_a_file(stand_in: StandIn) -> None:
-    made = plugin(*stand_in.words(f"export={stand_in.directory}/*.vmdk"))
-    made.after_fork()
-    made.open(str(stand_in.disk), False).close()
-    for name in ("", "/etc/passwd", f"{stand_in.directory}/x/../disk.vmdk"):
-        with pytest.raises(FileNotFoundError, match="is not like"):
-            made.open(name, False)
-    both = plugin(*stand_in.words(stand_in.disk, "export=/nowhere/*"))
-    both.open("", False).close()
-    made.cleanup()
-    assert f"Open {stand_in.disk} 0" in stand_in.calls()
-
-
-# -- the password -----------------------------------------------------------------------------
-
-
-def test_ways_to_give_the_password(stand_in: StandIn, tmp_path: Path) -> None:
-    file = tmp_path / "password"
-    file.write_text(f"{SECRET}\nand more\n")
-    read, write = os.pipe()
-    os.write(write, SECRET.encode())
-    os.close(write)
-    for text in (SECRET, f"+{file}", f"-{read}"):
-        made: Any = plugin(*stand_in.words(*REMOTE, f"password={text}"))
-        assert made.password == SECRET
-
-
-@pytest.mark.parametrize("text", [f"-{SECRET}", "-0", f"+/nonexistent/{SECRET[:4]}"])
-def test_a_password_that_cannot_be_read(text: str) -> None:
-    message = refusal(*REMOTE, f"password={text}")
-    assert message.startswith("vddk: password=")
-    assert SECRET not in message
-
-
-def test_no_terminal_to_ask_for_the_password_on() -> None:
-    words = ("vddk", *REMOTE, "password=-")
-    done = nbdfork("-U", "-", *words, stdin=subprocess.DEVNULL, start_new_session=True)
-    assert done.returncode == 1
-    assert done.stderr == (
-        "nbdfork: error: vddk: password=-: there is nothing on standard input; use +FILE\n"
-    )
-
-
-def test_the_password_is_asked_for_on_the_terminal(stand_in: StandIn) -> None:
-    need("script", "nbdinfo")
-    words = [*NBDFORK, "-U", "-", *stand_in.words(*REMOTE, "password=-")]
-    words += ["--run", 'nbdinfo --size "$uri"']
-    terminal = subprocess.Popen(
-        ["script", "-qec", shlex.join(words), "/dev/null"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert terminal.stdin is not None
-    assert terminal.stdout is not None
-    shown = b""
-    while b"password: " not in shown:  # what is typed before is dropped
-        more = os.read(terminal.stdout.fileno(), 4096)
-        assert more, shown
-        shown += more
-    terminal.stdin.write(f"{SECRET}\n".encode())
-    terminal.stdin.flush()
-    rest, _ = terminal.communicate(timeout=SECONDS)
-    assert f"{MIB}\r\n".encode() in rest
-    assert SECRET.encode() not in rest
-    assert terminal.returncode == 0
-    assert f"uid root {SECRET}" in stand_in.calls()
-
-
-@pytest.mark.parametrize("given", ["+FILE", SECRET])
-def test_nobody_sees_the_password(stand_in: StandIn, tmp_path: Path, given: str) -> None:
-    file = tmp_path / "password"
-    file.write_text(SECRET)
-    password = given.replace("FILE", str(file))
-    words = stand_in.words(*REMOTE, f"password={password}", f"cookie=c{SECRET}")
-    with Server("-n", "-v", *words) as server:
-        client = libnbd().NBD()
-        client.connect_uri(server.uri)
-        for process in [psutil.Process(server.pid), *server.workers()]:
-            assert SECRET not in " ".join(process.cmdline())
-        client.shutdown()
-        assert SECRET not in server.log
-    assert f"session c{SECRET} root {SECRET}" in stand_in.calls()
-
-
-# -- serving ----------------------------------------------------------------------------------
 
 
 def test_with_real_clients(stand_in: StandIn, tmp_path: Path) -> None:
@@ -500,7 +269,7 @@ def test_diskinfo(stand_in: StandIn) -> None:
         assert "transport mode: file\n" in server.log
 
 
-# -- extents ----------------------------------------------------------------------------------
+# -- extents -----------------------------------------------------------------------------------
 
 
 def test_extents(stand_in: StandIn) -> None:
@@ -549,7 +318,7 @@ def test_no_extents_where_the_library_has_none(stand_in: StandIn) -> None:
     made.cleanup()
 
 
-# -- an old library ---------------------------------------------------------------------------
+# -- an old library ----------------------------------------------------------------------------
 
 
 def test_an_old_library(old: StandIn) -> None:
@@ -565,7 +334,7 @@ def test_an_old_library(old: StandIn) -> None:
     assert not any("ConnectParams" in call for call in old.calls())
 
 
-# -- failures ---------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------
 
 
 def test_a_library_that_does_not_start(stand_in: StandIn) -> None:

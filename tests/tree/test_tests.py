@@ -37,7 +37,7 @@ LONG = 60
 
 MAY_SLEEP = {
     "support/harness.py": "`eventually` looks again and again for what all others wait for",
-    "plugins/test_sh.py": "a script must not be called again meanwhile; no event tells of that",
+    "plugins/test_sh_runs.py": "a script must not be called again, which no event tells of",
 }
 
 
