@@ -10,6 +10,7 @@ from nbdfork.plugin import (
     DescriptorExport,
     Export,
     ExportInfo,
+    LostWrites,
     Needs,
     Parameter,
     Plugin,
@@ -80,6 +81,9 @@ class File(Plugin):
             return
         yield from map(ExportInfo, self._folder.names())
 
+    def get_ready(self) -> None:
+        self._lost = LostWrites()
+
     def open(self, export_name: str, read_only: bool) -> Export:
         if self.dir is None:
             path = self.file or ""
@@ -92,7 +96,11 @@ class File(Plugin):
         try:
             os.posix_fadvise(fd, 0, 0, _ADVICE[self.fadvise])
             return DescriptorExport(
-                fd, writable=writable, resizable=self.resizable, trace=bool(self.debug["zero"])
+                fd,
+                writable=writable,
+                resizable=self.resizable,
+                trace=bool(self.debug["zero"]),
+                lost=self._lost,
             )
         except BaseException:
             os.close(fd)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from nbdfork.plugin import ConfigError, Export, Needs, Parameter, Plugin, parse
+from nbdfork.plugin import ConfigError, Export, LostWrites, Needs, Parameter, Plugin, parse
 
 from ._parts import tables
 from ._parts.concatenation import Concatenation
@@ -153,6 +153,9 @@ class Partitioning(Plugin):
     def needs(self) -> Needs:
         return Needs(write=frozenset(self._paths))
 
+    def get_ready(self) -> None:
+        self._lost = LostWrites()
+
     def open(self, export_name: str, read_only: bool) -> Export:
         with ExitStack() as opened:
             disk = Concatenation(list(self._parts(read_only, opened)))
@@ -179,7 +182,7 @@ class Partitioning(Plugin):
 
     def _open_file(self, number: int, read_only: bool) -> Export:
         path = self._paths[number]
-        part = open_part(path, read_only)
+        part = open_part(path, read_only, self._lost)
         if part.get_size() != self._partitions[number].size:
             part.close()
             raise OSError(errno.EIO, f"{path} has another size than when the server started")

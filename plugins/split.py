@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 
-from nbdfork.plugin import Export, Needs, Parameter, Plugin, parse
+from nbdfork.plugin import Export, LostWrites, Needs, Parameter, Plugin, parse
 
 from ._parts.concatenation import Concatenation
 from ._parts.files import check_servable, open_part
@@ -27,11 +27,14 @@ class Split(Plugin):
     def needs(self) -> Needs:
         return Needs(write=frozenset(self.file))
 
+    def get_ready(self) -> None:
+        self._lost = LostWrites()
+
     def open(self, export_name: str, read_only: bool) -> Export:
         with ExitStack() as opened:
             parts: list[Export] = []
             for path in self.file:
-                parts.append(open_part(path, read_only))
+                parts.append(open_part(path, read_only, self._lost))
                 opened.callback(parts[-1].close)
             disk = Concatenation(parts)
             opened.pop_all()  # from now on, the disk closes them

@@ -27,6 +27,7 @@ from nbdfork.plugin.export import (
 )
 from nbdfork.plugin.filter import Filter, FilterExport
 from nbdfork.plugin.loaded import LoadedFile
+from nbdfork.plugin.lost import LostWrites
 from nbdfork.plugin.parameters import Parameter, Secret, parameters_of, shown
 from nbdfork.plugin.password import read_password
 from nbdfork.plugin.plugin import Plugin, ThreadModel
@@ -54,6 +55,7 @@ __all__ = [
     "Filter",
     "FilterExport",
     "LoadedFile",
+    "LostWrites",
     "Needs",
     "Parameter",
     "PartialError",

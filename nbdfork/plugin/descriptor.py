@@ -24,6 +24,7 @@ from nbdfork.plugin.export import (
     Extent,
     Support,
 )
+from nbdfork.plugin.lost import LostWrites, Watch
 from nbdfork.plugin.mapping import Mapping
 from nbdfork.types import Buffer
 
@@ -62,16 +63,24 @@ class DescriptorExport(Export):
     """Serve *fd*, which it owns from now on.
 
     If *resizable*, clients may change the size of a file.  *trace* logs how each trim and zero
-    was carried out.
+    was carried out.  If there is *lost*, a flush that has failed for one client is not hidden from
+    those that come later.
     """
 
     def __init__(
-        self, fd: int, *, writable: bool, resizable: bool = False, trace: bool = False
+        self,
+        fd: int,
+        *,
+        writable: bool,
+        resizable: bool = False,
+        trace: bool = False,
+        lost: LostWrites | None = None,
     ) -> None:
         self._fd = fd
         self._writable = writable
         self._resizable = resizable
         self._trace = trace
+        self._watch = Watch(lost, fd) if lost is not None and writable else None
         status = os.fstat(fd)
         self._is_block = stat.S_ISBLK(status.st_mode)
         self._size = self._ask_device(_BLKGETSIZE64, 8) if self._is_block else status.st_size
@@ -135,13 +144,27 @@ class DescriptorExport(Export):
                 written += os.pwrite(self._fd, data[written:], offset + written)
             return
         # RWF_DSYNC makes this write durable, and only this one: fdatasync would wait for all.
-        while data:
-            written = os.pwritev(self._fd, [data], offset, os.RWF_DSYNC)
-            data = data[written:]
-            offset += written
+        try:
+            while data:
+                written = os.pwritev(self._fd, [data], offset, os.RWF_DSYNC)
+                data = data[written:]
+                offset += written
+        except OSError as error:
+            if self._watch is not None and error.errno == errno.EIO:  # not if it is only full
+                self._watch.failed(error)
+            raise
+        if self._watch is not None:
+            self._watch.check()
 
     def flush(self) -> None:
-        os.fdatasync(self._fd)
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            if self._watch is not None:
+                self._watch.failed(error)
+            raise
+        if self._watch is not None:
+            self._watch.check()
 
     def trim(self, count: int, offset: int, flags: int) -> None:
         start, end = self._whole_sectors(offset, count)

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable
 from typing import TypeAlias
 
-from nbdfork.plugin import ConfigError, DescriptorExport
+from nbdfork.plugin import ConfigError, DescriptorExport, LostWrites
 
 _BLKROGET = 0x125E  # linux/fs.h
 
@@ -78,7 +78,7 @@ def open_writable(
     return _open(path, os.O_RDONLY, number, opener), False
 
 
-def open_disk(path: str, read_only: bool) -> DescriptorExport:
+def open_disk(path: str, read_only: bool, lost: LostWrites) -> DescriptorExport:
     """Open *path* as a disk, which can be written if that is possible unless *read_only*.
 
     Raises OSError.
@@ -86,20 +86,21 @@ def open_disk(path: str, read_only: bool) -> DescriptorExport:
     demand_servable(path)
     fd, writable = open_writable(path, read_only)
     try:
-        return DescriptorExport(fd, writable=writable)
+        return DescriptorExport(fd, writable=writable, lost=lost)
     except BaseException:
         os.close(fd)
         raise
 
 
-def open_part(path: str, read_only: bool) -> DescriptorExport:
+def open_part(path: str, read_only: bool, lost: LostWrites | None = None) -> DescriptorExport:
     """Open *path* as a part of a disk, all of whose parts are to be writable unless *read_only*.
 
     Raises OSError.
     """
     fd = _open(path, os.O_RDONLY if read_only else os.O_RDWR)
     try:
-        return DescriptorExport(fd, writable=not read_only and not _is_read_only_device(fd))
+        writable = not read_only and not _is_read_only_device(fd)
+        return DescriptorExport(fd, writable=writable, lost=lost)
     except BaseException:
         os.close(fd)
         raise

@@ -13,6 +13,7 @@ from typing import Any
 from nbdfork.plugin import (
     ConfigError,
     Export,
+    LostWrites,
     Needs,
     Parameter,
     Plugin,
@@ -100,6 +101,7 @@ class Fsspec(Plugin):
 
     def get_ready(self) -> None:
         """Import the file systems, to find out now if one is missing."""
+        self._lost = LostWrites()
         library = _library()
         parts = self.url.split(LINK)
         protocols = [_protocol(part, library) for part in parts]
@@ -130,7 +132,7 @@ class Fsspec(Plugin):
 
     def open(self, export_name: str, read_only: bool) -> Export:
         if self._local_path is not None:
-            return open_disk(self._local_path, read_only)
+            return open_disk(self._local_path, read_only, self._lost)
         if self._is_memory:
             from .memory import MemoryExport
 

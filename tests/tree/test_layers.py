@@ -57,6 +57,7 @@ ORDER = {
         ["_serving", "errors", "mapping", "parse", "version"],
         ["client", "parameters", "export", "shared"],
         ["server"],
+        ["lost"],
         ["descriptor", "password", "plugin"],
         ["filter", "loaded"],
     ],
