@@ -22,7 +22,7 @@ from nbdfork.protocol.transmission import Meter
 from nbdfork.server.admission import EVERYBODY, Admission, Rules
 from nbdfork.server.peers import Peer
 from nbdfork.server.pool import PoolSize
-from nbdfork.server.sandbox.cell import Cell, Plan
+from nbdfork.server.sandbox.sandbox import Plan, Sandbox
 from nbdfork.server.service import OnExport, Service
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.supervisor import Supervisor
@@ -71,7 +71,7 @@ def supervisor(
     A plugin whose clients share what is in its memory is served by one worker that stays; then
     *size* has no meaning, but for the most clients at once.  *shutdown_limit*: how many seconds
     workers get, at the end, to finish with their clients; *hang_limits*: how long plugins may take.
-    The workers are in cells as *plan* has them.
+    The workers are in sandboxes as *plan* has them.
     """
     chain = life.chain
     clients_at_once, max_clients = 1, size.max_clients
@@ -88,7 +88,7 @@ def supervisor(
         terms.keepalive,
         size.clients_per_worker,
         clients_at_once,
-        cell(
+        sandbox(
             chain,
             terms,
             plan,
@@ -100,12 +100,12 @@ def supervisor(
     return Supervisor(listeners, size, service, shutdown_limit, hang_limits)
 
 
-def cell(chain: Chain, terms: Terms, plan: Plan, *, clients: int, workers: int = 1) -> Cell:
-    """Return the cell for up to *workers*, each of which serves *clients* of *chain* (0: any)."""
+def sandbox(chain: Chain, terms: Terms, plan: Plan, *, clients: int, workers: int = 1) -> Sandbox:
+    """Return the sandbox of up to *workers* that serve *clients* of *chain* each (0: any)."""
     needs = chain.needs()
     if terms.read_only:
         needs = needs._replace(read=needs.read | needs.write, write=frozenset())
-    made = Cell(
+    made = Sandbox(
         plan,
         needs,
         one_client=clients == 1 and not chain.acts_before_clients(),

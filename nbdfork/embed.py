@@ -24,7 +24,7 @@ from nbdfork.protocol.handshake import Offer
 from nbdfork.server import daemon
 from nbdfork.server.errors import StartupError
 from nbdfork.server.pool import PoolSize
-from nbdfork.server.sandbox.cell import Plan
+from nbdfork.server.sandbox.sandbox import Plan
 from nbdfork.server.sockets import Listeners
 from nbdfork.uri import Endpoint
 

@@ -28,7 +28,7 @@ from nbdfork.server.admission import Rules
 from nbdfork.server.errors import StartupError
 from nbdfork.server.inheritance import show_in_ps
 from nbdfork.server.pool import PoolSize
-from nbdfork.server.sandbox.cell import Plan
+from nbdfork.server.sandbox.sandbox import Plan
 from nbdfork.server.sandbox.users import Users
 from nbdfork.server.scoreboard import Scoreboard, Slot
 from nbdfork.server.sockets import Listeners
@@ -174,11 +174,11 @@ def _serve_single(options: Options, world: _World) -> int:
             if isinstance(client, socket.socket):
                 sockets.prepare_client(client, options.keepalive)
             plan = _plan(options, identity)
-            cell = assembly.cell(chain, terms, plan, clients=1)
-            cell.hide_others()
-            cell.enter()
+            sandbox = assembly.sandbox(chain, terms, plan, clients=1)
+            sandbox.hide_others()
+            sandbox.enter()
             _after_fork(life, stopper)
-            cell.shut()
+            sandbox.shut()
             start.tell_ready()
             board = Scoreboard(1)
             meter = Slot(board.share(range(1)), 0)
@@ -230,7 +230,7 @@ def _after_fork(life: Life, stopper: Stopper) -> None:
 
 
 def _plan(options: Options, identity: privileges.Identity | None) -> Plan:
-    """Return how the cells are to be of those who serve clients."""
+    """Return how the sandboxes of the processes that serve clients are to be."""
     uid = os.geteuid() if identity is None else identity.uid
     users = None
     if options.worker_uids is not None:

@@ -67,7 +67,7 @@ class Inheritance(NamedTuple):
     def stop_server(self) -> None:
         """Tell the supervisor to end, with all its workers.
 
-        It cannot be sent a signal from within a cell.
+        It cannot be sent a signal from within a sandbox.
         """
         room = select.poll()
         room.register(self.changes, select.POLLOUT)

@@ -36,7 +36,7 @@ def kill_descendants() -> None:
     try:
         import psutil
     except OSError:
-        return  # this process is in a cell where it cannot be read, nor anything started
+        return  # this process is in a sandbox where it cannot be read, nor anything started
 
     for one in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):

@@ -10,7 +10,7 @@ from nbdfork.server import peers, sockets
 from nbdfork.server.admission import Admission, Door
 from nbdfork.server.departures import Line
 from nbdfork.server.peers import Peer
-from nbdfork.server.sandbox.cell import Cell
+from nbdfork.server.sandbox.sandbox import Sandbox
 from nbdfork.server.scoreboard import Slot
 from nbdfork.server.stopper import Servable, Stopper
 
@@ -28,7 +28,7 @@ class Service(NamedTuple):
     this process has been told to end.  *connect* makes a client of a stream and its peer, and has
     what it does counted in its slot; only those who fulfil the conditions of *admission* come so
     far.  A worker serves *clients_per_worker* clients (0: any number), *clients_at_once* of them at
-    the same time, in the *cell*.  *one_process*: all clients need the same worker.
+    the same time, in the *sandbox*.  *one_process*: all clients need the same worker.
     """
 
     after_fork: Callable[[Callable[[], None], int], None]
@@ -38,7 +38,7 @@ class Service(NamedTuple):
     keepalive: bool
     clients_per_worker: int
     clients_at_once: int
-    cell: Cell
+    sandbox: Sandbox
     one_process: bool = False
 
 

@@ -51,7 +51,7 @@ class Supervisor:
         self._shutdown_limit = shutdown_limit
         self._captive: Captive | None = None
         self._stop_requests = 0
-        self._may_be_stopped_by_workers = service.cell.may_stop
+        self._may_be_stopped_by_workers = service.sandbox.may_stop
         self._has_refused_to_stop = False
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], object]] = {}
@@ -177,7 +177,7 @@ class Supervisor:
 
     def _start(self) -> None:
         """Fork the first workers and wait until they are ready for clients."""
-        self._service.cell.hide_others()  # not earlier: the captive command may mount something
+        self._service.sandbox.hide_others()  # not earlier: the captive command may mount something
         self._generation.adjust()
         while not self._generation.has_started() and not self._stop_requests:
             self._wait(None)

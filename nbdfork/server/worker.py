@@ -92,8 +92,8 @@ def _prepare(inherited: Inheritance, service: Service, stopper: Stopper) -> bool
     faulthandler.register(STACK_SIGNAL, inherited.stacks)
     stopper.install([signal.SIGTERM])
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    service.cell.leave_group()
-    service.cell.enter(inherited.slots.start // len(inherited.slots))
+    service.sandbox.leave_group()
+    service.sandbox.enter(inherited.slots.start // len(inherited.slots))
     return linux.die_with_parent(signal.SIGTERM, inherited.supervisor)
 
 
@@ -115,7 +115,7 @@ def _serve_in_turn(inherited: Inheritance, service: Service, stopper: Stopper) -
         if served == service.clients_per_worker:
             for listener in inherited.listeners:
                 listener.close()
-        service.cell.shut()
+        service.sandbox.shut()
         serve(*admitted, service, stopper, slot, inherited.announce, inherited.line)
         if served == service.clients_per_worker:
             return

@@ -1,6 +1,6 @@
-"""Cells: a plugin whose worker tries to break out.
+"""Sandboxes: a plugin whose worker tries to break out.
 
-Each attempt is made twice: without a sandbox it succeeds, or it would prove nothing; in a cell it
+Each attempt is made twice: without a sandbox it succeeds, or it would prove nothing; in one it
 fails, and the other client notices nothing.
 """
 
@@ -72,7 +72,7 @@ class Prison:
         return self._servers[key]
 
     def escapes(self, allow: str, what: str) -> bool:
-        """Return whether the attempt succeeds in a cell; without one it has to."""
+        """Return whether the attempt succeeds in a sandbox; without one it has to."""
         error, _ = self.attempt("off", allow, what)
         assert error == 0, f"{what} fails without a sandbox, too: {os.strerror(error)}"
         return self.attempt("require", allow, what)[0] == 0
@@ -163,7 +163,7 @@ def test_other_processes_are_not_seen(prison: Prison, bystander: subprocess.Pope
 
 
 def test_slots_of_others_cannot_be_written(prison: Prison) -> None:
-    for mode in ("off", "require"):  # it is no matter of the cell
+    for mode in ("off", "require"):  # it is no matter of the sandbox
         assert prison.attempt(mode, "anything", "scoreboard")[0] == DENIED
 
 

@@ -5,12 +5,12 @@ import socket
 
 from nbdfork.server.entrance import Entrance
 from nbdfork.server.inheritance import Inheritance
-from nbdfork.server.sandbox.cell import Cell, Plan
+from nbdfork.server.sandbox.sandbox import Plan, Sandbox
 from nbdfork.server.scoreboard import Scoreboard
 from nbdfork.server.stopper import Stopper
 from nbdfork.types import Needs
 
-NO_CELL = Cell(Plan("off", {}, os.getuid()), Needs(), one_client=True)
+NO_SANDBOX = Sandbox(Plan("off", {}, os.getuid()), Needs(), one_client=True)
 
 
 class Place:

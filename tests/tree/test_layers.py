@@ -42,7 +42,7 @@ ORDER = {
         ["calls", "limits", "readable", "users"],
         ["capabilities", "landlock", "seccomp"],
         ["visibility"],
-        ["cell"],
+        ["sandbox"],
     ],
     "protocol": [
         ["errors", "stream", "wire"],

@@ -1,7 +1,7 @@
 """What processes see of each other: their names in /proc, and their memory.
 
 A namespace of process IDs for each worker would hide them, too, but only a supervisor that keeps
-the power to make namespaces could give it to them; see the decision on cells.
+the power to make namespaces could give it to them; see the decision on sandboxes.
 """
 
 import errno

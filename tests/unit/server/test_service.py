@@ -12,7 +12,7 @@ from nbdfork.server.peers import Peer
 from nbdfork.server.scoreboard import Scoreboard, Slot, State
 from nbdfork.server.service import OnExport, Service, admit, serve
 from nbdfork.server.stopper import Servable, Stopper
-from tests.support.worker import NO_CELL
+from tests.support.worker import NO_SANDBOX
 
 US = f"unix pid {os.getpid()} uid {os.getuid()}"
 
@@ -59,7 +59,7 @@ class Desk:
             keepalive=False,
             clients_per_worker=1,
             clients_at_once=1,
-            cell=NO_CELL,
+            sandbox=NO_SANDBOX,
         )
         admitted = admit(client, service, Door(service.admission, self.board), self.slot)
         if admitted is not None:

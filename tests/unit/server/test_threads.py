@@ -15,7 +15,7 @@ from nbdfork.server.service import OnExport, Service
 from nbdfork.server.stopper import Servable
 from nbdfork.server.threads import Threads
 from tests.support.harness import SECONDS, eventually
-from tests.support.worker import NO_CELL, Place
+from tests.support.worker import NO_SANDBOX, Place
 
 Serve = Callable[[socket.socket, Slot], object]
 
@@ -56,7 +56,7 @@ def working(place: Place, serve: Serve = echo) -> Iterator[None]:
         keepalive=False,
         clients_per_worker=0,
         clients_at_once=len(place.inherited.slots) - 1,
-        cell=NO_CELL,
+        sandbox=NO_SANDBOX,
     )
     worker = threading.Thread(target=Threads(place.inherited, service, place.stopper).run)
     worker.start()

@@ -1,7 +1,7 @@
-"""A worker's cell: which walls it has, and the steps in which it is entered.
+"""A worker's sandbox: which walls it has, and the steps in which it is entered.
 
-The supervisor makes one `Cell`, which its workers inherit.  A worker enters it before any code of
-a plugin runs there, so that all threads and processes which that starts are inside, too.
+The supervisor makes one `Sandbox`, which its workers inherit.  A worker enters it before any code
+of a plugin runs there, so that all threads and processes which that starts are inside, too.
 
 Where a disk needs certain files, the wall around these is raised when the client is there: a worker
 may have waited for hours, and a file that has replaced another in the meantime is a different one
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Plan(NamedTuple):
-    """How cells are to be.
+    """How sandboxes are to be.
 
     *mode*: "auto", with the walls that this kernel can raise; "require", with all of them, or the
     server does not start; "off", with none.  *limits* of what a worker may use hold in any case;
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
 
 
 def missing() -> list[str]:
-    """Return what this kernel lacks for all walls of a cell."""
+    """Return what this kernel lacks for all walls of a sandbox."""
     lacking = []
     version = landlock.version()
     if not version:
@@ -58,8 +58,8 @@ def missing() -> list[str]:
     return lacking
 
 
-class Cell:
-    """The cell that each worker of a pool is put into; *needs* are those of its disk.
+class Sandbox:
+    """The sandbox that each worker of a pool is put into; *needs* are those of its disk.
 
     *one_client*: a worker serves only one, and no code of a plugin runs before that.  *workers*:
     so many there can be at the same time.
@@ -189,7 +189,7 @@ class Cell:
         """Take away what can be taken away before there is a client.
 
         *place* tells the worker from all others that there are.  Raises OSError, or ValueError of a
-        limit, if the cell cannot be as it has to.
+        limit, if the sandbox cannot be as it has to.
         """
         limits.enforce(self._limits)
         if self._is_off:

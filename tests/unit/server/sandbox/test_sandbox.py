@@ -1,4 +1,4 @@
-"""A cell, put together from what a disk needs.  That walls hold is in faults/test_sandbox.py."""
+"""A sandbox, put together from what a disk needs.  That walls hold is in faults/test_sandbox.py."""
 
 import os
 from pathlib import Path
@@ -7,15 +7,15 @@ import pytest
 
 from nbdfork.server.errors import StartupError
 from nbdfork.server.sandbox import calls, capabilities, landlock, seccomp
-from nbdfork.server.sandbox.cell import Cell, Plan, missing
+from nbdfork.server.sandbox.sandbox import Plan, Sandbox, missing
 from nbdfork.types import Needs
 from tests.support.forks import in_a_fork
 
 NOBODY = 65534
 
 
-def cell(needs: Needs, mode: str = "auto", **settings: bool) -> Cell:
-    return Cell(Plan(mode, {}, NOBODY), needs, **({"one_client": True} | settings))
+def sandbox(needs: Needs, mode: str = "auto", **settings: bool) -> Sandbox:
+    return Sandbox(Plan(mode, {}, NOBODY), needs, **({"one_client": True} | settings))
 
 
 def test_what_kernels_lack_is_told_and_can_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,8 +26,8 @@ def test_what_kernels_lack_is_told_and_can_be_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(landlock, "version", lambda: 0)
     assert missing() == ["Landlock", "seccomp"]
     with pytest.raises(StartupError, match="this kernel lacks Landlock and seccomp"):
-        cell(Needs(), "require")
-    made = cell(Needs())
+        sandbox(Needs(), "require")
+    made = sandbox(Needs())
     assert made.describe() == (
         "no new privileges; capabilities: none; not in this kernel: Landlock;"
         " not in this kernel: seccomp; limits: core 0"
@@ -41,7 +41,7 @@ def test_a_wall_that_fails_is_an_error_only_if_it_is_required(
     def fail() -> None:
         raise OSError("the kernel is in a bad mood")
 
-    made = {mode: cell(Needs(), mode) for mode in ("auto", "require")}
+    made = {mode: sandbox(Needs(), mode) for mode in ("auto", "require")}
     monkeypatch.setattr(capabilities, "forbid_new_ones", fail)
     with pytest.raises(OSError, match="bad mood"):
         made["require"].enter()
@@ -67,13 +67,13 @@ def test_a_wall_that_fails_is_an_error_only_if_it_is_required(
     ],
 )
 def test_it_is_described(needs: Needs, parts: tuple[str, ...]) -> None:
-    described = cell(needs).describe()
+    described = sandbox(needs).describe()
     for part in parts:
         assert part in described
 
 
 def test_off_is_off() -> None:
-    made = Cell(Plan("off", {"files": 9}, NOBODY), Needs(), one_client=True)
+    made = Sandbox(Plan("off", {"files": 9}, NOBODY), Needs(), one_client=True)
     assert made.describe() == "off; limits: files 9"
     group = os.getpgid(0)
 
@@ -86,10 +86,10 @@ def test_off_is_off() -> None:
 
 
 def test_who_may_stop_the_server() -> None:
-    assert cell(Needs(stop=True)).may_stop
-    assert cell(Needs(anything=True)).may_stop
-    assert cell(Needs(), "off").may_stop
-    assert not cell(Needs(network=True)).may_stop
+    assert sandbox(Needs(stop=True)).may_stop
+    assert sandbox(Needs(anything=True)).may_stop
+    assert sandbox(Needs(), "off").may_stop
+    assert not sandbox(Needs(network=True)).may_stop
 
 
 def test_a_worker_for_several_clients_reaches_what_is_beside_its_file(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_worker_for_several_clients_reaches_what_is_beside_its_file(tmp_path: 
     for path in (file, beside, other):
         path.write_bytes(b"")
 
-    def reached(made: Cell) -> list[bool]:
+    def reached(made: Sandbox) -> list[bool]:
         def enter() -> list[bool]:
             made.enter()
             made.shut()
@@ -114,5 +114,5 @@ def test_a_worker_for_several_clients_reaches_what_is_beside_its_file(tmp_path: 
         return outcomes
 
     needs = Needs(read=frozenset({str(file)}))
-    assert reached(cell(needs)) == [True, False, False]
-    assert reached(cell(needs, one_client=False)) == [True, True, False]
+    assert reached(sandbox(needs)) == [True, False, False]
+    assert reached(sandbox(needs, one_client=False)) == [True, True, False]
