@@ -1,20 +1,21 @@
-"""Who may have an export, where that depends on a client's certificate.
+"""What one client may have: the exports, by its certificate and by their names.
 
-All else that is decided about who gets in was decided when the client connected.
+Whether it gets in at all, as far as that does not depend on these, was decided when it connected.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from nbdfork.protocol import wire
 
-Admits: TypeAlias = Callable[[str | None], bool]
-"""Says whether a client may have an export whose certificate has that subject.
+log = logging.getLogger(__name__)
 
-The subject is None if there is no certificate.
+Admits: TypeAlias = Callable[[str | None, str | None], bool]
+"""Says whether a client whose certificate has that subject may have the export of that name.
+
+The subject is None if there is no certificate, and the name is None where any export is meant.
 """
-
-NOT_ADMITTED = "this client is not allowed"
 
 ABOUT_EXPORTS = frozenset(
     {
@@ -28,6 +29,37 @@ ABOUT_EXPORTS = frozenset(
 """The options that only a client is answered which may have an export."""
 
 
-def admits_all(subject: str | None) -> bool:
-    """Admit every client: there are no rules about certificates."""
+def admits_all(subject: str | None, export: str | None) -> bool:
+    """Admit every client: there are no rules."""
     return True
+
+
+class NotAdmitted(Exception):
+    """The client may not have what it asks for."""
+
+
+class Access:
+    """What one client may have, as *admits* says; *subject* is what its certificate says.
+
+    *peer* is who it is, for the log.
+    """
+
+    def __init__(self, admits: Admits, peer: str) -> None:
+        self._admits = admits
+        self._peer = peer
+        self.subject: str | None = None
+
+    def check(self, export: str | None = None) -> None:
+        """Raise `NotAdmitted` if the client may not have the *export*, or any."""
+        if self._admits(self.subject, export):
+            return
+        why = "is not allowed"
+        if export is not None:
+            why = f"{why} to have the export {export!r}"
+        certificate = f"its certificate is {self.subject!r}" if self.subject else "no certificate"
+        log.warning("client %s %s (%s)", self._peer, why, certificate)
+        raise NotAdmitted(f"this client {why}")
+
+    def shown(self, listed: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return those of the exports, names and descriptions, that the client may have."""
+        return [one for one in listed if self._admits(self.subject, one[0])]

@@ -13,7 +13,7 @@ from nbdfork.backend.errors import ClientRefused, PluginFailed, cause
 from nbdfork.backend.exports import Exports
 from nbdfork.backend.gate import Gate
 from nbdfork.protocol import handshake
-from nbdfork.protocol.access import Admits, admits_all
+from nbdfork.protocol.access import Access, Admits, admits_all
 from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import CutShort, Disconnected, ProtocolError, Rejected, TlsFailed
 from nbdfork.protocol.stream import Stream
@@ -47,7 +47,7 @@ class Settings(NamedTuple):
 class Connection:
     """A client being served.
 
-    *admits* says whether a client with its certificate, or without one, may have an export.
+    *admits* says which exports it may have, by its certificate, or without one.
     *on_export* is told the export's name when the client has chosen it, *meter* what each batch of
     requests did.
     """
@@ -67,7 +67,7 @@ class Connection:
         self._settings = settings
         self._on_export = on_export
         self._meter = meter
-        self._admits = admits
+        self._access = Access(admits, meter.peer)
 
     def serve(self) -> None:
         """Serve the client until it leaves, and close its connection."""
@@ -123,7 +123,7 @@ class Connection:
         session: Session | None
         if self._settings.newstyle:
             offer = self._settings.offer
-            negotiation = handshake.Newstyle(self._channel, self._exports, offer, self._admits)
+            negotiation = handshake.Newstyle(self._channel, self._exports, offer, self._access)
             try:
                 session = negotiation.negotiate()
             finally:
@@ -148,7 +148,7 @@ class Connection:
 
         It has not had to say anything yet: its first request is a part of the handshake.
         """
-        session = handshake.oldstyle(self._channel, self._exports, self._admits)
+        session = handshake.oldstyle(self._channel, self._exports, self._access)
         stays = has_left = False
         try:
             stays = self._channel.receive(session.replies.request.size)

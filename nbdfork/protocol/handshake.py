@@ -14,7 +14,7 @@ from nbdfork.backend.errors import UnknownExport, cause, told
 from nbdfork.backend.exports import Catalogue, Exports
 from nbdfork.backend.gate import Gate
 from nbdfork.protocol import metacontexts, wire
-from nbdfork.protocol.access import ABOUT_EXPORTS, NOT_ADMITTED, Admits
+from nbdfork.protocol.access import ABOUT_EXPORTS, Access, NotAdmitted
 from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import ProtocolError, Rejected
 from nbdfork.protocol.optiondata import (
@@ -73,13 +73,15 @@ class _Reply(NamedTuple):
     tls: "Tls | None" = None
 
 
-def oldstyle(channel: Channel, exports: Exports, admits: Admits) -> Session:
+def oldstyle(channel: Channel, exports: Exports, access: Access) -> Session:
     """Greet the client in the old style: it is told the size, and has no say."""
-    if not admits(None):
-        log.warning(NOT_ADMITTED)
-        raise Rejected(NOT_ADMITTED)
     try:
-        session = Session(exports.open(exports.default()))
+        access.check()
+        name = exports.default()
+        access.check(name)
+        session = Session(exports.open(name))
+    except NotAdmitted as error:
+        raise Rejected(str(error)) from error
     except (OSError, UnknownExport) as error:
         if isinstance(error, OSError):  # of the other kind the log knows already
             log.error("the export cannot be opened: %s", cause(error))
@@ -95,12 +97,11 @@ def oldstyle(channel: Channel, exports: Exports, admits: Admits) -> Session:
 class Newstyle:
     """The fixed newstyle negotiation with one client."""
 
-    def __init__(self, channel: Channel, exports: Exports, offer: Offer, admits: Admits) -> None:
+    def __init__(self, channel: Channel, exports: Exports, offer: Offer, access: Access) -> None:
         self._channel = channel
         self._exports = exports
         self._offer = offer
-        self._admits = admits
-        self._subject: str | None = None  # of its certificate
+        self._access = access
         self._fixed = self._no_zeroes = self._has_listed = False
         self._options_left = MAX_OPTIONS
         self._is_secure = False  # TLS protects the connection
@@ -194,13 +195,15 @@ class Newstyle:
             return _Reply(wire.REP_ERR_SHUTDOWN, "the server is shutting down")
         if option not in (wire.OPT_STARTTLS, wire.OPT_ABORT) and self._needs_tls():
             return _Reply(wire.REP_ERR_TLS_REQD, "this server demands TLS")
-        if option in ABOUT_EXPORTS and not self._is_admitted():
-            return _Reply(wire.REP_ERR_POLICY, NOT_ADMITTED)
-        handler = _OPTIONS.get(option)
-        if handler is None or not self._is_offered(option):
-            return _Reply(wire.REP_ERR_UNSUP, "this server does not know the option")
         try:
+            if option in ABOUT_EXPORTS:
+                self._access.check()
+            handler = _OPTIONS.get(option)
+            if handler is None or not self._is_offered(option):
+                return _Reply(wire.REP_ERR_UNSUP, "this server does not know the option")
             return handler(self, data)
+        except NotAdmitted as error:
+            return _Reply(wire.REP_ERR_POLICY, str(error))
         except Invalid as error:
             return _Reply(wire.REP_ERR_INVALID, str(error))
         except UnknownExport as error:
@@ -208,12 +211,6 @@ class Newstyle:
         except OSError as error:
             log.error("the export %r cannot be opened: %s", self._asked, cause(error))
             return _Reply(wire.REP_ERR_UNKNOWN, f"the export cannot be opened: {told(error)}")
-
-    def _is_admitted(self) -> bool:
-        if self._admits(self._subject):
-            return True
-        log.warning("%s: its certificate is %r", NOT_ADMITTED, self._subject or "not there")
-        return False
 
     def _is_offered(self, option: int) -> bool:
         offer = self._offer
@@ -236,15 +233,14 @@ class Newstyle:
             raise ProtocolError(f"an export name of {length} bytes")
         if self._needs_tls():
             raise ProtocolError("the client does not use TLS, which this server demands")
-        if not self._is_admitted():
-            raise Rejected(NOT_ADMITTED)
         if self._replies.is_extended or self._channel.stopped:
             raise ProtocolError("EXPORT_NAME after EXTENDED_HEADERS, or while shutting down")
         try:
+            self._access.check()
             gate = self._open(string(self._channel.take(length)))
         except Invalid as error:
             raise ProtocolError(f"EXPORT_NAME: {error}") from error
-        except UnknownExport as error:
+        except (UnknownExport, NotAdmitted) as error:
             raise Rejected(str(error)) from error
         except OSError as error:
             log.error("the export %r cannot be opened: %s", self._asked, cause(error))
@@ -258,7 +254,7 @@ class Newstyle:
     def _list(self, data: bytes) -> _Reply:
         expect_empty(data)
         try:
-            exports = self._catalogue.listed()
+            exports = self._access.shown(self._catalogue.listed())
         except OSError as error:
             log.error("the exports cannot be listed: %s", cause(error))
             text = f"the exports cannot be listed: {told(error)}"
@@ -361,7 +357,7 @@ class Newstyle:
         protection = self._channel.secure(tls.context)
         if served := client.serving():
             served.protection = protection
-        self._subject = protection.subject or None
+        self._access.subject = protection.subject or None
         self._close_gate()
         self._forget()
         log.info("TLS: %s", protection.subject or "the client was asked for no certificate")
@@ -373,6 +369,7 @@ class Newstyle:
         canonical = self._catalogue.canonical_name(name)
         if encoded(canonical) is None:
             raise OSError(errno.EINVAL, f"the name of the default export is {NO_STRING}")
+        self._access.check(canonical)
         if self._gate is None or canonical != self._name:
             self._close_gate()
             self._gate = self._catalogue.open(canonical)

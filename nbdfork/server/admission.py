@@ -1,7 +1,8 @@
 """Who gets in: decided when a client has connected, before any code of a plugin runs.
 
 A rule names a party: an address or a network, a user or a group of this machine, a virtual machine,
-or, by TLS, the subject of a certificate, which is not known yet when a client connects.
+or, by TLS, the subject of a certificate, which is not known yet when a client connects.  It may be
+a rule for some exports alone: then it is asked when the client names one of them.
 """
 
 import fnmatch
@@ -17,6 +18,9 @@ from nbdfork.server.scoreboard import Scoreboard, Slot
 
 log = logging.getLogger(__name__)
 
+_FOR = " for "
+"""Stands in a rule between the party and the exports."""
+
 _RESERVED = 8
 """One part in so many of the most clients is kept for others, unless the user says otherwise."""
 
@@ -25,20 +29,36 @@ _REPORT_SECONDS = 1.0
 
 
 class Rule(NamedTuple):
-    """What a party is known by: one of *kind* "ip", "uid", "gid", "cid" or "dn", or "any"."""
+    """What a party is known by: one of *kind* "ip", "uid", "gid", "cid" or "dn", or "any".
+
+    *exports* is a pattern for the names of those that the rule is for; None: it is for the server.
+    """
 
     kind: str
     value: object = None
+    exports: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Rule":
         """Return the rule that a user means by *text*.  Raises ValueError."""
+        party, is_for_some, exports = text.rpartition(_FOR)
+        rule = cls._for_party(party if is_for_some else text)
+        return rule._replace(exports=exports) if is_for_some else rule
+
+    @classmethod
+    def _for_party(cls, text: str) -> "Rule":
         kind, colon, value = text.partition(":")
         if colon and kind in _KINDS:
             return cls(kind, _KINDS[kind](value))
         if text == "any":
             return cls("any")
         return cls("ip", _network(text))
+
+    def is_about(self, export: str | None) -> bool:
+        """Return whether the rule is for the *export*, or, if that is None, for the server."""
+        if export is None or self.exports is None:
+            return export is self.exports
+        return fnmatch.fnmatchcase(export, self.exports)
 
     def matches(self, peer: Peer, subject: str | None) -> bool:
         """Return whether *peer*, whose certificate has the *subject*, is meant."""
@@ -61,7 +81,8 @@ def _network(text: str) -> object:
                 f"{text}: there are bits set beyond the length of the network"
             ) from None
         raise ValueError(
-            f"{text!r} is neither an address or network, nor uid:, gid:, cid:, dn: or any"
+            f"{text!r} is neither an address or network, nor uid:, gid:, cid:, dn: or any; for some"
+            " exports alone it is as in 'any for NAME'"
         ) from None
 
 
@@ -106,25 +127,35 @@ _KINDS: dict[str, Callable[[str], object]] = {
 
 
 class Rules(NamedTuple):
-    """Who may come in: those of *allow*, or all if it is empty, but none of *deny*."""
+    """Who may come in: those of *allow*, or all if it is empty, but none of *deny*.
+
+    For an export there are the rules that are about it, by themselves: a client has to be let into
+    the server first.
+    """
 
     allow: tuple[Rule, ...] = ()
     deny: tuple[Rule, ...] = ()
 
-    def admit(self, peer: Peer, subject: str | None = None) -> bool:
-        """Return whether *peer* may come in; *subject* is what its certificate says, if it has one
-        that was verified.
+    def about(self, export: str | None) -> "Rules":
+        """Return those of the rules that are about the *export*; None: about the server."""
+        allow = tuple(rule for rule in self.allow if rule.is_about(export))
+        return Rules(allow, tuple(rule for rule in self.deny if rule.is_about(export)))
+
+    def admit(self, peer: Peer, subject: str | None = None, export: str | None = None) -> bool:
+        """Return whether *peer* may have the *export*, or, if that is None, come in; *subject* is
+        what its certificate says, if it has one that was verified.
         """
-        if any(rule.matches(peer, subject) for rule in self.deny):
+        allow, deny = self.about(export)
+        if any(rule.matches(peer, subject) for rule in deny):
             return False
-        return not self.allow or any(rule.matches(peer, subject) for rule in self.allow)
+        return not allow or any(rule.matches(peer, subject) for rule in allow)
 
     def may_admit(self, peer: Peer) -> bool:
         """Return whether *peer* may come in with some certificate, or without one."""
-        if any(rule.matches(peer, None) for rule in self.deny):
+        allow, deny = self.about(None)
+        if any(rule.matches(peer, None) for rule in deny):
             return False
-        wanted = [rule for rule in self.allow if rule.kind == "dn" or rule.matches(peer, None)]
-        return not self.allow or bool(wanted)
+        return not allow or any(rule.kind == "dn" or rule.matches(peer, None) for rule in allow)
 
 
 EVERYBODY = Rules()

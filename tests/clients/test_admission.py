@@ -1,6 +1,7 @@
 """Who gets in, with real clients; and what becomes of those who only take the place of others."""
 
 import os
+import re
 import socket
 import time
 from contextlib import ExitStack
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.harness import Server, eventually, nbdfork, run
-from tests.support.libnbd import connected
+from tests.support.libnbd import connect, connected, libnbd
 
 TCP = ("-p", "0")
 BY_TCP = ("--ipv4-only", "-n")
@@ -77,12 +78,44 @@ def test_rules_in_a_server_of_threads() -> None:
         assert is_let_in("127.0.0.3", server)
 
 
+def test_rules_for_exports(tmp_path: Path) -> None:
+    folder = tmp_path / "disks"
+    folder.mkdir()
+    for name in ("db", "vm-1", "vm-2", "web"):
+        (folder / name).write_bytes(bytes(4096))
+    rules = (
+        f"--allow=uid:{os.getuid()} for db",
+        f"--allow=uid:{os.getuid() + 1} for vm-*",
+        f"--allow=uid:{os.getuid()} for vm-2",
+        "--deny=any for web",
+    )
+    with Server("-n", *rules, "file", f"dir={folder}") as server:
+        done = run("nbdinfo", "--list", server.uri)
+        assert re.findall(r'^export="(.*)":', done.stdout, re.MULTILINE) == ["db", "vm-2"]
+        for name, is_allowed in (("db", True), ("vm-1", False), ("vm-2", True), ("web", False)):
+            done = run("nbdinfo", "--size", server.uri.replace("///", f"///{name}"))
+            assert (done.returncode == 0) == is_allowed, (name, done.stderr)
+        refused = f"uid {os.getuid()} is not allowed to have the export 'web' (no certificate)"
+        assert refused in server.log
+        with pytest.raises(libnbd().Error, match="server policy prevents"):
+            connect(server.uri.replace("///", "///web"))
+
+
+def test_no_code_of_the_plugin_runs_for_an_export_that_one_may_not_have(tmp_path: Path) -> None:
+    script = (f"open=echo $3 >> {tmp_path}/opened", "get_size=echo 512", "pread=false")
+    with Server("-n", "--deny", "any for web", "eval", *script) as server:
+        for name in ("web", "db"):
+            run("nbdinfo", "--size", server.uri.replace("///", f"///{name}"))
+    assert (tmp_path / "opened").read_text().split() == ["db"]
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
         ("10.0.0.1/8", "beyond the length"),
         ("somebody", "neither an address"),
         ("uid:none", "no user"),
+        ("somebody for db", "'somebody' is neither an address"),
     ],
 )
 def test_what_is_no_rule_is_refused_at_once(rule: str, message: str) -> None:

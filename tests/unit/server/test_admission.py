@@ -74,6 +74,41 @@ def test_a_certificate_may_let_in_whom_no_address_does() -> None:
     assert not rules.admit(V4, "CN=other,O=Good")
 
 
+@pytest.mark.parametrize(
+    ("text", "export", "is_about"),
+    [
+        ("any", None, True),
+        ("any", "db", False),
+        ("any for db", None, False),
+        ("any for db", "db", True),
+        ("any for db", "db2", False),
+        ("any for vm-*", "vm-7", True),
+        ("any for *", "", True),
+        ("dn:CN=one for all for db", "db", True),
+    ],
+)
+def test_what_a_rule_is_about(text: str, export: str | None, is_about: bool) -> None:
+    assert Rule.parse(text).is_about(export) == is_about
+
+
+def test_what_stands_before_the_exports_is_the_party() -> None:
+    assert Rule.parse("dn:CN=one for all for db") == Rule("dn", "CN=one for all", "db")
+    assert Rule.parse("uid:0 for vm-*") == Rule("uid", 0, "vm-*")
+    with pytest.raises(ValueError, match=r"'10\.1\.2' is neither"):
+        Rule.parse("10.1.2 for db")
+
+
+def test_exports_have_rules_of_their_own() -> None:
+    allow = ("10.0.0.0/8", "uid:1000", "uid:1000 for db", "dn:CN=web for web*")
+    deny = ("10.1.2.3 for secret",)
+    rules = Rules(tuple(map(Rule.parse, allow)), tuple(map(Rule.parse, deny)))
+    assert [rules.may_admit(peer) for peer in (V4, USER, ROOT)] == [True, True, False]
+    assert [rules.admit(peer, None, "db") for peer in (V4, USER)] == [False, True]
+    assert [rules.admit(peer, None, "secret") for peer in (V4, USER)] == [False, True]
+    assert [rules.admit(peer, None, "other") for peer in (V4, USER)] == [True, True]
+    assert [rules.admit(V4, subject, "web1") for subject in ("CN=web", None)] == [True, False]
+
+
 @pytest.mark.parametrize(("most", "expected"), [(256, 224), (8, 7), (7, 7), (1, 1)])
 def test_a_part_of_the_places_is_kept_for_others(most: int, expected: int) -> None:
     assert Admission.for_pool(most, None).most_per_party == expected
