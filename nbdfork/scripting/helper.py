@@ -13,12 +13,17 @@ from typing import Unpack
 
 from nbdfork.plugin import Buffer
 from nbdfork.scripting.channel import HelperChannel, HelperGone
+from nbdfork.scripting.guard import Guard
 from nbdfork.scripting.script import CallbackFailed, RequestFields, Script, ScriptError
 from nbdfork.scripting.template import Template
 
 log = logging.getLogger(__name__)
 
 _SECONDS_TO_END = 1.0
+"""For a helper that does not speak the protocol."""
+
+_SECONDS_FOR_THE_SCRIPT = 8.0
+"""For what a script does at its end."""
 
 
 class Helper(Script):
@@ -37,6 +42,7 @@ class Helper(Script):
         except HelperGone as error:
             raise OSError(errno.EIO, f"the template cannot fork a helper: {error}") from error
         self._process = os.pidfd_open(self._pid)  # unlike the pid, it is never reused
+        self._guard = Guard(self._pid)
         super().__init__(self._channel, path, callbacks)
 
     def call(
@@ -62,16 +68,21 @@ class Helper(Script):
         if not self.is_gone:
             self.is_gone = True
             self._channel.close()
-            self._kill_unless_it_ends()
+            self._kill_unless_it_ends(_SECONDS_TO_END)
+            self._guard.dismiss()
             text = f"the helper died: {self._template.fate_of(self._pid)}"
             log.error("%s: %s (%s)", self._path, text, reason)
             os.kill(os.getpid(), signal.SIGTERM)
         return OSError(errno.EIO, text)
 
-    def _kill_unless_it_ends(self) -> None:
-        """End a helper that broke the protocol and may never notice that its connection closed."""
-        ended, _, _ = select.select([self._process], [], [], _SECONDS_TO_END)
-        if not ended:
+    def _kill_unless_it_ends(self, seconds: float) -> None:
+        """End a helper that may never notice that its connection closed, or has its script's own
+        reasons to stay: nobody else gets a helper as long as it is waited for.
+        """
+        poll = select.poll()
+        poll.register(self._process, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            log.warning("%s: killing a helper that does not end", self._path)
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._process, signal.SIGKILL)
 
@@ -79,4 +90,6 @@ class Helper(Script):
         """Let the helper end, and wait until it has."""
         if not self.is_gone:
             self._channel.close()
+            self._kill_unless_it_ends(_SECONDS_FOR_THE_SCRIPT)
+            self._guard.dismiss()
             self._template.fate_of(self._pid)

@@ -351,6 +351,7 @@ module NbdforkHost
 
     def serve_clients(worker)
       @process = Process.pid
+      Process.setpgrp # it may be killed with all that the script has started
       worker.nonblock = false # otherwise each wait would take two more system calls
       Random.srand
       reply(worker, @process)

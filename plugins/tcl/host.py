@@ -243,6 +243,7 @@ class TemplateProcess:
             os.setuid(int(uid))
 
     def _serve_clients(self, worker: Peer) -> NoReturn:
+        os.setpgid(0, 0)  # it may be killed with all that the script has started
         try:
             self._interpreter.serve()
             worker.reply(os.getpid())

@@ -62,7 +62,7 @@ ORDER = {
         ["filter", "loaded"],
     ],
     "scripting": [
-        ["callbacks", "frames", "script"],
+        ["callbacks", "frames", "guard", "script"],
         ["channel", "export"],
         ["template"],
         ["helper"],

@@ -73,6 +73,7 @@ WITHOUT_UNIT_TESTS = {
     "protocol/stream": "a protocol for type checkers",
     "pytest_plugin": "a fixture, which clients/test_embed.py uses",
     "scripting/embedded": "the language of `scripting/test_plugin` is an embedded one",
+    "scripting/guard": "it guards a process: faults/test_helpers.py",
     "scripting/helper": "it needs a helper process: plugins/test_host.py",
     "scripting/template": "it needs a helper process: plugins/test_host.py",
     "server/errors": "exceptions without methods",

@@ -261,6 +261,7 @@ let leave ~in_fork =
   if in_fork = one_process () || (not in_fork && not !has_forked) then exit 0 else Unix._exit 0
 
 let serve_clients socket =
+  ignore (Unix.setsid ()); (* it may be killed with all that the script has started *)
   notify := notify_by socket;
   Random.self_init ();
   reply socket 0l (Int64.of_int (Unix.getpid ())) "";
