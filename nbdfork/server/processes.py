@@ -69,11 +69,13 @@ def _status(pid: int) -> int | None:
     """Reap the child *pid*, if it has ended, and return its status."""
     import psutil
 
-    # Before it is reaped: nobody else can have its number yet.
-    found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    try:
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
     if found is not None and (found.si_code != os.CLD_EXITED or found.si_status):
         with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)  # not reaped yet: no other can have its number
     try:
         return psutil.Process(pid).wait(0)
     except (psutil.TimeoutExpired, psutil.NoSuchProcess):

@@ -13,6 +13,7 @@ from tests.support.harness import eventually
 def child(what: Callable[[], object]) -> int:
     pid = os.fork()
     if pid == 0:
+        signal.alarm(60)  # or it would outlive a test that fails
         try:
             what()
         finally:
@@ -47,7 +48,26 @@ def test_a_child_of_somebody_else_hides_no_other() -> None:
     foreign, ours = child(lambda: os._exit(0)), child(lambda: os._exit(3))
     eventually(lambda: psutil.Process(foreign).status() == psutil.STATUS_ZOMBIE)
     assert reaped({ours}, 1) == {ours: 3}
+    assert list(processes.reap({ours})) == []  # it was reaped before
     assert os.waitpid(foreign, 0) == (foreign, 0)  # it was left to whoever wants it
+
+
+def test_what_a_killed_child_has_started_is_killed() -> None:
+    reader, writer = os.pipe()
+
+    def lead() -> None:
+        os.setpgid(0, 0)
+        child(signal.pause)
+        os.write(writer, b"x")
+        signal.pause()
+
+    pid = child(lead)
+    os.close(writer)
+    assert os.read(reader, 2) == b"x"
+    processes.send(pid, signal.SIGKILL)
+    assert reaped({pid}, 1) == {pid: -signal.SIGKILL}
+    assert os.read(reader, 1) == b""  # the other one has ended, too
+    os.close(reader)
 
 
 def test_who_has_ended_hears_nothing() -> None:
