@@ -1,6 +1,7 @@
 """Clients that leave while a plugin is at work for them: nobody else waits for that."""
 
 import os
+import shutil
 import socket
 import struct
 import time
@@ -263,3 +264,43 @@ def test_processes_of_a_killed_worker_are_killed_with_it(stage: Stage) -> None:
         psutil.wait_procs(family, timeout=30)
         assert not any(one.is_running() for one in family)
         client.close()
+
+
+def test_workers_whose_supervisor_was_killed_end_whatever_they_wait_for(
+    tmp_path: Path, keys: Path
+) -> None:
+    """All at once, for each has ten seconds."""
+    stages = [Stage(made) for name in "abcd" if (made := tmp_path / name).mkdir() is None]
+    memory = ("memory", "64M")
+    servers = [
+        Server(*memory),
+        Server("--tls=require", f"--tls-psk={keys}", *memory),
+        Server("-t", "4", *stages[0].words("pread")),
+        Server("-t", "4", *stages[1].words("pread", "in-one=true")),
+        Server(*stages[2].words("pread", "child=true")),
+        Server("--filter=delay", *memory, "rdelay=60"),
+    ]
+    plain, secure, *waiting = servers
+    lazy = Client(plain).greet()
+    for _ in range(4):
+        lazy.request(0, 0, 32 << 20)  # and it reads none of it
+    under_tls = libnbd().NBD()
+    under_tls.set_uri_allow_local_file(True)
+    under_tls.connect_uri(f"nbds+unix://alice@/?socket={secure.socket}&tls-psk-file={keys}")
+    for _ in range(4):
+        under_tls.aio_pread(libnbd().Buffer(32 << 20), 0)
+    patient = [Client(server).greet() for server in waiting]
+    for client in patient:
+        client.request(0, 0, 512)
+    for stage in stages[:3]:
+        stage.reached()
+    eventually(lambda: all(server.serving() for server in servers))
+    workers = [worker for server in servers for worker in server.serving()]
+    processes = [one for worker in workers for one in (worker, *worker.children(recursive=True))]
+    for server in servers:
+        server.process.kill()
+        server.process.wait()
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert not alive
+    for server in servers:
+        shutil.rmtree(server.directory)
