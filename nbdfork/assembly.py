@@ -13,13 +13,14 @@ from nbdfork import logs
 from nbdfork.backend.chain import Chain
 from nbdfork.backend.exports import Exports
 from nbdfork.backend.life import Life
-from nbdfork.plugin import ThreadModel
+from nbdfork.plugin import ConfigError, ThreadModel
 from nbdfork.protocol.access import admits_all
 from nbdfork.protocol.connection import Connection, Settings
 from nbdfork.protocol.handshake import Offer
 from nbdfork.protocol.stream import Stream
 from nbdfork.protocol.transmission import Meter
 from nbdfork.server.admission import EVERYBODY, Admission, Rules
+from nbdfork.server.errors import StartupError
 from nbdfork.server.peers import Peer
 from nbdfork.server.pool import PoolSize
 from nbdfork.server.sandbox.sandbox import Plan, Sandbox
@@ -81,7 +82,7 @@ def supervisor(
         clients_at_once = 1 if one_at_a_time else size.max_clients
         size = PoolSize.one()
     service = Service(
-        life.after_fork,
+        partial(_after_fork, life),
         connector(chain, terms),
         life.cleanup,
         Admission.for_pool(max_clients, terms.most_per_party, terms.rules),
@@ -98,6 +99,15 @@ def supervisor(
         one_process,
     )
     return Supervisor(listeners, size, service, shutdown_limit, hang_limits)
+
+
+def _after_fork(life: Life, stop: Callable[[], None], ending: int) -> None:
+    """See `Life.after_fork`.  Raises `StartupError` for what a plugin says in a line of its own."""
+    try:
+        life.after_fork(stop, ending)
+    except ConfigError as error:
+        log.debug("after_fork failed:", exc_info=True)
+        raise StartupError(str(error)) from error
 
 
 def sandbox(chain: Chain, terms: Terms, plan: Plan, *, clients: int, workers: int = 1) -> Sandbox:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from nbdfork.backend import facts
 from nbdfork.backend.client import calling
-from nbdfork.backend.errors import Refused
+from nbdfork.backend.errors import Refused, cause
 from nbdfork.backend.extents import ExtentReader, align
 from nbdfork.plugin import (
     FAST_ZERO,
@@ -293,6 +293,8 @@ class Gate:
         try:
             with calling():
                 self._close()
+        except OSError as error:
+            log.error("closing the export failed: %s", cause(error))
         except Exception:
             log.exception("closing the export failed")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from threading import Lock
 
 from nbdfork.backend.chain import Chain
-from nbdfork.backend.errors import starting
+from nbdfork.backend.errors import cause, starting
 from nbdfork.plugin import Plugin, SharedLock, ThreadModel
 
 log = logging.getLogger(__name__)
@@ -64,5 +64,7 @@ class Life:
         for layer in self.chain.layers:
             try:
                 call(layer.plugin)
+            except OSError as error:
+                log.error("%s: %s failed: %s", layer.name, what, cause(error))
             except Exception:
                 log.exception("%s: %s failed:", layer.name, what)

@@ -65,6 +65,7 @@ class Generation:
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._workers: dict[int, range] = {}  # their slots, by pid
         self._retired: set[int] = set()  # those of them that were told to end
+        self._has_started = False
         self._failure = ""  # of the last worker that failed before it served anyone
         self._sent_away: set[int] = set()  # those whose clients were
         self._departures: Departures[int] = Departures()  # by pid
@@ -230,6 +231,8 @@ class Generation:
             log.warning("a worker died unused; next fork in %.1f s", pause)
             reason = f"a worker cannot start: {entry.reason}" if entry.reason else ""
             self._failure = reason or "a worker died while it was starting"
+            if self._has_started and reason:
+                log.error("%s", reason)
             if not self._is_ending:
                 self._listeners.renew()
 
@@ -306,7 +309,8 @@ class Generation:
         if self._failure:
             raise StartupError(self._failure)
         states = [self._board.state(slots[0]) for slots in self._workers.values()]
-        return not _BOOTING.intersection(states)
+        self._has_started = not _BOOTING.intersection(states)
+        return self._has_started
 
     def stop(self) -> None:
         """Tell all workers to finish with their clients and end."""

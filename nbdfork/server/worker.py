@@ -15,7 +15,7 @@ import time
 from nbdfork.server import linux
 from nbdfork.server.admission import Door
 from nbdfork.server.entrance import Entrance
-from nbdfork.server.errors import CannotAccept
+from nbdfork.server.errors import CannotAccept, StartupError
 from nbdfork.server.inheritance import STACK_SIGNAL, Inheritance
 from nbdfork.server.scoreboard import State
 from nbdfork.server.service import Service, admit, serve
@@ -38,9 +38,11 @@ def run(inherited: Inheritance, service: Service) -> int:
             inherited.slot(0).set(State.ENDED)
             return 0
         service.after_fork(inherited.stop_server, stopper.ending)
+    except StartupError as error:  # the supervisor tells it
+        return _fail(inherited, str(error))
     except BaseException as error:  # SystemExit, too: a plugin must not end a worker silently
         log.exception("the worker cannot start")
-        return _fail(inherited, error)
+        return _fail(inherited, f"{type(error).__name__}: {error}")
     try:
         if service.clients_at_once > 1:
             Threads(inherited, service, stopper).run()
@@ -48,10 +50,10 @@ def run(inherited: Inheritance, service: Service) -> int:
             _serve_in_turn(inherited, service, stopper)
     except CannotAccept as error:
         log.error("%s", error)
-        return _fail(inherited, error)
+        return _fail(inherited, f"{type(error).__name__}: {error}")
     except BaseException as error:
         log.exception("the worker failed")
-        return _fail(inherited, error)
+        return _fail(inherited, f"{type(error).__name__}: {error}")
     finally:
         stopper.announce_end()
         service.cleanup()
@@ -76,9 +78,9 @@ def _kill_group(seconds: float) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _fail(inherited: Inheritance, error: BaseException) -> int:
+def _fail(inherited: Inheritance, reason: str) -> int:
     """Say why this worker cannot go on; return the exit status."""
-    inherited.slot(0).set(State.FAILED, reason=f"{type(error).__name__}: {error}")
+    inherited.slot(0).set(State.FAILED, reason=reason)
     inherited.announce()
     return EXIT_FAILED
 

@@ -24,8 +24,9 @@ T = TypeVar("T")
 
 request = nbdkit._request
 
-FAILURES = (Exception, SystemExit)
-"""What a callback may raise: sys.exit() in it ends the request and not the server."""
+FAILURES = BaseException
+"""What a callback may raise: sys.exit() in it, or a KeyboardInterrupt of its own, ends the request
+and not the server.  Nobody else raises such things in a process that serves."""
 
 API_VERSIONS = (1, 2)
 REQUIRED = ("open", "get_size", "pread")
@@ -238,11 +239,16 @@ class PythonScript:
 
     def converted(self, name: str, convert: Callable[[object], T], found: Any) -> Iterator[T]:
         """Convert the items of what the callback *name* has returned when they are wanted."""
-        try:
-            for item in found:
-                yield convert(item)
-        except FAILURES as error:  # if the script returned a generator, it runs now
-            raise self.error(name, error) from error
+        items: Iterator[object] | None = None
+        while True:
+            try:
+                items = iter(found) if items is None else items
+                item = convert(next(items))  # if the script returned a generator, it runs now
+            except StopIteration:
+                return
+            except FAILURES as error:
+                raise self.error(name, error) from error
+            yield item
 
     def missing(self, name: str) -> PythonScriptError:
         """Return the error of a callback that the script lacks, though it says it can."""
@@ -261,11 +267,14 @@ class PythonScript:
         except FAILURES as error:
             if isinstance(error, SystemExit) and type(error) is not SystemExit:
                 raise  # a signal ends the server
+            if isinstance(error, KeyboardInterrupt) and what != "after_fork":
+                raise  # as the user has asked for
             log.debug("%s: %s failed:", self.path, what, exc_info=error)
             frames = traceback.extract_tb(error.__traceback__)
             lines = [frame.lineno for frame in frames if frame.filename == self.path]
             where = f"{self.path}:{lines[-1]}" if lines else self.path
-            failed = f"failed: {type(error).__name__}: " + " ".join(str(error).split())
+            said = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
+            failed = f"failed: {said}"
             if isinstance(error, SystemExit):
                 failed = f"called sys.exit({error.code!r}): raise an exception instead"
             raise ConfigError(

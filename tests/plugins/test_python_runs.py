@@ -285,6 +285,65 @@ def test_a_function_imported_under_the_name_of_a_callback_is_let_pass(tmp_path: 
     assert plugin.get_ready() is None
 
 
+FAILING_CALLBACKS = {
+    "close(h)": "closing the export failed",
+    "list_exports(readonly, is_tls)": "the exports cannot be listed",
+    "extents(h, count, offset, flags)": "BLOCK_STATUS of 65536 bytes at 0",
+    "cleanup()": "cleanup failed",
+}
+
+
+@pytest.mark.parametrize("raised", ["ValueError('bad')", "KeyboardInterrupt", "SystemExit(3)"])
+@pytest.mark.parametrize("callback", FAILING_CALLBACKS)
+def test_whatever_a_callback_raises_is_one_message_and_hurts_no_other_client(
+    callback: str, raised: str, tmp_path: Path
+) -> None:
+    path = script(tmp_path, f"def {callback}:\n    raise {raised}")
+    with Server("-n", "python", path) as server:
+        other = connect(server.uri)
+        client = libnbd().NBD()
+        client.set_opt_mode(True)
+        client.add_meta_context("base:allocation")
+        client.connect_uri(server.uri)
+        if callback.startswith("list"):
+            with pytest.raises(libnbd().Error):
+                client.opt_list(lambda *_: 0)
+        client.opt_go()
+        if callback.startswith("extents"):
+            assert attempt(lambda: client.block_status(65536, 0, lambda *_: 0)) == "EIO"
+        client.shutdown()
+        assert other.pread(512, 0) == bytes(512)
+        other.shutdown()
+        server.stop()
+        where = f"{FAILING_CALLBACKS[callback]}: {path}: {callback.partition('(')[0]}: Traceback"
+        assert where in server.log
+        assert f"raise {raised}" in server.log
+        assert "plugins/python" not in server.log
+
+
+@pytest.mark.parametrize("raised", ["ValueError('bad')", "KeyboardInterrupt", "SystemExit(3)"])
+def test_after_fork_that_raises_is_one_line(raised: str, tmp_path: Path) -> None:
+    path = script(tmp_path, f"def after_fork(): raise {raised}")
+    done = nbdfork("-f", "-U", "-", "python", path, "--run", "sleep 60")
+    assert done.returncode == 1
+    (line,) = (line for line in done.stderr.splitlines() if "warning" not in line)
+    assert f"a worker cannot start: python: {path}:6: after_fork " in line
+
+
+def test_a_worker_that_cannot_start_later_is_told_of(tmp_path: Path) -> None:
+    path = script(
+        tmp_path,
+        f"import os\ndef after_fork():\n    if os.path.exists({str(tmp_path / 'bad')!r}): 1/0",
+    )
+    with Server("-n", "python", path) as server:
+        connect(server.uri).shutdown()  # it has started, then
+        (worker,) = server.workers()
+        (tmp_path / "bad").touch()
+        worker.kill()
+        said = f"a worker cannot start: python: {path}:8: after_fork failed: ZeroDivisionError"
+        eventually(lambda: said in server.log)
+
+
 # -- the manual page ---------------------------------------------------------------------------
 
 
