@@ -5,6 +5,7 @@ threads then read the replies in turn, each its own.  So clients of one worker w
 in the helper only, and never in the server.
 """
 
+import errno
 import logging
 import socket
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from nbdfork.scripting.frames import (
     REPLY,
     REQUEST,
 )
-from nbdfork.scripting.script import CallbackFailed
+from nbdfork.scripting.script import MAX_ANSWER, CallbackFailed, too_long
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +28,13 @@ T = TypeVar("T")
 
 _CLOSED = "it closed the connection"
 
-_MAX_PAYLOAD = 1 << 24
-"""The longest payload of a reply, in bytes, unless it is the data of a longer read.
+_MAX_PAYLOAD = MAX_ANSWER
+"""The longest payload of a reply, in bytes, unless it is the data of a longer read."""
 
-A helper that announces more has lost its place in the stream.
-"""
+_MAX_DISCARDED = 1 << 30
+"""A helper that announces more has lost its place in the stream."""
+
+_PIECE = 1 << 20
 
 PREAD = OPERATIONS["pread"]
 
@@ -126,7 +129,7 @@ class HelperChannel:
         while True:
             length, code, value = REPLY.unpack(self._read(REPLY.size))
             if length > max_payload:
-                raise HelperGone(f"it sent a reply of {length} bytes")
+                self._refuse(length)
             payload = self._read(length)
             if not code:
                 return value, payload
@@ -150,6 +153,15 @@ class HelperChannel:
         if len(payload) != len(data):
             raise HelperGone(f"it answered a read of {len(data)} bytes with {len(payload)}")
         data[:] = payload
+
+    def _refuse(self, length: int) -> None:
+        """Drop a payload that is too long.  Raises `CallbackFailed`."""
+        if length > _MAX_DISCARDED:
+            raise HelperGone(f"it sent a reply of {length} bytes")
+        left = length
+        while left:
+            left -= len(self._read(min(left, _PIECE)))
+        raise CallbackFailed(errno.EIO, too_long(length))
 
     def _raise_or_notice(self, code: int, value: int, payload: bytes) -> None:
         """Raise the error that a reply carries, or do what a notice asks for."""

@@ -12,6 +12,10 @@ from nbdfork.scripting.script import Script
 log = logging.getLogger(__name__)
 
 
+_MAX_DESCRIPTION = 64 * 1024
+"""More bytes of a description than any client is sent."""
+
+
 class ScriptExport(CallbackExport):
     """The disk of *script*, as *handle*, the number that stands for what its open returned."""
 
@@ -45,7 +49,7 @@ class ScriptExport(CallbackExport):
         except OSError as error:  # the disk can be served without a description
             log.error("%s", error)
             return ""
-        return payload.decode(errors="replace")
+        return payload[:_MAX_DESCRIPTION].decode(errors="replace")
 
     def has(self, callback: str) -> bool:
         return callback in self._script.callbacks

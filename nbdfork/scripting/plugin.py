@@ -216,7 +216,7 @@ class ScriptPlugin(Plugin, ABC):
         if "list_exports" not in self._callbacks:
             return super().list_exports(read_only)
         _, payload = self._serving.call("list_exports", flags=_flags(read_only))
-        fields = payload.decode(errors="replace").split("\0")
+        fields = os.fsdecode(payload).split("\0")  # what is not UTF-8 is not listed, and told of
         # Each of names and descriptions is ended by a NUL.
         return [ExportInfo(*pair) for pair in zip(fields[::2], fields[1::2], strict=False)]
 
@@ -224,12 +224,12 @@ class ScriptPlugin(Plugin, ABC):
         if "default_export" not in self._callbacks:
             return ""
         _, payload = self._serving.call("default_export", flags=_flags(read_only))
-        return payload.decode(errors="replace")
+        return os.fsdecode(payload)
 
     def open(self, export_name: str, read_only: bool) -> Export:
         handle = next(self._handles)
         flags = _flags(read_only)
-        self._serving.call("open", export_name.encode(), handle=handle, flags=flags)
+        self._serving.call("open", os.fsencode(export_name), handle=handle, flags=flags)
         return ScriptExport(self._serving, handle, self._model)
 
     def cleanup(self) -> None:

@@ -10,6 +10,22 @@ from typing import Protocol, TypedDict, Unpack
 
 from nbdfork.plugin import Buffer
 
+MAX_ANSWER = 1 << 24
+"""The longest answer of a callback, in bytes, unless it is data that was asked for."""
+
+MAX_TEXT = 4096
+"""So many characters of what a script says are told of an error."""
+
+
+def too_long(length: int) -> str:
+    """Return the text for an answer of *length* bytes."""
+    return f"the answer has {length} bytes; {MAX_ANSWER} are the most"
+
+
+def cut(text: str) -> str:
+    """Return what can be told of *text*."""
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} [...]"
+
 
 class CallbackFailed(Exception):
     """A callback failed: *code* is an errno, *text* is what the script says about it."""
@@ -51,6 +67,7 @@ class ScriptError(OSError):
     """
 
     def __init__(self, path: str, callback: str, code: int, text: str) -> None:
+        text = cut(text)
         place = re.escape(path)
         super().__init__(code, re.sub(rf"^{place}:\d+: | at {place} line \d+\.?$", "", text))
         self._where = "" if path in text else f"{path}: "
@@ -77,9 +94,12 @@ class Script:
     ) -> tuple[int, bytes]:
         """Call a callback, and return the value and the payload of its reply."""
         try:
-            return self._caller.call(callback, payload, **fields)
+            value, answer = self._caller.call(callback, payload, **fields)
         except CallbackFailed as error:
             raise ScriptError(self._path, callback, error.code, error.text) from None
+        if len(answer) > MAX_ANSWER:
+            raise self.error(callback, too_long(len(answer)))
+        return value, answer
 
     def pread(self, handle: int, count: int, offset: int) -> Buffer:
         """Read from the disk of *handle*."""

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 _BACKLOG = 128
 """How many workers may wait at once for the template to fork."""
 
+_MAX_LINE = 4096
+"""Longer lines of standard error are logged in pieces, and so never kept whole."""
+
 _SECONDS_TO_END = 10.0
 
 
@@ -147,7 +150,7 @@ class Template:
         worker.
         """
         with open(self._log_end, encoding="utf-8", errors="backslashreplace") as lines:
-            for line in lines:
+            while line := lines.readline(_MAX_LINE):
                 log.warning("%s", line.rstrip("\n"))
 
 

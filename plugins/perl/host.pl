@@ -140,7 +140,24 @@ sub list_exports {
     return 0;
 }
 
-sub fact { my ($name) = @_; return sub { return 0 + (call($name, $_[0]) || 0) } }
+# A whole number of 64 bits; what is no number at all is not taken for 0.
+sub number {
+    my ($name, $value) = @_;
+    no warnings 'uninitialized';
+    return 0 + $value
+        if $value =~ /\A\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*\z/a
+        && $value == int $value && abs($value) <= 9223372036854775807;
+    my $shown = defined $value ? "'" . text(substr $value, 0, 40) . "'" : 'nothing';
+    die "$name returned $shown; return a whole number\n";
+}
+
+sub size { return number('get_size', call('get_size', $_[0])) }
+
+# Perl's own false values are the empty string and undef.
+sub fact {
+    my ($name) = @_;
+    return sub { my $value = call($name, $_[0]); return $value ? number($name, $value) : 0 };
+}
 
 sub on_range { my ($name) = @_; return sub { call($name, @_[0, 3, 4, 2]); return 0 } }
 
@@ -152,7 +169,7 @@ my %operation = (
     load => \&load,
     start => sub { $process = $$; srand; return 0 },
     config => sub { call('config', split /\0/, $_[1], 2); return 0 },
-    thread_model => sub { return call('thread_model') },
+    thread_model => sub { return number('thread_model', call('thread_model')) },
     preconnect => sub { call('preconnect', $_[2] & $READ_ONLY); return 0 },
     list_exports => \&list_exports,
     default_export => sub {
@@ -169,7 +186,8 @@ my %operation = (
     zero => \&zero,
     extents => \&extents,
     (map { $_ => on_range($_) } qw(trim cache)),
-    (map { $_ => fact($_) } qw(get_size is_rotational can_multi_conn can_write can_flush can_trim
+    get_size => \&size,
+    (map { $_ => fact($_) } qw(is_rotational can_multi_conn can_write can_flush can_trim
         can_zero can_fast_zero can_fua can_cache can_extents)),
     (map { $_ => plain($_) } qw(dump_plugin config_complete get_ready unload after_fork cleanup)),
 );

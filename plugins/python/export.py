@@ -45,7 +45,8 @@ class PythonExport(CallbackExport):
         except TypeError:
             raise self._script.error("get_size", f"returned {size!r}; return an int") from None
         if not 0 <= size <= parse.MAX_SIZE:
-            raise self._script.error("get_size", f"returned {size}; return 0 to 2^63-1 bytes")
+            shown = size if size.bit_length() < 100 else f"a number of {size.bit_length()} bits"
+            raise self._script.error("get_size", f"returned {shown}; return 0 to 2^63-1 bytes")
         return int(size)
 
     def block_size(self) -> BlockSize:

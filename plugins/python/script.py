@@ -33,6 +33,9 @@ REQUIRED = ("open", "get_size", "pread")
 
 _EIO = 5
 
+_MAX_TEXT = 16384
+"""So many characters of a traceback are logged: its beginning and its end."""
+
 SIGNATURES = {
     "dump_plugin": "",
     "config": "key, value",
@@ -98,7 +101,10 @@ class PythonScriptError(OSError):
         lines = traceback.format_exception(
             type(self._cause), self._cause, stack and stack.tb_next, chain=True
         )
-        return f"{self._where}: " + "".join(lines).rstrip()
+        text = "".join(lines).rstrip()
+        if len(text) > _MAX_TEXT:
+            text = f"{text[: _MAX_TEXT // 2]} [...] {text[-_MAX_TEXT // 2 :]}"
+        return f"{self._where}: {text}"
 
 
 class PythonScript:
@@ -130,7 +136,7 @@ class PythonScript:
         try:
             return compile(source, self.path, "exec", dont_inherit=True)
         except SyntaxError as error:
-            where = f"{self.path}:{error.lineno}"
+            where = self.path if error.lineno is None else f"{self.path}:{error.lineno}"
             raise ConfigError(
                 f"python: {where}: {type(error).__name__}: {error.msg}; correct the script"
             ) from error

@@ -147,12 +147,12 @@ module NbdforkHost
       raise 'the script asks for zeroes to be written' if @errno == Errno::EOPNOTSUPP::Errno
     end
 
-    def number_of(value)
-      case value
-      when true then 1
-      when false, nil then 0
-      else Integer(value)
-      end
+    def number_of(name, value)
+      return value == true ? 1 : 0 if [true, false, nil].include?(value) && name != :get_size
+
+      number = Integer(value)
+      fits = (value.is_a?(String) || number == value) && (-2**63...2**63).cover?(number)
+      fits ? number : raise("#{name} returned #{value.to_s[0, 40]}; return a whole number")
     end
 
     def exports_of(list)
@@ -162,8 +162,8 @@ module NbdforkHost
 
   # What each operation does.  Its result is the reply's value, the reply's payload, or ignored.
   VALUE = {
-    thread_model: proc { Integer(call(:thread_model)) },
-    **FACTS.to_h { |name| [name, proc { |handle| number_of(call(name, handle)) }] }
+    thread_model: proc { number_of(:thread_model, call(:thread_model)) },
+    **FACTS.to_h { |name| [name, proc { |handle| number_of(name, call(name, handle)) }] }
   }.freeze
   PAYLOAD = {
     load: proc { load_script(ARGV.shift) },

@@ -22,6 +22,9 @@ OK = 0
 MISSING = 2
 FALSE = 3
 
+_MAX_SAID = 4096
+"""So many characters of a script's first line of errors are told."""
+
 _ERRNO = re.compile(rb"(E[A-Z]+)(?:\s+|$)", re.IGNORECASE)
 
 _ERRNOS = {
@@ -118,7 +121,7 @@ class ShellScript:
         if outcome.status < 0:
             message = f"was ended by a signal ({signal.strsignal(-outcome.status)})"
         if lines:
-            message += f": {lines[0]}"
+            message += f": {lines[0][:_MAX_SAID]}"
         return self.error(method, message, code or errno.EIO)
 
 

@@ -217,6 +217,11 @@ namespace eval ::nbdforkhost {
         if {[string length $data] < $count} {
             error "pread: buffer returned from pread is too small"
         }
+        # To look at its characters, Tcl would make a string of bytes that are none.
+        set kind [::tcl::unsupported::representation $data]
+        if {![string match "value is a bytearray*" $kind] && [regexp {[^\u0000-\u00ff]} $data]} {
+            error "pread returned characters that are no bytes"
+        }
         return [binary format a$count $data]
     }
 
