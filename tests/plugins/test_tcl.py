@@ -34,13 +34,16 @@ def test_bytes_are_the_same_bytes(size: int) -> None:
     [
         ("string repeat a $count", b"a" * 512),
         (r"string repeat \u00e9 $count", b"\xe9" * 512),
-        (r"string repeat \0\ufeff $count", b"\0\xff" * 256),
+        (r"string repeat \0\u00ff $count", b"\0\xff" * 256),
         ("format %0512d 7", b"0" * 511 + b"7"),
         ("lrepeat 256 x", b"x " * 255 + b"x "),
     ],
 )
 def test_a_string_is_bytes_as_under_nbdkit(text: str, expected: bytes, tmp_path: Path) -> None:
-    """The low byte of each character; a list is longer than it looks, and is cut."""
+    """A list is longer than it looks, and is cut.
+
+    nbdkit takes the low byte of characters that are no bytes; here they are told of.
+    """
     path = TCL.script(tmp_path, f"proc pread {{h count offset}} {{ return [{text}]z }}")
     with TCL.served_by_nbdkit(tmp_path, path) as uri:
         assert connect(uri).pread(512, 0)[:511] == expected[:511]
