@@ -12,9 +12,9 @@ import re
 import signal
 from collections.abc import Callable
 
-from nbdfork.plugin import Buffer
+from nbdfork.plugin import Buffer, client
 
-from .process import MAX_OUTPUT, Outcome, TooMuchOutput, run
+from .process import MAX_OUTPUT, NobodyWaits, Outcome, Patience, TooMuchOutput, run
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,9 @@ FALSE = 3
 
 _MAX_SAID = 4096
 """So many characters of a script's first line of errors are told."""
+
+_SECONDS_TO_END = 5.0
+"""How long the server, which ends, waits for `unload`."""
 
 _ERRNO = re.compile(rb"(E[A-Z]+)(?:\s+|$)", re.IGNORECASE)
 
@@ -96,7 +99,11 @@ class ShellScript:
             return path
         try:
             command = [path, method, *map(str, arguments)]
-            outcome = run(command, self._environment, data, max_output)
+            outcome = run(command, self._environment, data, max_output, _patience(method))
+        except NobodyWaits:
+            raise self.error(
+                method, "nobody waits for it any more: killed", errno.ESHUTDOWN
+            ) from None
         except TooMuchOutput:
             raise self.error(method, f"printed more than {max_output} bytes") from None
         except OSError as error:
@@ -123,6 +130,13 @@ class ShellScript:
         if lines:
             message += f": {lines[0][:_MAX_SAID]}"
         return self.error(method, message, code or errno.EIO)
+
+
+def _patience(method: str) -> Patience:
+    """Return how long to wait for *method*; what is done for the disk is done without a client."""
+    if method == "unload":
+        return Patience(_SECONDS_TO_END)
+    return Patience(departure=-1 if method == "close" else client.departure())
 
 
 def _why_not_run(path: str, error: OSError) -> str:

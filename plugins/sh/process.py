@@ -7,11 +7,13 @@ script may open /dev/stdin or /dev/stderr by name, and more than once.
 import errno
 import fcntl
 import io
+import math
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from nbdfork.plugin import Buffer
@@ -46,16 +48,37 @@ class TooMuchOutput(Exception):
     """A script printed more than the limit, and was killed."""
 
 
+class NobodyWaits(Exception):
+    """The client has left, or the time is over, and the script was killed."""
+
+
+class Patience(NamedTuple):
+    """How long to wait for a script: for *seconds* (None: any time), and for `GRACE_SECONDS` once
+    the client has left, which *departure* tells (`nbdfork.plugin.client`; -1: there is none).
+    """
+
+    seconds: float | None = None
+    departure: int = -1
+
+
+ENDLESS = Patience()
+
+GRACE_SECONDS = 1.0
+"""What the server gives other disks, too."""
+
+
 def run(
     command: Sequence[str],
     environment: Mapping[str, str],
     data: Buffer = b"",
     max_output: int = MAX_OUTPUT,
+    patience: Patience = ENDLESS,
 ) -> Outcome:
     """Run *command*, the path of a program and its arguments, with *data* as standard input.
 
     A script without a "#!" line is run by the shell, as by execvp(3).  Raises OSError if the
-    command cannot be run, `TooMuchOutput` if it prints more than *max_output* bytes.
+    command cannot be run, `TooMuchOutput` if it prints more than *max_output* bytes, `NobodyWaits`
+    if *patience* is at an end; then it has been killed, with all that it has started.
     """
     with ExitStack() as opened:
         stdin, writer = _open_input(opened, len(data))
@@ -65,9 +88,11 @@ def run(
         try:
             for end in (stdin, stdout, stderr):
                 end.close()
-            printed = _exchange(data, writer, reader, errors, max_output)
+            waiting = _Waiting(patience, pid)
+            printed = _exchange(data, writer, reader, errors, max_output, waiting)
+            waiting.until_it_has_ended()
         except BaseException:
-            os.kill(pid, signal.SIGKILL)
+            _kill(pid)
             raise
         finally:
             status = os.waitpid(pid, 0)[1]
@@ -122,28 +147,83 @@ def _spawn(
         return spawn(SHELL, *command)
 
 
+def _kill(pid: int) -> None:
+    """Kill a script that has not been waited for, and all that it has started."""
+    import psutil
+
+    with suppress(psutil.Error):  # they cannot be seen from everywhere
+        for process in psutil.Process(pid).children(recursive=True):
+            process.kill()
+    os.kill(pid, signal.SIGKILL)
+
+
+class _Waiting:
+    """Waits for a script, process *pid*, as long as there is *patience*."""
+
+    def __init__(self, patience: Patience, pid: int) -> None:
+        self._deadline = math.inf
+        if patience.seconds is not None:
+            self._deadline = time.monotonic() + patience.seconds
+        self._pid = pid
+        self._departure = patience.departure
+        self._poll = select.poll()
+        if self._departure >= 0:
+            self._poll.register(self._departure, 0)
+        self.register, self.unregister = self._poll.register, self._poll.unregister
+
+    def wait(self) -> list[tuple[int, int]]:
+        """Return what has happened to the descriptors registered.  Raises `NobodyWaits`."""
+        while True:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise NobodyWaits
+            happened = self._poll.poll(None if left == math.inf else left * 1000)
+            if self._departure not in (fd for fd, _ in happened):
+                if happened:
+                    return happened
+                continue
+            self._poll.unregister(self._departure)
+            self._departure = -1
+            self._deadline = min(self._deadline, time.monotonic() + GRACE_SECONDS)
+
+    def until_it_has_ended(self) -> None:
+        """Wait for a script that has closed its output."""
+        if self._departure < 0 and self._deadline == math.inf:
+            return  # whoever reaps it waits as long
+        process = os.pidfd_open(self._pid)
+        try:
+            self._poll.register(process, select.POLLIN)
+            self.wait()
+        finally:
+            os.close(process)
+
+
 def _exchange(
-    data: Buffer, writer: io.FileIO | None, output: io.FileIO, errors: io.FileIO, max_output: int
+    data: Buffer,
+    writer: io.FileIO | None,
+    output: io.FileIO,
+    errors: io.FileIO,
+    max_output: int,
+    waiting: _Waiting,
 ) -> tuple[bytes, bytes]:
     """Write *data*, and read output and errors, in whatever order the script handles them.
 
     A script that has closed its output may still read its input.
     """
-    poll = select.poll()
     printed, said = bytearray(), bytearray()
     steps: dict[int, Callable[[], bool]] = {
         output.fileno(): lambda: _read(output, printed, max_output, cut=False),
         errors.fileno(): lambda: _read(errors, said, _MAX_ERRORS, cut=True),
     }
     for fd in steps:
-        poll.register(fd, select.POLLIN)
+        waiting.register(fd, select.POLLIN)
     if writer is not None:
         steps[writer.fileno()] = _Feed(writer, data).write
-        poll.register(writer, select.POLLOUT)
+        waiting.register(writer, select.POLLOUT)
     while steps:
-        for fd, _ in poll.poll():
+        for fd, _ in waiting.wait():
             if not steps[fd]():
-                poll.unregister(fd)
+                waiting.unregister(fd)
                 del steps[fd]
     return bytes(printed), bytes(said)
 
