@@ -91,12 +91,12 @@ class Threads:
         except BaseException:
             log.exception("a client's thread failed")
         finally:
-            self._threads.discard(threading.current_thread())
             with self._leaving:
                 if slot.is_detached:
                     self._left_behind -= 1
                 else:
                     self._give_back(index, slot)
+            self._threads.discard(threading.current_thread())
 
     def _give_back(self, index: int, slot: Slot) -> None:
         """Free the place of a client for another."""

@@ -85,6 +85,33 @@ def test_the_next_client_is_served_at_once(where: str, how: str, stage: Stage) -
         assert "Traceback" not in server.log
 
 
+@pytest.mark.parametrize("where", [*BEFORE_THE_GREETING, "pread", "close"])
+def test_each_call_that_hangs_is_told_of_and_ended(where: str, stage: Stage) -> None:
+    limits = ("--hang-warning", "0.3", "--hang-limit", "1.2")
+    with Server(*limits, *stage.words(where)) as server:
+        client = Client(server)
+        if where not in BEFORE_THE_GREETING:
+            client.greet().request(0, 0, 512)
+        if where == "close":
+            client.reply(512)
+            client.close()
+        stage.reached()
+        eventually(lambda: "killed" in server.log)
+        assert f"in {where}" in server.log
+        assert "stack: " in server.log
+        client.close()
+
+
+def test_a_client_that_is_silent_is_not_taken_for_a_plugin_that_hangs(stage: Stage) -> None:
+    limits = ("--hang-warning", "0.2", "--hang-limit", "0.5")
+    with Server(*limits, *stage.words("nowhere", "in-one=true")) as server:
+        first, second = Client(server).greet(), Client(server).greet()
+        first.request(2, 0, 0)  # DISC, by itself
+        assert not is_readable(second.socket.fileno(), 1.2)
+        assert second.read() == b"x" * 512
+        assert "busy" not in server.log
+
+
 def test_in_the_newstyle_handshake(stage: Stage) -> None:
     with Server("-n", *ONE, *stage.words("list_exports")) as server:
         with socket.socket(socket.AF_UNIX) as client:

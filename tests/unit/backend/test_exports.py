@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from nbdfork.backend.chain import Chain, Layer
+from nbdfork.backend.client import Client, set_serving
 from nbdfork.backend.errors import ClientRefused, PluginFailed, UnknownExport
 from nbdfork.backend.exports import Catalogue, Exports
 from nbdfork.backend.life import Life
@@ -193,3 +194,27 @@ def test_the_lock_is_held_in_every_call(method: str) -> None:
     served.open("x") if method == "open" else getattr(served, method)()
     assert shelf.calls
     assert not lock.is_held
+
+
+def test_each_call_for_a_client_is_one_that_may_hang() -> None:
+    noted: list[tuple[str, bool]] = []
+    plugin = Listing()
+    busy = [0]
+    plugin.note = lambda call: noted.append((call, busy[0] > 0))  # type: ignore[method-assign]
+
+    def tell(since: int) -> None:
+        busy[0] = since
+
+    set_serving(Client(None, lambda at_once: None, tell))  # type: ignore[arg-type]
+    shown = exports(plugin)
+    shown.preconnect()
+    shown.default()
+    shown.listed()
+    gate = shown.open("first")
+    plugin.close = lambda: plugin.note("close")  # type: ignore[method-assign]
+    gate._close = plugin.close  # as it was bound at the opening
+    gate.close()
+    set_serving(None)
+    calls = ["preconnect", "default_export", "list_exports", "open first", "close"]
+    assert noted == [(call, True) for call in calls]
+    assert busy == [0]

@@ -75,6 +75,16 @@ def test_threads_count_every_request(threads: int) -> None:
         assert counted.total() == (100, 20 * 1536, 60, 40)
 
 
+def test_requests_that_came_with_the_handshake_are_counted_from_the_start() -> None:
+    with transmission(1) as (serving, client, counted):
+        client.sendall(BATCH + request(DISC))
+        assert serving._channel.receive(1)
+        serving.serve()
+        assert counted.busy_since > 0
+        assert counted.batches == [(5, 1536, 3, 2)]
+        assert all(0 < spent < 60e9 for spent in counted.nanoseconds)
+
+
 def test_a_client_that_leaves_in_the_middle_has_been_counted() -> None:
     with transmission(1) as (serving, client, counted):
         client.sendall(BATCH)

@@ -3,6 +3,7 @@
 import faulthandler
 import mmap
 import os
+import time
 from multiprocessing import get_context
 
 import pytest
@@ -163,3 +164,35 @@ def test_an_order_holds_until_the_slot_is_claimed_again() -> None:
     board.free(range(1))
     board.claim(1)
     assert not slot.is_retired()
+
+
+def test_a_plugin_is_busy_for_its_client_until_the_connection_is_over() -> None:
+    board, slot = claimed()
+    slot.begin("a client")
+    assert not board.entry(0).has_been_busy(0)
+    slot.set_busy(time.monotonic_ns() - 2 * 10**9)
+    assert board.entry(0).has_been_busy(2)
+    assert not board.entry(0).has_been_busy(60)
+    slot.set_closing()
+    assert not board.entry(0).has_been_busy(0)
+    slot.begin("another")
+    assert board.entry(0).has_been_busy(2)
+
+
+def test_whoever_closes_a_connection_can_be_told() -> None:
+    _, slot = claimed()
+    told: list[str] = []
+    slot.on_closing = lambda: told.append("closing")
+    slot.set_closing()
+    assert told == ["closing"]
+
+
+def test_a_slot_that_is_detached_is_left_to_another() -> None:
+    board, slot = claimed()
+    slot.begin("one")
+    slot.detach()
+    slot.count(1, 1, 1, 0, 0)
+    slot.set(State.FREE)
+    assert slot.is_detached
+    assert board.entry(0).client == "one"
+    assert board.entry(0).counters.requests == 0
