@@ -46,7 +46,10 @@ class Threads:
     def run(self) -> None:
         """Serve clients until told to end; return when the last of them is gone."""
         self._report()
-        threading.Thread(target=self._look_for_departures, daemon=True).start()
+        try:
+            threading.Thread(target=self._look_for_departures, daemon=True).start()
+        except RuntimeError as error:  # the system has no more of them
+            log.warning("clients that leave while a plugin works are not noticed: %s", error)
         try:
             with Entrance(self._inherited, self._stopper, has_clients=True) as entrance:
                 self._wait_for_one()
