@@ -1,8 +1,9 @@
-"""The end of a wait for a far end for which nobody waits any more.
+"""The end of a wait for a far end for which nobody waits any more, or that is silent.
 
 A thread waits for it while a client is served, so that requests need not look for it themselves.
 """
 
+import math
 import os
 import select
 import threading
@@ -19,13 +20,23 @@ class Guard:
     """Calls *give_up* once when the client has left, or some time after *server* was told to end.
 
     *departure* is a descriptor that hangs up when the client leaves, or -1.  *give_up* is called in
-    a thread, must not block, and makes requests that are under way fail.
+    a thread, must not block, and makes requests that are under way fail.  *look* is called there
+    as well, all *pause* seconds, to see whether the far end is silent; it must not block, either.
     """
 
-    def __init__(self, server: Server, departure: int, give_up: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        server: Server,
+        departure: int,
+        give_up: Callable[[], None],
+        look: Callable[[], None] | None = None,
+        pause: float = math.inf,
+    ) -> None:
         self._departure = departure
         self._ending = server.ending
         self._give_up = give_up
+        self._look = look
+        self._pause = pause
         self._is_over = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
         self._thread.start()
@@ -45,15 +56,17 @@ class Guard:
             poll.register(self._departure, 0)
         if self._ending >= 0:
             poll.register(self._ending, select.POLLIN)
-        last_moment: float | None = None
+        last_moment = math.inf
         while True:
-            left = None if last_moment is None else max(0.0, last_moment - time.monotonic())
-            come = {fd for fd, _ in poll.poll(None if left is None else left * 1000)}
+            left = min(last_moment - time.monotonic(), self._pause)
+            come = {fd for fd, _ in poll.poll(None if left == math.inf else max(0.0, left) * 1000)}
             if self._is_over in come:
                 return
             if self._ending in come:
                 poll.unregister(self._ending)
                 last_moment = time.monotonic() + LAST_SECONDS
-            elif self._departure in come or left is not None:
+            elif self._departure in come or time.monotonic() >= last_moment:
                 self._give_up()
                 return
+            elif self._look is not None:
+                self._look()

@@ -24,8 +24,8 @@ from .retrying import TransientError, attempt
 class LinkLost(TransientError):
     """The link is gone; the request may or may not have been carried out."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(errno.EIO, text)
+    def __init__(self, text: str, number: int = errno.EIO) -> None:
+        super().__init__(number, text)
 
 
 class Link(ABC):
@@ -78,8 +78,10 @@ class ReconnectingLink(Generic[L]):
     """The link to *shown*, made by *make* now, and again whenever it is lost.
 
     *pauses*: the seconds to wait before each further attempt at a request that failed because the
-    link was lost.  `losses` counts how often writes may have been lost, and `told` of how many of
-    these losses some client has been told.  Raises OSError if the first link cannot be made.
+    link was lost; *wait* waits, and raises if nobody waits for the result.  After twice the time
+    *timeout*, in seconds, no further attempt begins.  `losses` counts how often writes may have
+    been lost, and `told` of how many of these losses some client has been told.  Raises OSError if
+    the first link cannot be made.
     """
 
     def __init__(
@@ -87,10 +89,14 @@ class ReconnectingLink(Generic[L]):
         make: Callable[[], L],
         pauses: Sequence[float],
         shown: str,
+        wait: Callable[[float], object],
+        timeout: float,
     ) -> None:
         self._make = make
         self._pauses = pauses
         self._shown = shown
+        self._wait = wait
+        self._timeout = timeout
         self.losses = 0
         self.told = 0
         self._counting = threading.Lock()
@@ -114,7 +120,7 @@ class ReconnectingLink(Generic[L]):
             return request(self._reconnected(link) if link.is_lost() else link)
 
         try:
-            return attempt(once, self._pauses, self._shown)
+            return attempt(once, self._pauses, self._shown, self._wait, 2 * self._timeout)
         except OSError as error:
             raise self.named(error) from error
 

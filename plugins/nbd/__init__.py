@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 from nbdfork.plugin import ConfigError, Export, ExportInfo, Needs, Parameter, Plugin, parse
 
 from .._link.reconnecting import ReconnectingLink
+from .._link.timeout import SILENCE, Patience, some_seconds
 from .library import library
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ class Nbd(Plugin):
     )
     retry = Parameter(
         parse.whole(0, 2**31 - 1), default=0, metavar="N", help="try N more times to connect"
+    )
+    timeout = Parameter(
+        some_seconds, default=SILENCE, metavar="SECONDS", help="how long the server may be silent"
     )
     shared = Parameter(parse.boolean, metavar="BOOL", help="one connection for all clients")
     tls = Parameter(
@@ -170,12 +174,14 @@ class Nbd(Plugin):
         from .export import NbdExport
 
         if not self._is_shared():
-            name = export_name if self.dynamic_export else self._own_name()
-            return NbdExport(self._nbd, self._connected(name), False, read_only)
-        with self._sharing:
-            if self._shared_link is None:
-                self._shared_link = self._connected(self._own_name())
-            return NbdExport(self._nbd, self._shared_link, True, read_only)
+            link = self._connected(export_name if self.dynamic_export else self._own_name())
+        else:
+            with self._sharing:
+                if self._shared_link is None:
+                    self._shared_link = self._connected(self._own_name())
+            link = self._shared_link
+        shared = self._is_shared()
+        return NbdExport(self._nbd, link, shared, read_only, self.server, self.timeout)
 
     def _own_name(self) -> str | None:
         """Return the name of the one export that is served; None if the URI has it."""
@@ -185,9 +191,13 @@ class Nbd(Plugin):
         from .connecting import with_retries
         from .remote import RemoteExport, SameExport
 
-        make = partial(RemoteExport, self._nbd, self._start_connecting, export_name)
-        again = SameExport(partial(with_retries, make, self.retry))
-        return ReconnectingLink(again, _PAUSES, self._shown())
+        patience = self._patience()
+        make = partial(RemoteExport, self._nbd, self._start_connecting, export_name, patience)
+        again = SameExport(partial(with_retries, make, self.retry, patience))
+        return ReconnectingLink(again, _PAUSES, self._shown(), patience.pause, patience.timeout)
+
+    def _patience(self) -> Patience:
+        return Patience(self.server.wait, self.timeout)
 
     # -- the exports of the server ------------------------------------------------------
 
@@ -207,9 +217,10 @@ class Nbd(Plugin):
         from .connecting import with_retries
         from .listing import Listing
 
-        make = partial(Listing, self._nbd, self._start_connecting)
+        patience = self._patience()
+        make = partial(Listing, self._nbd, self._start_connecting, patience)
         try:
-            return closing(with_retries(make, self.retry))
+            return closing(with_retries(make, self.retry, patience))
         except OSError as error:
             raise OSError(error.errno, f"{self._shown()}: {error.strerror}") from error
 

@@ -13,9 +13,12 @@ from nbdfork.plugin import (
     BlockSize,
     Export,
     Extent,
+    Server,
     Support,
+    client,
 )
 
+from .._link.guard import Guard
 from .._link.reconnecting import KnownLosses, ReconnectingLink
 from .remote import RemoteExport
 
@@ -35,6 +38,8 @@ class NbdExport(Export):
         link: ReconnectingLink[RemoteExport],
         is_shared: bool,
         read_only: bool,
+        server: Server,
+        timeout: float,
     ) -> None:
         self._nbd = nbd
         self._link = link
@@ -42,6 +47,14 @@ class NbdExport(Export):
         self._facts = link.current.facts
         self._is_read_only = read_only or self._facts.is_read_only
         self._known_losses = KnownLosses(link)
+        self._client = client.departure()
+        self._guard = Guard(
+            server,
+            self._client,
+            lambda: link.current.give_up(self._client),
+            lambda: link.current.look(timeout),
+            timeout / 4,
+        )
 
     # -- facts --------------------------------------------------------------------------
 
@@ -129,7 +142,10 @@ class NbdExport(Export):
         return self._link.attempt(lambda export: export.extents(count, offset, sent))
 
     def close(self) -> None:
-        if not self._is_shared:
+        self._guard.close()
+        if self._is_shared:
+            self._link.current.forget(self._client)
+        else:
             self._link.close()
 
     def _change(self, flags: int) -> tuple[Callable[[Callable[[RemoteExport], None]], None], int]:

@@ -8,26 +8,36 @@ import errno
 import logging
 import os
 import select
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from nbdfork.plugin import HOLE, ZERO, Extent
+from nbdfork.plugin import Extent, client
 
 from .._link.reconnecting import Link, LinkLost
+from .._link.timeout import Patience
 from .._link.turns import PendingReply, Turns
-from .connecting import BASE_ALLOCATION, Facts, connected, facts, notify, poll_events
-from .library import as_oserror
+from .connecting import Facts, connected, cut, facts, held, notify, poll_events
+from .library import as_oserror, why_lost
+from .replies import Chunks, Told
 
 log = logging.getLogger(__name__)
 
+MOST_TIMES = 10
+"""A reply that comes, but does not end, may take this many times as long as the far end may be
+silent."""
+
 
 class _Request(PendingReply):
-    """A request under way.  When it is done, *error* is its errno, or 0."""
+    """A request under way for *client*.  When it is done, *error* is its errno, or 0."""
 
-    def __init__(self) -> None:
+    def __init__(self, client: int) -> None:
         super().__init__()
+        self.client = client
+        self.began = time.monotonic()
         self.error = errno.ENOTCONN
 
 
@@ -39,44 +49,98 @@ class RemoteExport(Link):
     """
 
     def __init__(
-        self, nbd: ModuleType, connect: Callable[[Any], None], export_name: str | None
+        self,
+        nbd: ModuleType,
+        connect: Callable[[Any], None],
+        export_name: str | None,
+        patience: Patience,
     ) -> None:
         super().__init__()
         self._nbd = nbd
         self._lock = threading.Lock()
         self._turns = Turns()
-        self._requests: set[_Request] = set()
+        self._requests: dict[_Request, None] = {}  # an ordered set: the oldest first
+        self._given_up: set[int] = set()  # clients
+        self._heard = 0.0  # when something came, or when what was asked first began to wait
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._socket: socket.socket | None = None
         self._poller = select.poll()
         self._poller.register(self._wake, select.POLLIN)
         self._awaited = 0
-        self._lost = False
-        self._handle = connected(nbd, connect, export_name)
+        self._lost: LinkLost | None = None
+        self._cut: LinkLost | None = None  # why we have ended the connection
+        self._handle = connected(nbd, connect, export_name, patience)
         self._fd = self._handle.aio_get_fd()
+        self._socket = held(self._fd)
+        self._has_chunks = self._handle.get_structured_replies_negotiated()
         self._direction = self._handle.aio_get_direction()  # as it is whenever the lock is free
         self.facts = facts(nbd, self._handle)
 
     def __del__(self) -> None:
-        # Not in close(): another thread may be about to use the number.
+        # Not in close(): another thread may be about to use the numbers.
         os.close(self._wake)
+        if self._socket is not None:
+            self._socket.close()
 
     def is_lost(self) -> bool:
-        return self._lost
+        return self._lost is not None
 
     def close(self) -> None:
         """Disconnect from the server, if it is still there."""
         with self._lock:
-            self._lost = True
+            self._lost = self._lost or LinkLost("the connection is closed")
             try:
                 self._handle.aio_disconnect(0)
             except self._nbd.Error as error:
                 log.debug("nbd: %s", error.string)
 
+    def look(self, timeout: float) -> None:
+        """Break the connection off if requests wait, and the far end is silent for *timeout*.
+
+        They fail with ETIMEDOUT.  *timeout* is in seconds.  This never blocks.
+        """
+        for oldest in list(self._requests)[:1]:
+            now = time.monotonic()
+            if now - max(oldest.began, self._heard) > timeout:
+                self._break_off(f"the far end has been silent for {timeout:g} s", errno.ETIMEDOUT)
+            elif now - oldest.began > MOST_TIMES * timeout:
+                text = f"a reply has not ended after {MOST_TIMES * timeout:g} s"
+                self._break_off(text, errno.ETIMEDOUT)
+
+    def give_up(self, client: int) -> None:
+        """Let requests of *client* fail at once with ESHUTDOWN, also those that it still makes.
+
+        *client* is `client.departure()` of the threads that make them.  This never blocks.
+        """
+        self._given_up.add(client)
+        for request in list(self._requests):
+            if request.client == client:
+                request.error = errno.ESHUTDOWN
+                self._turns.finish(request)
+        os.eventfd_write(self._wake, 1)  # one of them may have the turn
+
+    def forget(self, client: int) -> None:
+        """Serve *client* again: it is another one by now."""
+        self._given_up.discard(client)
+
+    def _break_off(self, why: str, number: int = errno.EIO) -> None:
+        """End the connection, from whatever thread."""
+        self._cut = self._cut or LinkLost(f"the connection is lost: {why}", number)
+        if self._socket is not None:
+            cut(self._socket)
+        os.eventfd_write(self._wake, 1)
+
     # -- requests -----------------------------------------------------------------------
 
     def read(self, data: memoryview, offset: int) -> None:
         """Fill *data* from *offset*."""
-        self._carry_out(lambda h, done: h.aio_pread(data, offset, done))
+        if not self._has_chunks:
+            self._carry_out(lambda h, done: h.aio_pread(data, offset, done))
+            return
+        chunks = Chunks(offset, len(data), self._break_off)
+        note = chunks.note
+        self._carry_out(lambda h, done: h.aio_pread_structured(data, offset, note, done))
+        chunks.check()
 
     def write(self, data: memoryview, offset: int, flags: int) -> None:
         """Write *data* at *offset*."""
@@ -100,62 +164,72 @@ class RemoteExport(Link):
 
     def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
         """Return what the server says about the range, from *offset* on."""
-        told: list[tuple[int, list[int]]] = []
-
-        def note(context: str, start: int, entries: list[int], error: Any) -> int:
-            if context == BASE_ALLOCATION:
-                told.append((start, entries))
-            return 0
-
+        told = Told(offset, count, self._break_off)
+        note = told.note
         self._carry_out(lambda h, done: h.aio_block_status(count, offset, note, done, flags))
-        return (extent for start, entries in told for extent in _extents(start, entries))
+        told.check()
+        return iter(told.extents)
 
     def _carry_out(self, start: Callable[[Any, Callable[[Any], int]], object]) -> None:
-        request = _Request()
+        request = _Request(client.departure())
 
         def done(error: Any) -> int:
+            self._requests.pop(request, None)
             request.error = error.value
-            self._requests.discard(request)
             self._turns.finish(request)
             return 1  # so libnbd can retire the request
 
         with self._lock:
-            if self._lost:
-                raise LinkLost("the connection is lost")
-            self._requests.add(request)
-            try:
-                start(self._handle, done)
-            except self._nbd.Error as error:
-                self._requests.discard(request)
-                self._note_direction(str(error.string))
-                if not self._lost:
-                    raise as_oserror(error) from error
-                raise LinkLost(f"the connection is lost: {error.string}") from error
-            self._note_direction("sending failed")
-            if self._direction & self._nbd.AIO_DIRECTION_WRITE:
-                os.eventfd_write(self._wake, 1)  # there is more to send than the socket takes
+            self._begin(request, start, done)
         self._turns.wait(request, self._receive)
         if request.error:
+            self._requests.pop(request, None)
+            if request.client in self._given_up:
+                raise _nobody_waits()
             with self._lock:  # the thread that noticed may not have marked it as lost yet
                 self._note_direction("the server closed the connection")
-                if request.error == errno.ESHUTDOWN and not self._lost:
+                if request.error == errno.ESHUTDOWN and self._lost is None:
                     self._lose("the server is shutting down")  # the request was not carried out
-            if self._lost:
-                raise LinkLost("the connection is lost")
+            if self._lost is not None:
+                raise _again(self._lost)
             raise OSError(request.error, f"the server says: {os.strerror(request.error)}")
+
+    def _begin(
+        self,
+        request: _Request,
+        start: Callable[[Any, Callable[[Any], int]], object],
+        done: Callable[[Any], int],
+    ) -> None:
+        """Start a request, in a thread that holds the lock."""
+        if request.client in self._given_up:
+            raise _nobody_waits()
+        if self._lost is not None:
+            raise _again(self._lost)
+        self._requests[request] = None
+        try:
+            start(self._handle, done)
+        except self._nbd.Error as error:
+            del self._requests[request]
+            self._note_direction(why_lost(error))
+            if self._lost is None:
+                raise as_oserror(error) from error
+            raise _again(self._lost) from error
+        self._note_direction("sending failed")
+        if self._direction & self._nbd.AIO_DIRECTION_WRITE:
+            os.eventfd_write(self._wake, 1)  # there is more to send than the socket takes
 
     # -- receiving ----------------------------------------------------------------------
 
     def _receive(self) -> None:
         """Wait until the socket is ready for what libnbd wants to do, and let it do that."""
-        if not self._lost:
+        if self._lost is None:
             if self._direction != self._awaited:
                 self._awaited = self._direction
                 # This replaces what it was registered for before.
                 self._poller.register(self._fd, poll_events(self._nbd, self._awaited))
             ready = dict(self._poller.poll())
         with self._lock:
-            if self._lost:
+            if self._lost is not None:
                 self._end_all()
                 return
             if self._wake in ready:
@@ -165,9 +239,12 @@ class RemoteExport(Link):
                 try:
                     notify(self._nbd, self._handle, self._direction, ready[self._fd])
                 except self._nbd.Error as error:
-                    why = str(error.string)
+                    why = why_lost(error)
+                self._heard = time.monotonic()
                 self._note_direction(why)
-            if self._lost:
+            if self._lost is None and self._cut is not None:
+                self._lose("")
+            if self._lost is not None:
                 self._end_all()
 
     def _note_direction(self, why: str) -> None:
@@ -177,25 +254,27 @@ class RemoteExport(Link):
         interpreter lock, which other threads are waiting for.
         """
         self._direction = self._handle.aio_get_direction()
-        if not self._direction and not self._lost:
+        if not self._direction and self._lost is None:
             self._lose(why)
 
     def _lose(self, why: str) -> None:
-        log.info("nbd: the connection is lost: %s", why)
-        self._lost = True
+        self._lost = self._cut or LinkLost(f"the connection is lost: {why}")
+        log.info("nbd: %s", self._lost.strerror)
         os.eventfd_write(self._wake, 1)  # wake the thread that waits for the socket
 
     def _end_all(self) -> None:
         """Finish all requests: no replies will come any more."""
         while self._requests:
-            self._turns.finish(self._requests.pop())
+            self._turns.finish(self._requests.popitem()[0])
 
 
-def _extents(start: int, entries: list[int]) -> Iterator[Extent]:
-    """Yield the extents from *start* on; *entries* are their lengths and types by turns."""
-    for length, kind in zip(entries[::2], entries[1::2], strict=True):
-        yield Extent(start, length, kind & (HOLE | ZERO))
-        start += length
+def _again(lost: LinkLost) -> LinkLost:
+    """Return the error for one more thread: each has a traceback of its own."""
+    return LinkLost(lost.strerror or "", lost.errno or errno.EIO)
+
+
+def _nobody_waits() -> OSError:
+    return OSError(errno.ESHUTDOWN, "nobody waits for this any more")
 
 
 class SameExport:

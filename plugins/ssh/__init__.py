@@ -4,6 +4,7 @@ When a client connects, ssh(1) of OpenSSH makes a connection for it, and takes c
 agents, certificates, jump hosts and everything else.  Through it, `sftp` speaks to the server.
 """
 
+import math
 import os
 import re
 import shutil
@@ -25,13 +26,11 @@ from nbdfork.plugin import (
     read_password,
 )
 
+from .._link.timeout import SILENCE, Patience, some_seconds
 from .command import Recipe
 from .export import NewFile, SshExport
 
 _PRIVATE = 0o600
-
-_ALIVE_SECONDS = 60
-"""How long the far end may leave a probe unanswered, unless timeout= says so (seconds)."""
 
 
 def _filename(text: str) -> str:
@@ -81,7 +80,7 @@ class Ssh(Plugin):
         _filename, repeatable=True, metavar="FILENAME", help="a private key to log in with"
     )
     timeout = Parameter(
-        parse.whole(1, 86400), metavar="SECONDS", help="how long the far end may be silent"
+        some_seconds, default=SILENCE, metavar="SECONDS", help="how long the far end may be silent"
     )
     verify_remote_host = Parameter(
         parse.boolean, default=True, metavar="true|false", help="check the host's key"
@@ -147,7 +146,6 @@ class Ssh(Plugin):
 
     def _options(self) -> list[str]:
         """Return options for ssh; they take precedence over its configuration."""
-        alive = self.timeout or _ALIVE_SECONDS
         settings = {
             # As for sftp(1): nothing but SFTP, and no questions.
             "BatchMode": "no" if self._password is not None else "yes",
@@ -159,12 +157,11 @@ class Ssh(Plugin):
             "RemoteCommand": "none",
             "RequestTTY": "no",
             "Compression": "yes" if self.compression else "no",
-            "ServerAliveInterval": str(max(1, alive // 2)),
+            "ConnectTimeout": str(math.ceil(self.timeout)),
+            "ServerAliveInterval": str(max(1, int(self.timeout) // 2)),
             "ServerAliveCountMax": "1",
             "StrictHostKeyChecking": "yes" if self.verify_remote_host else "no",
         }
-        if self.timeout is not None:
-            settings["ConnectTimeout"] = str(self.timeout)
         if not self.verify_remote_host:
             # Otherwise ssh would not send a password to a host whose key has changed.
             settings |= dict.fromkeys(("UserKnownHostsFile", "GlobalKnownHostsFile"), "/dev/null")
@@ -186,7 +183,9 @@ class Ssh(Plugin):
         return Needs(network=True, programs=True)
 
     def open(self, export_name: str, read_only: bool) -> Export:
-        make = partial(SshExport, self._recipe, os.fsencode(self.path), read_only=read_only)
+        patience = Patience(self.server.wait, self.timeout)
+        path = os.fsencode(self.path)
+        make = partial(SshExport, self._recipe, path, patience, read_only=read_only)
         if not self.create:
             return make()
         with self._creating:

@@ -6,6 +6,7 @@ It runs without a terminal and never asks anything; a password is given to it by
 
 import collections
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -16,6 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from .._link.reconnecting import LinkLost
+from .._link.texts import shown
+from .._link.timeout import Patience
 from .sftp import Sftp
 
 log = logging.getLogger(__name__)
@@ -24,6 +27,19 @@ _ASKPASS = "#!/bin/sh\nprintf '%s\\n' \"$NBDFORK_SSH_PASSWORD\"\n"
 
 _PIPE_SIZE = 1024 * 1024
 """The most that an ordinary user may have, in bytes; larger pipes mean fewer context switches."""
+
+_MOST_LINE = 1024
+"""How many bytes of what ssh writes are looked at as one line."""
+
+_NUMBERS = {
+    "Permission denied (": errno.EACCES,
+    "Host key verification failed": errno.EACCES,
+    "Connection refused": errno.ECONNREFUSED,
+    "No route to host": errno.EHOSTUNREACH,
+    "Network is unreachable": errno.ENETUNREACH,
+    "timed out": errno.ETIMEDOUT,
+}
+"""What ssh says, and the number of the error that people expect."""
 
 _HINTS = {
     "REMOTE HOST IDENTIFICATION HAS CHANGED": (
@@ -51,7 +67,7 @@ class Recipe(NamedTuple):
 class SshProcess:
     """A new ssh process, and SFTP through it.  Raises `LinkLost`, which says why it failed."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, patience: Patience) -> None:
         self._said: collections.deque[str] = collections.deque(maxlen=16)
         with _environment(recipe.password) as environment:
             self._process = subprocess.Popen(
@@ -61,7 +77,9 @@ class SshProcess:
                 stderr=subprocess.PIPE,
                 env=environment,
                 bufsize=0,
-                start_new_session=True,  # no terminal to ask on, and none to be interrupted from
+                # No terminal to ask on, and none to be interrupted from.  A worker has none, and
+                # what is in its group is killed with it.
+                start_new_session=os.getpgrp() != os.getpid(),
             )
             assert self._process.stdin is not None
             assert self._process.stdout is not None
@@ -71,30 +89,41 @@ class SshProcess:
             for fd in pipes:
                 with contextlib.suppress(OSError):  # the user may have used up the limit
                     fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-            self.sftp = Sftp(*pipes)
+            self.sftp = Sftp(*pipes, patience)
             try:
                 self.sftp.start()
             except LinkLost as error:
                 self.close()
-                raise LinkLost(self._reason(error)) from error
+                raise self._reason(error) from error
+            except OSError:  # nobody waits for it any more
+                self.close()
+                raise
 
     def _listen(self) -> None:
         """Keep the last lines that ssh writes to standard error."""
         assert self._process.stderr is not None
-        for line in self._process.stderr:
-            text = line.decode(errors="replace").strip()
+        while line := self._process.stderr.readline(_MOST_LINE):
+            text = shown(line)
             log.debug("ssh: %s", text)
             if not text.startswith("debug"):
                 self._said.append(text)
 
-    def _reason(self, error: LinkLost) -> str:
+    def _reason(self, error: LinkLost) -> LinkLost:
         """Return why ssh ended, in one line."""
         said = [line for line in self._said if line]
+        if not said or error.errno == errno.ETIMEDOUT:
+            text = f"{error.strerror} (ssh: {self._process.returncode})"
+            return LinkLost(": ".join([*said[-1:], text]), error.errno or errno.EIO)
+        number = next(
+            (number for part, number in _NUMBERS.items() if any(part in line for line in said)),
+            errno.EIO,
+        )
         for line in said:
             for part, hint in _HINTS.items():
                 if part in line:
-                    return f"{line}: {hint}" if part.startswith("Permission") else hint
-        return ": ".join(said[-2:]) or f"{error.strerror} (ssh: {self._process.returncode})"
+                    text = f"{line}: {hint}" if part.startswith("Permission") else hint
+                    return LinkLost(text, number)
+        return LinkLost(": ".join(said[-2:]), number)
 
     def close(self) -> None:
         """End ssh.
@@ -108,7 +137,7 @@ class SshProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._listener.join()
+        self._listener.join(1)  # a program that ssh started may still have the pipe
 
 
 @contextlib.contextmanager

@@ -5,9 +5,10 @@ import os
 import stat
 from typing import NamedTuple
 
-from nbdfork.plugin import Export, PartialError
+from nbdfork.plugin import Export, PartialError, parse
 
 from .._link.reconnecting import KnownLosses, Link, ReconnectingLink
+from .._link.timeout import Patience
 from .command import Recipe, SshProcess
 from .sftp import CREATE, READ, TRUNCATE, WRITE
 
@@ -28,9 +29,11 @@ class RemoteFile(Link):
     Raises OSError, or `LinkLost` if there is no connection.
     """
 
-    def __init__(self, recipe: Recipe, path: bytes, flags: int, new: NewFile | None) -> None:
+    def __init__(
+        self, recipe: Recipe, path: bytes, flags: int, new: NewFile | None, patience: Patience
+    ) -> None:
         super().__init__()
-        self._process = SshProcess(recipe)
+        self._process = SshProcess(recipe, patience)
         self.sftp = self._process.sftp
         self.flags = flags
         try:
@@ -61,6 +64,8 @@ class RemoteFile(Link):
             raise OSError(errno.EINVAL, "this is a device, whose size SFTP does not tell")
         if size is None:
             raise OSError(errno.EIO, "the server does not tell the file's size")
+        if size > parse.MAX_SIZE:
+            raise OSError(errno.EIO, f"the far end says nonsense: a size of {size} bytes")
         return size
 
     def is_lost(self) -> bool:
@@ -81,23 +86,27 @@ class SshExport(Export):
         self,
         recipe: Recipe,
         path: bytes,
+        patience: Patience,
         *,
         read_only: bool,
         new: NewFile | None = None,
     ) -> None:
         self._recipe = recipe
         self._path = path
+        self._patience = patience
         self._flags = READ if read_only else READ | WRITE
         self._new = new
         self._size: int | None = None
         shown = f"{recipe.shown}:{os.fsdecode(path)}"
-        self._link = ReconnectingLink(self._opened, _PAUSES, shown)
+        self._link = ReconnectingLink(
+            self._opened, _PAUSES, shown, patience.pause, patience.timeout
+        )
         self._known_losses = KnownLosses(self._link)
         self._flags = self._link.current.flags
 
     def _opened(self) -> RemoteFile:
         """Open the file: now, and again when the connection is lost."""
-        file = RemoteFile(self._recipe, self._path, self._flags, self._new)
+        file = RemoteFile(self._recipe, self._path, self._flags, self._new, self._patience)
         self._new = None  # it is created once only
         if self._size is None:
             self._size = file.size

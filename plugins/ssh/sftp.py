@@ -6,14 +6,18 @@ number of the request; replies may come in any order.  Many threads may have req
 each sends its own, and they take turns at receiving.
 """
 
+import contextlib
 import errno
 import itertools
 import os
+import select
 import struct
 import threading
 from typing import NamedTuple
 
 from .._link.reconnecting import LinkLost
+from .._link.texts import shown
+from .._link.timeout import Patience
 from .._link.turns import PendingReply, Turns
 
 MAX_DATA = 32 * 1024
@@ -34,12 +38,23 @@ _OK, _EOF = 0, 1
 _ERRNO = {2: errno.ENOENT, 3: errno.EACCES, 6: errno.EIO, 7: errno.EIO, 8: errno.EOPNOTSUPP}
 _HAS_SIZE, _HAS_PERMISSIONS = 0x01, 0x04
 
+_LOST = "the connection is lost"
+
 _FSYNC = b"fsync@openssh.com"
 
 _MAX_PACKET = 256 * 1024
 """The longest packet taken from a server, in bytes; the replies asked for are far shorter."""
 
 _BUFFER = 1024 * 1024
+
+
+_MOST_HANDLE = 256
+"""The longest handle that a server may give, in bytes (section 6.3)."""
+
+_LEAST_VERSION = 3
+
+_SHORT = 0.05
+"""Seconds that are waited for before it is looked whether anybody still waits for the result."""
 
 
 class NotSftp(Exception):
@@ -70,10 +85,15 @@ class Call(PendingReply):
 class Sftp:
     """A conversation with an SFTP server over two pipes, which it does not own.
 
-    The methods raise `LinkLost` if it ends, and OSError for what the server refuses.
+    It ends when the server is silent while something is awaited, and when nobody waits for the
+    result any more: see *patience*.  The methods raise `LinkLost` if it ends, OSError with
+    ESHUTDOWN if nobody waits, and OSError for what the server refuses.
     """
 
-    def __init__(self, to_server: int, from_server: int) -> None:
+    def __init__(self, to_server: int, from_server: int, patience: Patience) -> None:
+        os.set_blocking(to_server, False)
+        os.set_blocking(from_server, False)
+        self._patience = patience
         self._to_server = to_server
         self._from_server = from_server
         self._sending = threading.Lock()
@@ -82,7 +102,7 @@ class Sftp:
         self._numbers = itertools.count()
         self._buffer = memoryview(bytearray(_BUFFER))
         self._start = self._end = 0
-        self.lost: str | None = None
+        self.lost: OSError | None = None
         """Why nothing more can be received; None while it can."""
 
     # -- requests -----------------------------------------------------------------------
@@ -93,8 +113,11 @@ class Sftp:
         self._calls[-1] = hello  # it has no number
         self._send(struct.pack(">IBI", 5, _INIT, 3))
         self._turns.wait(hello, self._receive)
-        if hello.kind != _VERSION:
-            raise LinkLost(self.lost or "the server did not begin with its version of SFTP")
+        if hello.kind == 0:
+            raise self._ended()
+        version = int.from_bytes(hello.body[:4], "big")
+        if version < _LEAST_VERSION:
+            raise LinkLost(f"the server speaks version {version} of SFTP, and not {_LEAST_VERSION}")
         self.can_fsync = (_FSYNC, b"1") in _extensions(hello.body)
 
     def open(self, path: bytes, flags: int, mode: int) -> bytes:
@@ -104,7 +127,10 @@ class Sftp:
         """
         attributes = struct.pack(">II", _HAS_PERMISSIONS, mode)
         call = self._begin(_OPEN, _string(path) + struct.pack(">I", flags) + attributes)
-        return _take_string(self._finish(call, _HANDLE))[0]
+        handle, _ = _take_string(self._finish(call, _HANDLE))
+        if not 0 < len(handle) <= _MOST_HANDLE:
+            raise OSError(errno.EIO, _nonsense(f"a handle of {len(handle)} bytes"))
+        return handle
 
     def attributes(self, handle: bytes) -> Attributes:
         """Return what the server tells about an open file."""
@@ -116,7 +142,7 @@ class Sftp:
             has_permissions = flags & _HAS_PERMISSIONS
             permissions = struct.unpack_from(">I", body, at)[0] if has_permissions else None
         except struct.error:
-            raise OSError(errno.EIO, "the server's reply about the file is cut off") from None
+            raise OSError(errno.EIO, _nonsense("a reply about the file that is cut off")) from None
         return Attributes(size, permissions)
 
     def set_size(self, handle: bytes, size: int) -> None:
@@ -195,16 +221,23 @@ class Sftp:
         parts = [memoryview(head)] if data is None else [memoryview(head), data]
         try:
             with self._sending:
-                while parts:
-                    sent = os.writev(self._to_server, parts)
+                while parts and self.lost is None:
+                    sent = self._write(parts)
                     while parts and sent >= len(parts[0]):
                         sent -= len(parts.pop(0))
                     if parts:
                         parts[0] = parts[0][sent:]
         except OSError as error:
-            self._lose(f"the connection is lost: {error.strerror}")
+            self._lose(error)
         if self.lost is not None:
             self._end_all()  # also for requests that began after the loss was noticed
+
+    def _write(self, parts: list[memoryview]) -> int:
+        while True:
+            try:
+                return os.writev(self._to_server, parts)
+            except BlockingIOError:
+                self._wait_until(self._to_server, select.POLLOUT)
 
     # -- receiving ----------------------------------------------------------------------
 
@@ -221,13 +254,20 @@ class Sftp:
     def _check(self, call: Call, expected: int) -> None:
         """Raise OSError unless the reply is of the type *expected*, or a good status."""
         if call.kind == 0:
-            raise LinkLost(self.lost or "the connection is lost")
+            raise self._ended()
         code = _status(call)
         if code not in (None, _OK):
-            text = _take_string(call.body[4:])[0].decode(errors="replace") or f"status {code}"
+            text = shown(_take_string(call.body[4:])[0]) or f"status {code}"
             raise OSError(_ERRNO.get(code or 0, errno.EIO), f"the server says: {text}")
         if call.kind != expected or (expected == _STATUS and code is None):
-            raise OSError(errno.EIO, f"the server's reply is of the unexpected type {call.kind}")
+            raise OSError(errno.EIO, _nonsense(f"a reply of the unexpected type {call.kind}"))
+
+    def _ended(self) -> OSError:
+        """Return why the conversation has ended, for one more thread."""
+        lost = self.lost or LinkLost(_LOST)
+        if isinstance(lost, LinkLost):
+            return LinkLost(lost.strerror or "", lost.errno or errno.EIO)
+        return OSError(lost.errno, lost.strerror)
 
     def _receive(self) -> None:
         """Receive what has come, or wait for it, and finish the calls whose replies are here."""
@@ -236,15 +276,37 @@ class Sftp:
                 rest = self._buffer[self._start : self._end]
                 self._buffer[: len(rest)] = bytes(rest)
                 self._start, self._end = 0, len(rest)
-            count = os.readv(self._from_server, [self._buffer[self._end :]])
+            count = self._read()
             if not count:
-                raise NotSftp("the connection is lost")
+                raise LinkLost(_LOST)
             self._end += count
             while self._take_packet():
                 pass
-        except (OSError, NotSftp, struct.error) as error:
-            self._lose(str(error))
+        except OSError as error:
+            self._lose(error)
             self._end_all()
+        except (NotSftp, struct.error) as error:
+            self._lose(LinkLost(f"{_LOST}: {_nonsense(str(error))}"))
+            self._end_all()
+
+    def _read(self) -> int:
+        if self.lost is not None:  # perhaps while it was sent
+            return 0
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                return os.readv(self._from_server, [self._buffer[self._end :]])
+            self._wait_until(self._from_server, select.POLLIN)
+
+    def _wait_until(self, fd: int, event: int) -> None:
+        """Wait for *event* of a pipe.  Raises OSError if it does not come."""
+        timeout = self._patience.timeout
+        poll = select.poll()
+        poll.register(fd, event)
+        if poll.poll(1000 * min(_SHORT, timeout)):
+            return
+        if timeout <= _SHORT or not self._patience.wait(timeout - _SHORT, {fd: event}):
+            text = f"the far end has been silent for {timeout:g} s"
+            raise LinkLost(f"{_LOST}: {text}", errno.ETIMEDOUT)
 
     def _take_packet(self) -> bool:
         """Take a packet out of the buffer; return False if none is complete."""
@@ -253,7 +315,8 @@ class Sftp:
             return False
         length, kind = struct.unpack_from(">IB", self._buffer, self._start)
         if not 5 <= length <= _MAX_PACKET:
-            raise NotSftp(f"a packet of {length} bytes came, which is not SFTP")
+            begin = shown(bytes(self._buffer[self._start : min(self._end, self._start + 64)]))
+            raise NotSftp(f"a packet of {length} bytes, which is not SFTP, and begins {begin!r}")
         if available < 4 + length:
             return False
         body = self._buffer[self._start + 5 : self._start + 4 + length]
@@ -261,15 +324,17 @@ class Sftp:
         number = -1 if kind == _VERSION else struct.unpack_from(">I", body)[0]
         call = self._calls.pop(number, None)
         if call is None:
-            raise NotSftp("a reply came to a request that was never made")
+            raise NotSftp("a reply to a request that was never made")
         try:
             _fill(call, kind, body if kind == _VERSION else body[4:])
         finally:
             self._turns.finish(call)
         return True
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, why: OSError) -> None:
         if self.lost is None:
+            if not isinstance(why, LinkLost) and why.errno != errno.ESHUTDOWN:
+                why = LinkLost(f"{_LOST}: {why.strerror}")
             self.lost = why
 
     def _end_all(self) -> None:
@@ -288,7 +353,7 @@ def _fill(call: Call, kind: int, body: memoryview) -> None:
         (call.count,) = struct.unpack_from(">I", body)
         data = body[4:]
         if call.target is None or not 0 < call.count <= min(len(data), len(call.target)):
-            raise NotSftp(f"{call.count} bytes came for a request that was not for as many")
+            raise NotSftp(f"{call.count} bytes for a request that was not for as many")
         call.target[: call.count] = data[: call.count]
     else:
         call.body = bytes(body)
@@ -300,6 +365,10 @@ def _status(call: Call) -> int | None:
     if call.kind != _STATUS or len(call.body) < 4:
         return None
     return int.from_bytes(call.body[:4], "big")
+
+
+def _nonsense(what: str) -> str:
+    return f"the far end says nonsense: {what}"
 
 
 def _string(text: bytes) -> bytes:

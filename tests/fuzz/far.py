@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache
 
 from nbdfork.plugins._link.reconnecting import LinkLost
+from nbdfork.plugins._link.timeout import Patience
 from nbdfork.plugins._web.reply import Reply, scheme_of, shown_url
 from nbdfork.plugins.data.expressions import weight_of
 from nbdfork.plugins.data.language import parse_data
@@ -18,6 +19,7 @@ from nbdfork.cli import UsageError, parse_arguments
 from nbdfork.filters import gzip, lz4, xz, zstd
 from nbdfork.filters._source import Source
 from nbdfork.filters._unpack import UnpackFilter
+from nbdfork.plugin import Server
 from tests.support.compressed import Below
 
 _MOST = 1024 * 1024
@@ -163,7 +165,7 @@ def sftp_replies(data: bytes) -> None:
     try:
         os.write(to_us, data[:60000])
         os.close(to_us)
-        link = Sftp(ours, from_server)
+        link = Sftp(ours, from_server, Patience(Server().wait, 1.0))
         link.start()
         handle = link.open(b"disk", READ, 0)
         link.attributes(handle)

@@ -1,6 +1,7 @@
 """What plugins share that go over a network: links made again when lost, and turns at receiving."""
 
 import errno
+import math
 import queue
 import threading
 import time
@@ -37,7 +38,7 @@ class Flimsy(Link):  # type: ignore[misc]  # plugins are not checked with their 
 
 
 def reconnecting(make: Callable[[], Flimsy] = Flimsy, pauses: Sequence[float] = (0.0,)) -> Any:
-    return ReconnectingLink(make, pauses, "far")
+    return ReconnectingLink(make, pauses, "far", time.sleep, math.inf)
 
 
 def nothing(link: Flimsy) -> None:

@@ -9,10 +9,14 @@ from contextlib import contextmanager
 
 import pytest
 from nbdfork.plugins._link.reconnecting import LinkLost
+from nbdfork.plugins._link.timeout import Patience
 from nbdfork.plugins.ssh.sftp import Sftp
 
-from tests.support.harness import refused
+from nbdfork.plugin import Server
+from tests.support.harness import SECONDS, refused
 from tests.support.noise import CONTENT
+
+PATIENCE = Patience(Server().wait, SECONDS)
 
 Reply = Callable[[int, bytes], bytes | None]
 """What a server answers to a packet of a type, with what is after the type; at None it ends."""
@@ -49,7 +53,7 @@ def conversation(reply: Reply) -> Iterator[Sftp]:
     server = threading.Thread(target=serve)
     server.start()
     try:
-        yield Sftp(ours_out, ours_in)
+        yield Sftp(ours_out, ours_in, PATIENCE)
     finally:
         os.close(ours_out)
         server.join()
@@ -89,12 +93,12 @@ def test_replies_in_another_order() -> None:
     ("answer", "message"),
     [
         (lambda number: None, "the connection is lost"),
-        (lambda number: b"Welcome to this host!", "a packet of 1466264675 bytes .* not SFTP"),
+        (lambda number: b"Welcome to this host!", "1466264675 bytes.* not SFTP.*Welcome to"),
         (lambda number: struct.pack(">IB", 0, 103) + number, "a packet of 0 bytes"),
         (lambda number: data(b"\xff\xff\xff\xfe", b"x"), "a request that was never made"),
-        (lambda number: data(number, b"x" * 11), "11 bytes came for a request"),
-        (lambda number: data(number, b""), "0 bytes came for a request"),
-        (lambda number: packet(103, number, 10, b"short"), "10 bytes came for a request"),
+        (lambda number: data(number, b"x" * 11), "11 bytes for a request"),
+        (lambda number: data(number, b""), "0 bytes for a request"),
+        (lambda number: packet(103, number, 10, b"short"), "10 bytes for a request"),
         (lambda number: packet(103, number), "buffer"),
     ],
     ids=["end", "text", "empty", "number", "more", "none", "short", "cut-off"],

@@ -22,7 +22,7 @@ def test_a_host_that_is_not_known(host: Sshd, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     way = [*without(host.way, "known-hosts"), path]
     for name in ("empty", "none"):
-        with refused(errno.EIO, "host's key is not known: .*known-hosts="):
+        with refused(errno.EACCES, "host's key is not known: .*known-hosts="):
             plugin(*way, f"known-hosts={tmp_path}/{name}").open("", True)
     with opened(*way, "verify-remote-host=false") as export:
         assert bytes(export.pread(9, 9)) == CONTENT[9:18]
@@ -34,7 +34,7 @@ def test_a_host_with_another_key(host: Sshd, tmp_path: Path, kind: str) -> None:
     algorithm, key, _ = (tmp_path / "other.pub").read_text().split(" ", 2)
     (tmp_path / "known hosts").write_text(f"[127.0.0.1]:{host.port} {algorithm} {key}\n")
     way = [*without(host.way, "known-hosts"), f"known-hosts={tmp_path}/known hosts"]
-    with refused(errno.EIO, "not the one that is known: .*ssh-keygen -R, or .*known-hosts="):
+    with refused(errno.EACCES, "not the one that is known: .*ssh-keygen -R, or .*known-hosts="):
         plugin(*way, host.directory / "disk").open("", True)
     with opened(*way, host.directory / "disk", "verify-remote-host=false") as export:
         assert export.get_size() == len(CONTENT)
@@ -43,7 +43,9 @@ def test_a_host_with_another_key(host: Sshd, tmp_path: Path, kind: str) -> None:
 def test_a_key_that_does_not_open(host: Sshd, tmp_path: Path) -> None:
     make_key(tmp_path / "key")
     way = [*without(host.way, "identity"), host.directory / "disk"]
-    with refused(errno.EIO, r"Permission denied \(publickey\).*see user=, password= and identity="):
+    with refused(
+        errno.EACCES, r"Permission denied \(publickey\).*see user=, password= and identity="
+    ):
         plugin(*way, f"identity={tmp_path}/key").open("", True)
     with opened(*way, f"identity={tmp_path}/key", f"identity={host.key}") as export:
         assert export.get_size() == len(CONTENT)
@@ -62,7 +64,7 @@ def test_a_secret_is_told_to_ssh_and_to_nobody_else(host: Sshd, tmp_path: Path) 
         assert export.get_size() == len(CONTENT)
         words = [word for one in psutil.process_iter() for word in arguments_of(one)]
         assert not any(secret in word for word in words)
-    with refused(errno.EIO, "Permission denied") as _:
+    with refused(errno.EACCES, "Permission denied") as _:
         plugin(*way, "password=wrong").open("", True)
     with Server("-n", "-v", "ssh", *way, f"password={secret}") as server:
         assert run("nbdinfo", server.uri).returncode == 0
@@ -101,7 +103,7 @@ def test_settings_come_from_a_configuration(host: Sshd, tmp_path: Path) -> None:
         ("host=h /disk identity=/none", "identity=/none: there is no such file"),
         ("host=h /disk config=/none", "config=/none: there is no such file"),
         ('host=h /disk known-hosts=a"b', "takes no file name with"),
-        ("host=h /disk timeout=0", "timeout=0: expected a whole number"),
+        ("host=h /disk timeout=0", "timeout=0: expected more than 0 seconds"),
         ("host=h /disk create=true", "both or none of create=true and create-size=SIZE"),
         ("host=h /disk create-size=1M", "both or none"),
         ("host=h /disk create-mode=rw", "an octal number, such as 0600"),
@@ -125,7 +127,7 @@ def test_a_configuration_that_ssh_refuses(tmp_path: Path) -> None:
 
 
 def test_a_port_by_its_name(host: Sshd) -> None:
-    with refused(errno.EIO, "127.0.0.1:/disk: .*[Cc]onnect"):
+    with refused(errno.ECONNREFUSED, "127.0.0.1:/disk: .*[Cc]onnect"):
         plugin("host=127.0.0.1", "/disk", "port=tcpmux", "config=").open("", True)
 
 

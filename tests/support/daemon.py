@@ -1,5 +1,6 @@
 """A program of others that a test starts, ends, and starts again."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -8,6 +9,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
+
+import psutil
 
 from tests.support.harness import SECONDS, eventually, need
 from tests.support.ports import is_listening
@@ -78,6 +81,11 @@ class Daemon:
     def kill(self) -> None:
         """Kill it, and whatever it has started: nothing under way is finished."""
         if self.process is not None and self.process.poll() is None:
+            # Some may have groups of their own: workers of nbdfork, which would end by a flush.
+            os.killpg(self.process.pid, signal.SIGSTOP)
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             eventually(self._is_deserted)  # those that it has started may die a little later
