@@ -28,7 +28,7 @@ GAP = NONSENSE + "a reply without byte"
 NO_EXTENTS = NONSENSE + "a reply without any extents"
 SLOW = "the server has not answered for 0.2 seconds"
 SILENT = LOST + "the far end has been silent for 0.2 s"
-HUNG_UP = "server closed the connection|disconnected"
+HUNG_UP = "server closed the connection|disconnected|reset by peer|Broken pipe|sending failed"
 
 AT_OPEN: dict[str, tuple[int, str]] = {
     "no magic": (errno.EIO, NONSENSE),
