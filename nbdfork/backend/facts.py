@@ -28,6 +28,7 @@ def check_block_size(sizes: BlockSize) -> None:
     if not (
         are_powers
         and minimum <= _MOST_MINIMUM
+        and maximum <= _NO_MAXIMUM
         and (maximum % minimum == 0 or maximum == _NO_MAXIMUM)
         and max(minimum, _LEAST_PREFERRED) <= preferred <= min(maximum, _MOST_PREFERRED)
     ):

@@ -57,7 +57,7 @@ conclude_call (const struct plugin *plugin, const char *callback, bool failed)
   if (error == 0 && plugin->callbacks.errno_is_preserved)
     error = current.left_errno;
   char *messages = take_held_messages ();
-  raise_failure (plugin->callbacks.name, callback, error ? error : EIO, messages);
+  raise_failure (plugin->callbacks.name, callback, error > 0 ? error : EIO, messages);
   free (messages);
   return -1;
 }

@@ -5,7 +5,7 @@ The docstring of a target is its invariant; whatever it raises breaks it.
 
 from collections.abc import Callable
 
-from tests.fuzz import clients, far
+from tests.fuzz import clients, far, inside
 from tests.support.paths import TESTS
 
 CORPUS = TESTS / "fuzz" / "corpus"
@@ -30,5 +30,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         far.sftp_replies,
         far.xz_data,
         far.zstd_data,
+        inside.helper_replies,
+        inside.scoreboard,
     )
 }

@@ -42,6 +42,7 @@ def test_block_sizes_that_the_protocol_allows(sizes: BlockSize) -> None:
         BlockSize(4096, 512, 4096),
         BlockSize(512, 4096, 2048),
         BlockSize(512, 4096, 4097),
+        BlockSize(512, 4096, 1 << 32),
     ],
 )
 def test_block_sizes_that_it_does_not(sizes: BlockSize) -> None:
