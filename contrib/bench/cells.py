@@ -84,6 +84,7 @@ GROUPS = {
     "connect": Group("Connect, read 4 KiB, close"),
     "memory": Group("Memory"),
     "start": Group("From exec until the first client is greeted"),
+    "sandbox": Group("A file, with workers in a sandbox and without", usual=False),
     "c-plugins": Group("nbdkit's own plugins, written in C", usual=False),
     "scripts": Group("RAM disk as a script in other languages", usual=False),
     "sh": Group("A shell script that runs dd", usual=False),
@@ -221,4 +222,12 @@ def _plugin_cells() -> Iterator[Cell]:
                 yield Cell(group, full, disk, "unix", load, as_good)
 
 
-CELLS = (*_fio_cells(), *_more_cells(), *_plugin_cells())
+def _sandbox_cells() -> Iterator[Cell]:
+    """What the walls cost: when a client comes, and for small requests."""
+    for clients, people in ((1, "1 client"), (8, "8 clients at once")):
+        yield Cell("sandbox", f"connect, {people}", "walled", "unix", Connects(clients))
+    for load in _SMALL_LOADS:
+        yield Cell("sandbox", _name(load), "walled", "unix", load)
+
+
+CELLS = (*_fio_cells(), *_more_cells(), *_plugin_cells(), *_sandbox_cells())

@@ -37,6 +37,11 @@ def _sparse(materials: Materials) -> Disk:
     return Disk("file", SPARSE_SIZE, path)
 
 
+def _walled(materials: Materials) -> Disk:
+    """Return the same file, for the servers that are told to wall their workers in, or not to."""
+    return Disk("walled", materials.size, materials.file)
+
+
 def _in_memory(kind: str, materials: Materials) -> Disk:
     return Disk(kind, materials.ram_size, filling=materials.filling)
 
@@ -47,6 +52,7 @@ def _computed(materials: Materials) -> Disk:
 
 DISKS: Mapping[str, Callable[[Materials], Disk]] = {
     "file": _file,
+    "walled": _walled,
     "sparse": _sparse,
     "ram": partial(_in_memory, "ram"),
     "script": partial(_in_memory, "script"),

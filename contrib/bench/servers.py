@@ -133,6 +133,7 @@ NBDFORK = Server(
         "script": _nbdfork("python", SCRIPTS / "v2_ramdisk.py", "size=SIZE"),
         "computed": _nbdfork("python", SCRIPTS / "cpu_bound.py"),
         "plugin": _nbdfork(),
+        "walled": _nbdfork("file", "FILE"),
     },
     version=("-m", "nbdfork", "--version"),
 )
@@ -143,6 +144,16 @@ SERVERS = (
         "nbdfork class",
         sys.executable,
         {"script": _nbdfork(HERE / "ramdisk.py", "SIZE")},
+        version=NBDFORK.version,
+    ),
+    Server(
+        "nbdfork sandbox",
+        sys.executable,
+        {
+            "walled": _nbdkit_like(
+                [sys.executable, "-m", "nbdfork", "--sandbox=require"], ("file", "FILE")
+            )
+        },
         version=NBDFORK.version,
     ),
     Server(
