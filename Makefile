@@ -42,7 +42,8 @@ soak:
 	    tests/faults/test_soak.py
 
 torture:
-	NBDFORK_KILLS=$(KILLS) $(PYTHON) -m pytest -q -s tests/faults/test_kills.py
+	NBDFORK_KILLS=$(KILLS) $(PYTHON) -m pytest -q -s --timeout=0 \
+	    tests/faults/test_kills.py tests/faults/test_torture.py
 
 # SECONDS is for each target; TARGETS="handshake options" looks at these alone.
 SECONDS = 600

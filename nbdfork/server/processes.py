@@ -1,12 +1,15 @@
-"""The children, by way of psutil, which is imported when the first of them ends.
-
-By then the server is ready, and its first workers do not carry around what they never use.
+"""The children, by system calls that need no descriptor: a supervisor that can have no more of them
+must not end, and a child that has not been reaped cannot be mistaken for another process.
 """
 
 import os
 import signal
+import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+
+_PAUSE = 0.01
+"""How many seconds pass between two looks at children that are to end."""
 
 
 def load() -> None:
@@ -16,12 +19,8 @@ def load() -> None:
 
 def send(pid: int, signum: int) -> None:
     """Send *signum* to the child *pid*, if it has not ended."""
-    import psutil
-
-    try:
-        psutil.Process(pid).send_signal(signum)
-    except psutil.NoSuchProcess:
-        pass
+    with suppress(ProcessLookupError):
+        os.kill(pid, signum)
 
 
 def kill(pid: int) -> None:
@@ -67,24 +66,32 @@ def _ended() -> int | None:
 
 def _status(pid: int) -> int | None:
     """Reap the child *pid*, if it has ended, and return its status."""
-    import psutil
-
     try:
         found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return None
-    if found is not None and (found.si_code != os.CLD_EXITED or found.si_status):
-        with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)  # not reaped yet: no other can have its number
-    try:
-        return psutil.Process(pid).wait(0)
-    except (psutil.TimeoutExpired, psutil.NoSuchProcess):
+        if found is None:
+            return None
+        if found.si_code != os.CLD_EXITED or found.si_status:
+            with suppress(ProcessLookupError):  # not reaped yet, so nobody else has its number
+                os.killpg(pid, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, os.WNOHANG)[1])
+    except ChildProcessError:  # somebody else has reaped it
         return None
 
 
 def wait(pids: Collection[int], seconds: float) -> None:
     """Wait until all children *pids* have ended and are reaped, but no longer than *seconds*."""
-    import psutil
+    deadline = time.monotonic() + seconds
+    left = set(pids)
+    while left := {pid for pid in left if _is_child(pid) and _status(pid) is None}:
+        if time.monotonic() > deadline:
+            return
+        time.sleep(_PAUSE)
 
-    there = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-    psutil.wait_procs(there, timeout=seconds)
+
+def _is_child(pid: int) -> bool:
+    """Return whether *pid* is a child that has not been reaped."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

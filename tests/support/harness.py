@@ -224,6 +224,14 @@ class Server:
             self.process.send_signal(signum)
         return self.process.wait(SECONDS)
 
+    def kill(self) -> None:
+        """Kill the supervisor, and forget this server: another one takes its place."""
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        shutil.rmtree(self.directory)
+
     def __enter__(self) -> "Server":
         return self
 

@@ -1,6 +1,7 @@
 """Children: which of them have ended, and with which status."""
 
 import os
+import resource
 import signal
 from collections.abc import Callable
 
@@ -41,6 +42,28 @@ def test_each_is_reaped_with_its_status() -> None:
     assert list(processes.reap(pids)) == []
     processes.send(alive, signal.SIGTERM)
     processes.wait([alive, good], 15)
+    assert not psutil.pid_exists(alive)
+
+
+def test_children_are_looked_after_without_a_descriptor() -> None:
+    """A supervisor that cannot open anything more still frees the places of those that end."""
+    killed, ended = child(signal.pause), child(lambda: None)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        processes.kill(killed)
+        assert reaped({killed, ended}, 2) == {killed: -signal.SIGKILL, ended: 9}
+        processes.wait([killed, ended], 15)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_waiting_has_a_limit() -> None:
+    alive = child(signal.pause)
+    processes.wait([alive], 0)
+    assert psutil.Process(alive).is_running()
+    processes.kill(alive)
+    processes.wait([alive], 15)
     assert not psutil.pid_exists(alive)
 
 
