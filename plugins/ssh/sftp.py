@@ -315,8 +315,8 @@ class Sftp:
             return False
         length, kind = struct.unpack_from(">IB", self._buffer, self._start)
         if not 5 <= length <= _MAX_PACKET:
-            begin = shown(bytes(self._buffer[self._start : min(self._end, self._start + 64)]))
-            raise NotSftp(f"a packet of {length} bytes, which is not SFTP, and begins {begin!r}")
+            begin = shown(bytes(self._buffer[self._start : min(self._end, self._start + 16)]))
+            raise NotSftp(f"a packet of {length} bytes, which is not SFTP, and begins '{begin}'")
         if available < 4 + length:
             return False
         body = self._buffer[self._start + 5 : self._start + 4 + length]

@@ -2,6 +2,8 @@
 
 import errno
 import logging
+import os
+import socket
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,8 @@ import pytest
 
 from nbdfork.plugin import Export
 from tests.support import nbd_lies
-from tests.support.harness import SECONDS, eventually, refused
+from tests.support.harness import SECONDS, Server, eventually, is_alive, refused
+from tests.support.libnbd import connected, fails, libnbd
 from tests.support.lying_nbd import Answer, Asked, Conversation, LyingNbd
 from tests.support.memory import growth
 from tests.support.nbd import opened, plugin
@@ -308,3 +311,45 @@ def test_who_shares_a_connection_does_not_lose_it_with_another_client() -> None:
                 found = later.begin(lambda: other.pread(512, 512)).result(SECONDS)
                 assert bytes(found) == CONTENT[512:1024]
         assert server.connections == 1
+
+
+# -- what a server in front of it does --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        ("no such export", "has no export named"),
+        ("a size of 2^63", "the far end says nonsense: a size of 9223372036854775808 bytes"),
+        ("GO that is silence", "the server has not answered for 0.2 seconds"),
+        ("no magic", "the far end says nonsense: "),
+    ],
+)
+def test_the_log_says_once_why_there_is_no_export(lie: str, said: str) -> None:
+    with LyingNbd(CONTENT, nbd_lies.HANDSHAKES[lie]) as far:
+        with Server("-n", "nbd", f"socket={far.path}", SHORT) as server:
+            with pytest.raises(Exception, match="nbd_connect_uri"), connected(server.uri):
+                pass
+            eventually(lambda: said in server.log)
+            assert server.log.count(said) == 1
+            assert str(far.path) in server.log
+            assert "bug" not in server.log
+
+
+def test_a_worker_ends_with_its_client_and_its_memory_is_bounded() -> None:
+    lies = {**nbd_lies.READS["a reply that is silence"], **nbd_lies.EXTENTS["endless extents"]}
+    with LyingNbd(CONTENT, lies) as far:
+        with Server("-n", "nbd", f"socket={far.path}", "timeout=60") as server:
+            client = libnbd().NBD()
+            client.add_meta_context("base:allocation")
+            client.connect_uri(server.uri)
+            [worker] = server.serving()
+            before = worker.memory_info().rss
+            with fails("EIO"):
+                client.block_status(4096, 0, lambda *_: 0)
+            assert worker.memory_info().rss - before < MOST_MEMORY
+            client.aio_pread(bytearray(512), 0)
+            eventually(lambda: far.asked["read"])
+            with socket.socket(fileno=os.dup(client.aio_get_fd())) as link:
+                link.shutdown(socket.SHUT_RDWR)
+            eventually(lambda: not is_alive(worker))
