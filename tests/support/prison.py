@@ -14,7 +14,7 @@ from tests.support.raw import Client
 
 ESCAPES = SAMPLES / "escapes.py"
 
-DENIED = errno.EINVAL
+DENIED = errno.EPERM
 """What a client is told of EACCES, which its protocol does not have."""
 
 needs_walls = pytest.mark.skipif(
