@@ -280,8 +280,20 @@ def test_the_end_while_a_plugin_is_busy_with_one_who_has_left(stage: Stage) -> N
         assert time.monotonic() - began < 30
 
 
-def test_processes_of_a_killed_worker_are_killed_with_it(stage: Stage) -> None:
-    with Server(*stage.words("pread", "child=true")) as server:
+@pytest.mark.parametrize("where", ["open", "pread"])
+def test_in_a_sandbox(where: str, stage: Stage) -> None:
+    with Server("--sandbox=auto", *ONE, *stage.words(where)) as server:
+        client = Client(server)
+        if where == "pread":
+            client.greet().request(0, 0, 512)
+        stage.reached()
+        client.close()
+        serves(server)
+
+
+@pytest.mark.parametrize("sandbox", ["off", "auto"])
+def test_processes_of_a_killed_worker_are_killed_with_it(sandbox: str, stage: Stage) -> None:
+    with Server(f"--sandbox={sandbox}", *stage.words("pread", "child=true")) as server:
         client = Client(server).greet()
         client.request(0, 0, 512)
         stage.reached()
