@@ -224,6 +224,8 @@ def _after_fork(life: Life, stopper: Stopper) -> None:
     process = os.getpid()
     try:
         life.after_fork(lambda: os.kill(process, signal.SIGTERM), stopper.ending)
+    except ConfigError as error:
+        raise StartupError(str(error)) from error
     except Exception as error:
         log.debug("after_fork failed:", exc_info=True)
         raise StartupError(f"cannot start to serve: {type(error).__name__}: {error}") from error

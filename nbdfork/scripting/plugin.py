@@ -203,10 +203,13 @@ class ScriptPlugin(Plugin, ABC):
 
     def after_fork(self) -> None:
         self._load()
-        self._served = self._serve(self._path, self._callbacks)
         self._handles = itertools.count(1)
-        if "after_fork" in self._callbacks:
-            self._served.call("after_fork")
+        try:
+            self._served = self._serve(self._path, self._callbacks)
+            if "after_fork" in self._callbacks:
+                self._served.call("after_fork")
+        except OSError as error:  # the script's own, and a line that says where
+            raise ConfigError(f"{self.name}: {error}") from error
 
     def preconnect(self, read_only: bool) -> None:
         if "preconnect" in self._callbacks:

@@ -99,7 +99,10 @@ class ShellPlugin(Plugin, ABC):
         """Run the script's `after_fork` in the first worker only: for it, there is one process."""
         with self._first_fork:
             if not self._forks.value:
-                self._script.call("after_fork")
+                try:
+                    self._script.call("after_fork")
+                except OSError as error:
+                    raise ConfigError(str(error)) from error
                 self._forks.add()
 
     def preconnect(self, read_only: bool) -> None:

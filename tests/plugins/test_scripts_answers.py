@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import eventually
+from tests.support.harness import eventually, nbdfork
 from tests.support.libnbd import attempt, connect, libnbd
 from tests.support.scripting import Language, written
 
@@ -130,6 +130,21 @@ def test_names_that_are_not_utf_8(language: Language, text: str, tmp_path: Path)
         assert found == [("ok", "d\\udcfe\\x1b[31m")]
         client.opt_abort()
         assert "is not listed: its name is not UTF-8" in server.log
+
+
+@written(
+    lua='function after_fork() error("not today") end',
+    perl="sub after_fork { die 'not today' }",
+    ruby="def after_fork = raise('not today')",
+    tcl='proc after_fork {} { error "not today" }',
+)
+def test_after_fork_that_fails_is_one_line(language: Language, text: str, tmp_path: Path) -> None:
+    path = language.script(tmp_path, text)
+    done = nbdfork("-f", "-U", "-", language.name, path, "--run", "sleep 60")
+    assert done.returncode == 1
+    (line,) = (line for line in done.stderr.splitlines() if "warning" not in line)
+    assert f"a worker cannot start: {language.name}: after_fork: " in line
+    assert "not today" in line
 
 
 def raising(language: Language, text: str, place: Path) -> tuple[str, Any]:
