@@ -155,6 +155,19 @@ class Generation:
         slots = self._board.claim(self._number, _slots_per_worker(self._service))
         if slots is None:
             return
+        try:
+            pid = self._fork_for(slots)
+        except (OSError, MemoryError) as error:  # processes, memory: there may be more later
+            self._board.free(slots)
+            self._departures.remove(_NEXT)
+            pause = self._throttle.died_unused(time.monotonic())
+            log.error("cannot fork a worker (next attempt in %.1f s): %s", pause, error)
+        else:
+            self._workers[pid] = slots
+            self._departures.rename(_NEXT, to=pid)
+
+    def _fork_for(self, slots: range) -> int:
+        """Fork a worker for *slots* and return its pid.  Raises OSError or MemoryError."""
         memory = self._board.share(slots)
         several = self._service.clients_at_once > 1  # each has a line that the worker has made
         line = None if several else self._departures.add(_NEXT)
@@ -178,17 +191,10 @@ class Generation:
             pid = os.fork()
             if pid == 0:
                 self._become_worker(inherited)
-        except OSError as error:
-            self._board.free(slots)
-            self._departures.remove(_NEXT)
-            pause = self._throttle.died_unused(time.monotonic())
-            log.error("cannot fork a worker (next attempt in %.1f s): %s", pause, error)
-            return
+            return pid
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             memory.close()  # this process has the whole board
-        self._workers[pid] = slots
-        self._departures.rename(_NEXT, to=pid)
 
     def _become_worker(self, inherited: Inheritance) -> None:
         """In the child: never return to the supervisor's code."""

@@ -65,7 +65,7 @@ class Rig:
 
     def happenings(self) -> list[Callable[[], Iterator[None]]]:
         """Return what can happen to it."""
-        return [self.kill_worker, self.stop_worker, self.few_files]
+        return [self.kill_worker, self.stop_worker, self.few_files, self.no_memory]
 
     def worker(self) -> psutil.Process:
         """Return one of the workers that serve a client."""
@@ -90,11 +90,18 @@ class Rig:
 
     def few_files(self) -> Iterator[None]:
         """The supervisor can open nothing more, so a worker that is killed has no heir yet."""
+        yield from self._without(resource.RLIMIT_NOFILE, lambda process: process.num_fds())
+
+    def no_memory(self) -> Iterator[None]:
+        """It can have no more memory."""
+        yield from self._without(resource.RLIMIT_AS, lambda process: process.memory_info().vms)
+
+    def _without(self, limit: int, used: Callable[[psutil.Process], int]) -> Iterator[None]:
         supervisor = psutil.Process(self.server.pid)
-        before = supervisor.rlimit(resource.RLIMIT_NOFILE)
-        supervisor.rlimit(resource.RLIMIT_NOFILE, (supervisor.num_fds(), before[1]))
+        before = supervisor.rlimit(limit)
+        supervisor.rlimit(limit, (used(supervisor), before[1]))
         yield from self.kill_worker()
-        supervisor.rlimit(resource.RLIMIT_NOFILE, before)
+        supervisor.rlimit(limit, before)
 
 
 class Lasting(Rig):
