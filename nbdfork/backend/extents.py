@@ -139,7 +139,7 @@ def align(extents: list[Extent], block: int, end: int) -> list[Extent]:
             mixed = kind
     if not found:
         _append(found, position, min(block, end - position), 0)
-    return found
+    return found[:MOST_EXTENTS]  # there may be a mixed block between any two
 
 
 def _append(found: list[Extent], offset: int, length: int, kind: int) -> None:

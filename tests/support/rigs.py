@@ -6,6 +6,7 @@ have been answered.
 """
 
 import gzip
+import mmap
 import os
 import random
 import resource
@@ -94,7 +95,7 @@ class Rig:
 
     def no_memory(self) -> Iterator[None]:
         """It can have no more memory."""
-        yield from self._without(resource.RLIMIT_AS, lambda process: process.memory_info().vms)
+        yield from self._without(resource.RLIMIT_AS, lambda process: mmap.PAGESIZE)
 
     def _without(self, limit: int, used: Callable[[psutil.Process], int]) -> Iterator[None]:
         supervisor = psutil.Process(self.server.pid)
