@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import psutil
 
-from tests.support.harness import SECONDS, eventually, need
+from tests.support.harness import SECONDS, eventually, is_alive, need
 from tests.support.ports import is_listening
 
 
@@ -83,12 +83,14 @@ class Daemon:
         if self.process is not None and self.process.poll() is None:
             # Some may have groups of their own: workers of nbdfork, which would end by a flush.
             os.killpg(self.process.pid, signal.SIGSTOP)
-            for child in psutil.Process(self.process.pid).children(recursive=True):
+            children = psutil.Process(self.process.pid).children(recursive=True)
+            for child in children:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-            eventually(self._is_deserted)  # those that it has started may die a little later
+            # Those that it has started may die a little later, and finish a write before that.
+            eventually(lambda: not any(map(is_alive, children)) and self._is_deserted())
 
     def _is_deserted(self) -> bool:
         return self.where is None or not is_listening(self.where)

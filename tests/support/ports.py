@@ -1,5 +1,6 @@
 """Ports of the loopback address for servers that have to be told theirs, and who listens."""
 
+import os
 import random
 import socket
 from pathlib import Path
@@ -45,7 +46,7 @@ def is_listening(where: int | Path) -> bool:
     if isinstance(where, Path):
         listening = "00010000"  # the third field: __SO_ACCEPTCON
         lines = [line.split(maxsplit=7) for line in _lines("unix")]
-        return any(line[3] == listening and line[7:] == [str(where)] for line in lines)
+        return any(line[7:] == [str(where)] and line[3] == listening for line in lines)
     listening = "0A"  # the third field: TCP_LISTEN
     lines = [line.split()[1:4] for name in ("tcp", "tcp6") for line in _lines(name)]
     return any(line[2] == listening and int(line[0][-4:], 16) == where for line in lines)
@@ -53,4 +54,5 @@ def is_listening(where: int | Path) -> bool:
 
 def _lines(name: str) -> list[str]:
     path = Path("/proc/net") / name
-    return path.read_text().splitlines()[1:] if path.exists() else []
+    # An abstract socket of somebody else may have any bytes for a name, an end of line, too.
+    return os.fsdecode(path.read_bytes()).split("\n")[1:-1] if path.exists() else []

@@ -21,7 +21,7 @@ import psutil
 
 from tests.support.far import Far
 from tests.support.faulty import Shim
-from tests.support.harness import NBDFORK, Server, eventually, need, output, suspend
+from tests.support.harness import NBDFORK, Server, eventually, is_alive, need, output, suspend
 from tests.support.libnbd import connected
 from tests.support.paths import SAMPLES
 from tests.support.small import seen, small
@@ -112,8 +112,11 @@ class Lasting(Rig):
         return [*super().happenings(), self.kill_supervisor]
 
     def kill_supervisor(self) -> Iterator[None]:
+        """Its workers answer what has come, and end, though their clients are still there."""
+        orphans = self.server.workers()
         self.server.kill()
         yield
+        eventually(lambda: not any(map(is_alive, orphans)))
         self.server = self.serve()
         yield
 

@@ -184,12 +184,12 @@ class Flush(Request):
         for block, covered in enumerate(self.covered):
             if covered is None:
                 continue
-            later = self.later.get(block, set())
             if error is None:
-                model.since[block] = covered | later
+                model.since[block] = covered | self.later.get(block, set())
                 model.may[block] &= model.since[block]
             else:
-                model.claimed[block] = model.may[block] | later
+                # It knows now, of a crash that the model may yet have to hear of.
+                model.claimed[block] = model.may[block] | model.since[block]
 
     def lost(self) -> None:
         if self in self.client.model.flushes:
