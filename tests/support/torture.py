@@ -49,6 +49,8 @@ class Model:
     def begin(self, client: "Client", blocks: range, content: bytes) -> None:
         """A request that makes each of *blocks* hold *content* is about to be sent."""
         for block in blocks:
+            if not self.together and self.writer[block] is not client:
+                self.claimed[block] |= self.since[block]  # it knows nothing of what was there
             for known in (self.may, self.claimed, self.since):
                 known[block].add(content)
             self.writer[block] = client
