@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from contrib.bench.loads import Copy, Fio, Load
-from contrib.bench.plugins import C_PLUGINS, COMPRESSORS, LANGUAGES, READ_ONLY
+from contrib.bench.plugins import C_PLUGINS, COMPRESSORS, LANGUAGES, PLACES, READ_ONLY
 from contrib.bench.probes import (
     Connects,
     FirstClient,
@@ -89,6 +89,7 @@ GROUPS = {
     "scripts": Group("RAM disk as a script in other languages", usual=False),
     "sh": Group("A shell script that runs dd", usual=False),
     "curl": Group("A file on an nginx of the same machine", usual=False),
+    "far": Group("Disks of an NBD server and of sshd, near and 10 ms away", usual=False),
     "compressed": Group("Compressed disks, unpacked by a filter", usual=False),
 }
 """The groups of cells, in the order of the report."""
@@ -202,6 +203,12 @@ PLUGIN_LOADS: dict[str, tuple[Iterable[str], dict[str, Load]]] = {
         | _named(*(Fio(rw, MIB, 1) for rw in ("read", "write"))),
     ),
     "curl": (["http", "https"], _named(*(Fio("randread", SMALL, depth) for depth in (1, 16)))),
+    "far": (
+        [f"{way} {place}" for way in ("nbd", "ssh") for place in PLACES],
+        {"nbdcopy to null:": Copy()}
+        | _named(*(Fio("randread", SMALL, depth) for depth in (1, 16)))
+        | _named(*(Fio("randread", 256 * KIB, depth) for depth in (1, 16))),
+    ),
     "compressed": (
         COMPRESSORS,
         {"the first client": FirstClient(), "nbdcopy to null:": Copy()}

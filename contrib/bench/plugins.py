@@ -1,6 +1,7 @@
 """The disks that nbdkit and nbdfork serve by the same plugin, with the same words.
 
-Scripts, plugins written in C, a file on a web server, compressed files.
+Scripts, plugins written in C, a file on a web server, what NBD and SSH reach, compressed
+files.
 """
 
 import random
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from contrib.bench import far
 from contrib.bench.errors import BenchError
 from contrib.bench.materials import MIB, Disk, Materials
 
@@ -28,6 +30,9 @@ COMPRESSORS = {
     "xz": ("xz", ["xz", "-k", "-1", "--block-size=1MiB"]),
 }
 """The filters that unpack a disk; the suffix of its name, and what compresses it."""
+
+PLACES = {"near": False, "10 ms away": True}
+"""Where far ends are, and whether that is far."""
 
 COMPRESSED_SIZE = 128 * MIB
 
@@ -116,6 +121,8 @@ DISKS: Mapping[str, Callable[[Materials], Disk]] = {
     "sh": _shell,
     **{name: partial(_in_c, name) for name in C_PLUGINS},
     **{scheme: partial(_web, scheme) for scheme in ("http", "https")},
+    **{f"nbd {place}": partial(far.nbd_server, is_far) for place, is_far in PLACES.items()},
+    **{f"ssh {place}": partial(far.ssh_host, is_far) for place, is_far in PLACES.items()},
     **{name: partial(_compressed, name) for name in COMPRESSORS},
 }
 """How each disk is made, by its name.  Raises `BenchError`."""

@@ -51,6 +51,9 @@ SMOKE = {
     "scripts: tcl, 4 KiB random write, QD32": {"nbdfork", "nbdkit"},
     "sh: 1 MiB sequential write, QD1": {"nbdfork", "nbdkit"},
     "curl: https, 4 KiB random read, QD16": {"nbdfork", "nbdkit"},
+    "far: nbd 10 ms away, 4 KiB random read, QD16": {"nbdfork", "nbdkit"},
+    "far: ssh 10 ms away, nbdcopy to null:": {"nbdfork", "nbdkit"},
+    "far: ssh near, 4 KiB random read, QD1": {"nbdfork", "nbdkit"},
     "compressed: gzip, the first client": {"nbdfork", "nbdkit"},
     "compressed: xz, 64 KiB random read, QD1": {"nbdfork", "nbdkit"},
 }
