@@ -13,12 +13,14 @@ import os
 import select
 import struct
 import threading
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .._link.reconnecting import LinkLost
 from .._link.texts import shown
 from .._link.timeout import Patience
 from .._link.turns import PendingReply, Turns
+from .strings import extensions, packed, taken
 
 MAX_DATA = 32 * 1024
 """What every server can read or write at once, in bytes (section 3); more is no faster."""
@@ -53,6 +55,9 @@ _MOST_HANDLE = 256
 
 _LEAST_VERSION = 3
 
+_MOST_PARTS = 1024
+"""How many pieces of memory one system call sends (IOV_MAX of Linux)."""
+
 _SHORT = 0.05
 """Seconds that are waited for before it is looked whether anybody still waits for the result."""
 
@@ -80,6 +85,14 @@ class Call(PendingReply):
         self.count = 0
         self.kind = 0
         self.body = b""
+
+
+class _Request(NamedTuple):
+    """What is sent: *body*, and *data* after it; and where the data of a READ is to be put."""
+
+    body: bytes
+    data: memoryview | None = None
+    target: memoryview | None = None
 
 
 class Sftp:
@@ -111,14 +124,14 @@ class Sftp:
         """Exchange versions, and learn what the server can do."""
         hello = Call()
         self._calls[-1] = hello  # it has no number
-        self._send(struct.pack(">IBI", 5, _INIT, 3))
+        self._send([memoryview(struct.pack(">IBI", 5, _INIT, 3))])
         self._turns.wait(hello, self._receive)
         if hello.kind == 0:
             raise self._ended()
         version = int.from_bytes(hello.body[:4], "big")
         if version < _LEAST_VERSION:
             raise LinkLost(f"the server speaks version {version} of SFTP, and not {_LEAST_VERSION}")
-        self.can_fsync = (_FSYNC, b"1") in _extensions(hello.body)
+        self.can_fsync = (_FSYNC, b"1") in extensions(hello.body)
 
     def open(self, path: bytes, flags: int, mode: int) -> bytes:
         """Open the file *path*, which is relative to the user's home directory; return a handle.
@@ -126,15 +139,17 @@ class Sftp:
         *mode* are the permissions of a file that is created.
         """
         attributes = struct.pack(">II", _HAS_PERMISSIONS, mode)
-        call = self._begin(_OPEN, _string(path) + struct.pack(">I", flags) + attributes)
-        handle, _ = _take_string(self._finish(call, _HANDLE))
+        body = packed(path) + struct.pack(">I", flags) + attributes
+        [call] = self._begin(_OPEN, [_Request(body)])
+        handle, _ = taken(self._finish(call, _HANDLE))
         if not 0 < len(handle) <= _MOST_HANDLE:
             raise OSError(errno.EIO, _nonsense(f"a handle of {len(handle)} bytes"))
         return handle
 
     def attributes(self, handle: bytes) -> Attributes:
         """Return what the server tells about an open file."""
-        body = self._finish(self._begin(_FSTAT, _string(handle)), _ATTRS)
+        [call] = self._begin(_FSTAT, [_Request(packed(handle))])
+        body = self._finish(call, _ATTRS)
         try:
             (flags,) = struct.unpack_from(">I", body)
             size = struct.unpack_from(">Q", body, 4)[0] if flags & _HAS_SIZE else None
@@ -147,26 +162,32 @@ class Sftp:
 
     def set_size(self, handle: bytes, size: int) -> None:
         """Truncate an open file to *size* bytes, or extend it with zeroes."""
-        body = _string(handle) + struct.pack(">IQ", _HAS_SIZE, size)
-        self._finish(self._begin(_FSETSTAT, body), _STATUS)
+        body = packed(handle) + struct.pack(">IQ", _HAS_SIZE, size)
+        [call] = self._begin(_FSETSTAT, [_Request(body)])
+        self._finish(call, _STATUS)
 
     def fsync(self, handle: bytes) -> None:
         """Return when everything written to the file is on stable storage."""
-        self._finish(self._begin(_EXTENDED, _string(_FSYNC) + _string(handle)), _STATUS)
+        [call] = self._begin(_EXTENDED, [_Request(packed(_FSYNC) + packed(handle))])
+        self._finish(call, _STATUS)
 
     def read(self, handle: bytes, data: memoryview, offset: int) -> int:
         """Fill *data* from *offset*; return how many bytes came before the end of the file."""
         parts = range(0, len(data), MAX_DATA)
-        calls = [
-            self._begin_read(handle, data[start : start + MAX_DATA], offset + start)
-            for start in parts
-        ]
+        requests = []
+        for start in parts:
+            target = data[start : start + MAX_DATA]
+            body = struct.pack(">QI", offset + start, len(target))
+            requests.append(_Request(packed(handle) + body, target=target))
+        calls = self._begin(_READ, requests)
         self._wait_for(calls)
         for start, call in zip(parts, calls, strict=True):
             part = data[start : start + MAX_DATA]
             count = self._count(call)
             while 0 < count < len(part):  # a server may return less than it was asked for
-                more = self._begin_read(handle, part[count:], offset + start + count)
+                body = struct.pack(">QI", offset + start + count, len(part) - count)
+                request = _Request(packed(handle) + body, target=part[count:])
+                [more] = self._begin(_READ, [request])
                 self._wait_for([more])
                 gained = self._count(more)
                 if not gained:
@@ -175,10 +196,6 @@ class Sftp:
             if count < len(part):
                 return start + count
         return len(data)
-
-    def _begin_read(self, handle: bytes, target: memoryview, offset: int) -> Call:
-        body = _string(handle) + struct.pack(">QI", offset, len(target))
-        return self._begin(_READ, body, target=target)
 
     def _count(self, call: Call) -> int:
         """Return how many bytes a READ returned: 0 at the end of the file."""
@@ -191,34 +208,36 @@ class Sftp:
 
     def write(self, handle: bytes, data: memoryview, offset: int) -> None:
         """Write all of *data* at *offset*."""
-        calls = []
+        requests = []
         for start in range(0, len(data), MAX_DATA):
             part = data[start : start + MAX_DATA]
-            head = _string(handle) + struct.pack(">QI", offset + start, len(part))
-            calls.append(self._begin(_WRITE, head, part))
+            body = struct.pack(">QI", offset + start, len(part))
+            requests.append(_Request(packed(handle) + body, part))
+        calls = self._begin(_WRITE, requests)
         self._wait_for(calls)
         for call in calls:
             self._check(call, _STATUS)
 
     # -- sending ------------------------------------------------------------------------
 
-    def _begin(
-        self,
-        kind: int,
-        body: bytes,
-        data: memoryview | None = None,
-        target: memoryview | None = None,
-    ) -> Call:
-        """Send a request, with *data*, if any, at its end."""
-        call = Call(target)
-        number = next(self._numbers) & 0xFFFFFFFF
-        self._calls[number] = call
-        length = 5 + len(body) + (0 if data is None else len(data))
-        self._send(struct.pack(">IBI", length, kind, number) + body, data)
-        return call
+    def _begin(self, kind: int, requests: Sequence[_Request]) -> list[Call]:
+        """Send requests of one *kind*, all at once: who reads them is woken once."""
+        calls, parts = [], []
+        head = b""
+        for body, data, target in requests:
+            call = Call(target)
+            calls.append(call)
+            number = next(self._numbers) & 0xFFFFFFFF
+            self._calls[number] = call
+            length = 5 + len(body) + (0 if data is None else len(data))
+            head += struct.pack(">IBI", length, kind, number) + body
+            if data is not None:
+                parts += [memoryview(head), data]
+                head = b""
+        self._send([*parts, memoryview(head)] if head else parts)
+        return calls
 
-    def _send(self, head: bytes, data: memoryview | None = None) -> None:
-        parts = [memoryview(head)] if data is None else [memoryview(head), data]
+    def _send(self, parts: list[memoryview]) -> None:
         try:
             with self._sending:
                 while parts and self.lost is None:
@@ -235,7 +254,7 @@ class Sftp:
     def _write(self, parts: list[memoryview]) -> int:
         while True:
             try:
-                return os.writev(self._to_server, parts)
+                return os.writev(self._to_server, parts[:_MOST_PARTS])
             except BlockingIOError:
                 self._wait_until(self._to_server, select.POLLOUT)
 
@@ -257,7 +276,7 @@ class Sftp:
             raise self._ended()
         code = _status(call)
         if code not in (None, _OK):
-            text = shown(_take_string(call.body[4:])[0]) or f"status {code}"
+            text = shown(taken(call.body[4:])[0]) or f"status {code}"
             raise OSError(_ERRNO.get(code or 0, errno.EIO), f"the server says: {text}")
         if call.kind != expected or (expected == _STATUS and code is None):
             raise OSError(errno.EIO, _nonsense(f"a reply of the unexpected type {call.kind}"))
@@ -369,23 +388,3 @@ def _status(call: Call) -> int | None:
 
 def _nonsense(what: str) -> str:
     return f"the far end says nonsense: {what}"
-
-
-def _string(text: bytes) -> bytes:
-    return struct.pack(">I", len(text)) + text
-
-
-def _take_string(body: bytes) -> tuple[bytes, bytes]:
-    """Return the string at the start of *body*, and the rest; both may be cut off."""
-    length = int.from_bytes(body[:4], "big")
-    return body[4 : 4 + length], body[4 + length :]
-
-
-def _extensions(body: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the names and data of the extensions in a VERSION packet."""
-    found, rest = [], body[4:]
-    while rest:
-        name, rest = _take_string(rest)
-        data, rest = _take_string(rest)
-        found.append((name, data))
-    return found
