@@ -86,7 +86,7 @@ def nbd_server(is_far: bool, materials: Materials) -> Disk:
     from tests.support.ports import free_ports
 
     [port] = free_ports(1)
-    words = ["nbdkit", "-f", "-i", "127.0.0.1", "-p", str(port), "file", materials.filling]
+    words = ["nbdkit", "-f", "-i", "127.0.0.1", "-p", str(port), "file", str(materials.filling)]
     materials.stack.enter_context(Daemon(*words, where=port))
     uri = f"uri=nbd://127.0.0.1:{_reached(port, is_far, materials)}"
     return Disk("plugin", materials.ram_size, arguments=("nbd", uri))
