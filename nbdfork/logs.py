@@ -1,4 +1,8 @@
-"""Where messages go: standard error, the system log, a file, or nowhere.
+"""Where messages go, and what they look like: standard error, the system log, a file, or nowhere.
+
+While the server starts, what is on standard error is for whoever has typed the command.  From then
+on each message says when, which process, and for which client and export: TIME nbdfork[PID] LEVEL:
+CLIENT "EXPORT": TEXT.
 
 All parts of nbdfork write to `logging`; only here is it decided what becomes of it.  Messages
 of level INFO and below are for debugging: they appear with -v, on standard error (or in the
@@ -9,14 +13,17 @@ in it are shown by escapes, and however often the same thing happens, the log do
 without bounds.
 """
 
+import json
 import logging
 import os
 import sys
 import syslog
 import time
+from datetime import datetime
 from io import TextIOWrapper
 from typing import Any, NamedTuple
 
+from nbdfork.backend import client
 from nbdfork.server import files
 
 _PRIORITIES = {
@@ -83,12 +90,50 @@ class _Plain(logging.Formatter):
         return super().format(record).encode(errors="backslashreplace").decode()
 
 
-class _Formatter(_Plain):
+class _ForUser(_Plain):
+    """A message for whoever has started the server, on their terminal."""
+
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        if record.levelno >= logging.WARNING:
-            return f"nbdfork: {record.levelname.lower()}: {text}"
-        return f"nbdfork[{record.process}]: debug: {text}"
+        return f"nbdfork: {_level(record)}: {super().format(record)}"
+
+
+class _WithClient(_Plain):
+    """A message that says which client of which export it is about; the system's log does the
+    rest.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return _client() + super().formatMessage(record)
+
+
+class _Whole(_WithClient):
+    """A message with all that is known; *timed*: with the time, too."""
+
+    def __init__(self, timed: bool = True) -> None:
+        super().__init__()
+        self._timed = timed
+
+    def format(self, record: logging.LogRecord) -> str:
+        begin = f"{_time(record.created)} " if self._timed else ""
+        return f"{begin}nbdfork[{record.process}] {_level(record)}: {super().format(record)}"
+
+
+def _level(record: logging.LogRecord) -> str:
+    return record.levelname.lower() if record.levelno >= logging.WARNING else "debug"
+
+
+def _time(seconds: float) -> str:
+    """Return a time as RFC 3339 has it, in the local zone."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
+
+
+def _client() -> str:
+    """Return whom this thread serves, as messages begin with it; empty if it serves nobody."""
+    served = client.serving()
+    if served is None:
+        return ""
+    export = "" if served.export is None else f" {json.dumps(served.export)}"
+    return f"{served.peer}{export}: ".translate(_CONTROL)
 
 
 class _SyslogHandler(logging.Handler):
@@ -96,7 +141,7 @@ class _SyslogHandler(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.setFormatter(_Plain())
+        self.setFormatter(_WithClient())
         syslog.openlog("nbdfork", syslog.LOG_PID, syslog.LOG_DAEMON)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -105,11 +150,46 @@ class _SyslogHandler(logging.Handler):
 
 
 class _FileHandler(logging.FileHandler):
-    """A file that is the server's own: root does not follow a link that others have put there."""
+    """A file that is the server's own: root does not follow a link that others have put there.
+
+    It is written to by many processes, and may be renamed (logrotate(8)): each looks for the new
+    one before it writes.
+    """
+
+    _keeps_old = False
 
     def _open(self) -> TextIOWrapper:
         fd = files.open_own(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         return TextIOWrapper(open(fd, "ab"), encoding=self.encoding, errors=self.errors)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._keeps_old and self._has_moved():
+            self._reopen(record)
+        super().emit(record)
+
+    def _has_moved(self) -> bool:
+        assert self.stream is not None
+        try:
+            there = os.stat(self.baseFilename)
+        except OSError:
+            return True
+        return not os.path.samestat(there, os.fstat(self.stream.fileno()))
+
+    def _reopen(self, record: logging.LogRecord) -> None:
+        """Go on in the new file; in the old one if that cannot be opened, which is said there."""
+        try:
+            new = self._open()
+        except OSError as error:
+            self._keeps_old = True
+            text = f"the log goes on here, for the new file cannot be opened: {error}"
+            warning = {"levelno": logging.WARNING, "levelname": "WARNING"}
+            super().emit(
+                logging.makeLogRecord(vars(record) | warning | {"msg": text, "args": None})
+            )
+        else:
+            assert self.stream is not None
+            self.stream.close()
+            self.stream = new
 
 
 def set_up(destination: str, verbose: bool) -> None:
@@ -123,13 +203,23 @@ def set_up(destination: str, verbose: bool) -> None:
         root.removeHandler(handler)
         handler.close()
     stderr = logging.StreamHandler(sys.stderr)
-    stderr.setFormatter(_Formatter())
+    stderr.setFormatter(_ForUser())
     handler = _handler(destination, stderr)
     handler.addFilter(_Bursts())
     if handler is not stderr and verbose and destination in ("syslog", "null"):
         stderr.addFilter(lambda record: record.levelno < logging.WARNING)
         root.addHandler(stderr)
     root.addHandler(handler)
+
+
+def begin_service() -> None:
+    """From now on, say all that is known of each message on standard error, too.
+
+    A service manager that reads it there (systemd says so by JOURNAL_STREAM) adds the time itself.
+    """
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, _ForUser):
+            handler.setFormatter(_Whole(timed="JOURNAL_STREAM" not in os.environ))
 
 
 def go_to_syslog() -> bool:
@@ -145,7 +235,7 @@ def _handler(destination: str, stderr: logging.Handler) -> logging.Handler:
     if destination == "null":
         return logging.NullHandler()
     handler = _FileHandler(destination)
-    handler.setFormatter(_Formatter())
+    handler.setFormatter(_Whole())
     return handler
 
 

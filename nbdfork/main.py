@@ -144,6 +144,7 @@ def _serve(options: Options, world: _World) -> int:
                 privileges.drop_to(identity)
             if options.exit_with_parent:
                 supervisor.end_with(parent.watch(world.parent))
+            logs.begin_service()
             supervisor.run(start.tell_ready, captive)
             return captive.status() if captive is not None else 0
         finally:
@@ -180,6 +181,7 @@ def _serve_single(options: Options, world: _World) -> int:
             _after_fork(life, stopper)
             sandbox.shut()
             start.tell_ready()
+            logs.begin_service()
             board = Scoreboard(1)
             meter = Slot(board.share(range(1)), 0)
             departures.on_departure(client, lambda: _give_up_if_busy(meter, life))

@@ -33,7 +33,8 @@ class Client:
 
     *protection* is None while it speaks in clear.  *end* closes its connection: with True at once,
     otherwise when it has its answers.  *busy* is told since when the plugin is at work for it, in
-    nanoseconds of the monotonic clock, or 0 when it is not.
+    nanoseconds of the monotonic clock, or 0 when it is not.  *peer* is who it is, for messages;
+    `export`, the name that it has chosen, or None.
     """
 
     def __init__(
@@ -41,10 +42,13 @@ class Client:
         stream: Stream,
         end: Callable[[bool], None],
         busy: Callable[[int], None] = lambda since: None,
+        peer: str = "",
     ) -> None:
         self.stream = stream
         self.end = end
         self.busy = busy
+        self.peer = peer
+        self.export: str | None = None
         self.protection: Protection | None = None
 
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 LEFT_OLDSTYLE = (
-    "client %s left when it was greeted: if it knows only the newstyle protocol, serve it with -n"
+    "the client left when it was greeted: if it knows only the newstyle protocol, serve it with -n"
 )
 
 
@@ -72,16 +72,19 @@ class Connection:
     def serve(self) -> None:
         """Serve the client until it leaves, and close its connection."""
         session: Session | None = None
-        client.set_serving(client.Client(self._stream, self._end, self._meter.set_busy))
+        meter = self._meter
+        served = client.Client(self._stream, self._end, meter.set_busy, meter.peer)
+        client.set_serving(served)
         try:
             self._exports.preconnect()
             session = self._handshake()
             if session is not None:
+                served.export = session.name
                 self._transmit(session)
         except ProtocolError as error:
             # Before it has an export, it may be anything that has found an open port.
             level = logging.INFO if session is None else logging.WARNING
-            log.log(level, "disconnecting client %s: %s", self._meter.peer, error)
+            log.log(level, "disconnecting the client: %s", error)
         except Rejected as error:
             log.info("disconnecting the client, which cannot be told why: %s", error)
         except ClientRefused as error:
@@ -89,13 +92,12 @@ class Connection:
         except PluginFailed as error:
             log.info("disconnecting the client: %s", error.strerror)
         except TlsFailed as error:
-            log.warning("client %s is refused: %s", self._meter.peer, error)
+            log.warning("the client is refused: %s", error)
         except Disconnected as error:
             if session is None or self._channel.stopped or not isinstance(error, CutShort):
                 log.info("lost the client: %s", error)
             else:
-                peer = self._meter.peer
-                log.warning("lost client %s in the middle of a request: %s", peer, error)
+                log.warning("lost the client in the middle of a request: %s", error)
         finally:
             self._meter.set_closing()
             if session is not None:
@@ -128,7 +130,7 @@ class Connection:
                 session = negotiation.negotiate()
             finally:
                 if negotiation.lacked_tls:
-                    log.warning("client %s is refused: it does not use TLS", self._meter.peer)
+                    log.warning("the client is refused: it does not use TLS")
         else:
             session = self._greet_oldstyle()
         self._channel.set_idle_limit(self._settings.idle_limit or None)
@@ -160,7 +162,7 @@ class Connection:
             if not stays:
                 session.gate.close()
             if has_left:
-                log.warning(LEFT_OLDSTYLE, self._meter.peer)
+                log.warning(LEFT_OLDSTYLE)
         return session if stays else None
 
     def _transmit(self, session: Session) -> None:

@@ -112,6 +112,7 @@ def test_a_parent_that_has_ended_before_the_server_looks(tmp_path: Path) -> None
         "        print('waiting', flush=True)\n"
         "        select.select([parent], [], [], 60)\n"
         "    def get_size(self): return 0\n"
+        "    def pread(self, count, offset): return b''\n"
     )
     script = (
         "import subprocess, sys\n"

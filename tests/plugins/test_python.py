@@ -55,7 +55,7 @@ def test_the_same_facts_as_under_nbdkit(tmp_path: Path, case: str) -> None:
 
 
 HOW = ["exception", "oserror", "oserror_set", "exit", str(errno.ENOSPC), str(errno.EPERM),
-       str(errno.ENOENT), str(errno.ESHUTDOWN), str(errno.ENOMEM), "0"]  # fmt: skip
+       str(errno.E2BIG), str(errno.ESHUTDOWN), str(errno.ENOMEM), "0"]  # fmt: skip
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -67,6 +67,15 @@ def test_the_same_errno_as_under_nbdkit(tmp_path: Path, how: str) -> None:
         assert blamed
         theirs |= dict.fromkeys(blamed, "EIO")
     assert ours == theirs
+
+
+def test_what_is_missing_is_no_mistake_of_the_client(tmp_path: Path) -> None:
+    """For nbdkit it is: it says EINVAL."""
+    arguments: list[str | Path] = [SCRIPTS / "failing_callbacks.py", f"how={errno.ENOENT}"]
+    theirs, ours = both(tmp_path, operations, "python", *arguments)
+    differences = {(theirs[key], ours[key]) for key in theirs if theirs[key] != ours[key]}
+    assert differences == {("EINVAL", "EIO")}
+    assert theirs["past the end"] == ours["past the end"] == "EINVAL"
 
 
 VARIANTS = {

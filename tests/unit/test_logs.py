@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import syslog
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from nbdfork import logs
+from nbdfork.backend.client import Client, set_serving
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +40,19 @@ def say() -> None:
     log.error("bad\nvery bad")
 
 
-PID = os.getpid()
-DEBUG = f"nbdfork[{PID}]: debug: fine\nnbdfork[{PID}]: debug: coarse\n"
+DEBUG = "nbdfork: debug: fine\nnbdfork: debug: coarse\n"
 PLAIN = "nbdfork: warning: odd\nnbdfork: error: bad\n  very bad\n"
+
+
+def whole(text: str) -> str:
+    """Return *text* without the times and process IDs of its lines, which all have to be there."""
+    begin = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d nbdfork\[(\d+)\] ")
+    found = []
+    for line in text.splitlines():
+        match = begin.match(line)
+        assert line.startswith("  ") if match is None else int(match[1]) == os.getpid()
+        found.append(line if match is None else f"nbdfork: {line[match.end() :]}")
+    return "".join(f"{line}\n" for line in found)
 
 
 @pytest.mark.parametrize(("verbose", "expected"), [(False, PLAIN), (True, DEBUG + PLAIN)])
@@ -58,8 +70,85 @@ def test_a_file_takes_all(
     path.write_text("before\n")
     logs.set_up(str(path), verbose)
     say()
-    assert path.read_text() == "before\n" + (DEBUG if verbose else "") + PLAIN
+    begin, written = path.read_text().split("\n", 1)
+    assert (begin, whole(written)) == ("before", (DEBUG if verbose else "") + PLAIN)
     assert capsys.readouterr().err == ""
+
+
+class Stream:
+    def fileno(self) -> int:
+        return -1
+
+
+@pytest.fixture
+def served() -> Iterator[Client]:
+    """A client that this thread serves."""
+    one = Client(Stream(), lambda at_once: None, peer="127.0.0.1:40000")
+    set_serving(one)
+    yield one
+    set_serving(None)
+
+
+def test_a_server_says_when_and_for_whom(
+    served: Client,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    monkeypatch.setattr(syslog, "syslog", lambda priority, line: said.append(line))
+    logs.set_up("stderr", verbose=False)
+    logs.begin_service()
+    logging.getLogger("nbdfork").warning("odd")
+    served.export = 'the "disk"\n'
+    logging.getLogger("nbdfork").warning("odd")
+    expected = ["127.0.0.1:40000: odd", '127.0.0.1:40000 "the \\"disk\\"\\n": odd']
+    shown = whole(capsys.readouterr().err)
+    assert shown == "".join(f"nbdfork: warning: {line}\n" for line in expected)
+    logs.set_up("syslog", verbose=False)
+    logging.getLogger("nbdfork").warning("odd")
+    assert said == expected[1:]
+    set_serving(None)
+    logging.getLogger("nbdfork").warning("odd")
+    assert said[1:] == ["odd"]
+
+
+def test_a_journal_has_the_time_already(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1")
+    logs.set_up("stderr", verbose=False)
+    logs.begin_service()
+    logging.getLogger("nbdfork").warning("odd")
+    assert capsys.readouterr().err == f"nbdfork[{os.getpid()}] warning: odd\n"
+
+
+def test_a_file_that_was_renamed_is_made_again(tmp_path: Path) -> None:
+    path, old = tmp_path / "log", tmp_path / "log.1"
+    logs.set_up(str(path), verbose=False)
+    log = logging.getLogger("nbdfork")
+    log.warning("one")
+    path.rename(old)
+    log.warning("two")
+    log.warning("three")
+    assert whole(old.read_text()) == "nbdfork: warning: one\n"
+    assert whole(path.read_text()) == "nbdfork: warning: two\nnbdfork: warning: three\n"
+    os.truncate(path, 0)  # as copytruncate does
+    log.warning("four")
+    assert whole(path.read_text()) == "nbdfork: warning: four\n"
+
+
+def test_the_old_file_is_kept_if_there_can_be_no_new_one(tmp_path: Path) -> None:
+    path, old = tmp_path / "log", tmp_path / "log.1"
+    logs.set_up(str(path), verbose=False)
+    path.rename(old)
+    path.mkdir()
+    logging.getLogger("nbdfork").error("two")
+    logging.getLogger("nbdfork").error("three")
+    first, *others = whole(old.read_text()).splitlines()
+    assert first.startswith("nbdfork: warning: the log goes on here, for the new file cannot be")
+    assert others == ["nbdfork: error: two", "nbdfork: error: three"]
 
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
@@ -103,7 +192,7 @@ def test_what_cannot_be_written_is_escaped(
         logging.getLogger("nbdfork").error("%s", UNWRITABLE)
     assert capsys.readouterr().err == f"nbdfork: error: {WRITTEN}\n"
     assert lines == [WRITTEN]
-    assert (tmp_path / "log").read_text() == f"nbdfork: error: {WRITTEN}\n"
+    assert whole((tmp_path / "log").read_text()) == f"nbdfork: error: {WRITTEN}\n"
 
 
 @pytest.mark.parametrize("flag", logs.DEBUG_FLAGS)
