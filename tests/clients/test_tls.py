@@ -110,7 +110,7 @@ def test_keys_with_clients_of_tls_1_2(without: str, cipher: str, keys: Path) -> 
 def test_the_log_tells_who_is_refused(certificates: Certificates) -> None:
     words = (f"--tls-certificates={certificates.server}", "--tls=require", "--tls-verify-peer")
     with Server(*words, "memory", "1M") as server:
-        own = f"uid {os.getuid()} is refused: "
+        own = f"uid {os.getuid()}: the client is refused: "
         assert run("nbdinfo", f"nbd+unix:///?socket={server.socket}").returncode != 0
         eventually(lambda: f"{own}it does not use TLS\n" in server.log)
         with greeted(server.socket) as client:
