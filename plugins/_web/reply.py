@@ -234,19 +234,20 @@ def nonsense(shown: str, what: str) -> OSError:
     return OSError(errno.EIO, f"{shown}: the far end says nonsense: {what}")
 
 
-def failure(error: pycurl.error, shown: str, system: int = 0) -> OSError:
+def failure(error: pycurl.error, shown: str, trust: str, system: int) -> OSError:
     """Return the error that libcurl's *error* means for a request for *shown*.
 
-    *system* is the errno that libcurl had from the system.
+    *trust* is what names the certificates to trust.  *system* is the errno that libcurl had from
+    the system.
     """
     code = error.args[0]
     assert isinstance(code, int)  # what perform() raises has a code and a text
     text = shown_text(without_secrets(str(error.args[-1] or pycurl.easy_strerror(code))))
-    is_weird = code == pycurl.E_FTP_WEIRD_SERVER_REPLY and shown.startswith("http")
+    is_weird = code == pycurl.E_FTP_WEIRD_SERVER_REPLY and not shown.startswith("ftp")
     if is_weird or code in _NONSENSE_CODES:
         return nonsense(shown, text)
     if code == pycurl.E_PEER_FAILED_VERIFICATION:
-        text += " (cainfo= names the certificates to trust)"
+        text += f" ({trust} names the certificates to trust)"
     number = _ERRNO_OF_CODE.get(code, errno.EIO)
     if code == pycurl.E_COULDNT_CONNECT and system in _ERRNO_OF_CONNECTING:
         number = system

@@ -62,14 +62,17 @@ def always(silence: float) -> list[Option]:
 class Transfer:
     """One libcurl handle with *options*; *shown* is what it reaches, for messages.
 
-    With *verbose*, what libcurl does is logged.  One thread at a time may use it, but any thread
-    may `abandon` it.
+    *trust* is what names the certificates to trust.  With *verbose*, what libcurl does is logged.
+    One thread at a time may use it, but any thread may `abandon` it.
     """
 
-    def __init__(self, options: Iterable[Option], shown: str, *, verbose: bool = False) -> None:
+    def __init__(
+        self, options: Iterable[Option], shown: str, *, trust: str, verbose: bool = False
+    ) -> None:
         self.headers: list[bytes] = []
         """The header lines of the last request's replies, redirects included."""
         self.shown = shown
+        self._trust = trust
         self.trace = Trace()
         self._chunks: list[bytes] = []
         self._room = 0
@@ -106,7 +109,8 @@ class Transfer:
             if self._is_abandoned:
                 raise OSError(errno.ESHUTDOWN, f"{self.shown}: nobody waits any more") from error
             if self._room >= 0 or error.args[0] != pycurl.E_WRITE_ERROR:
-                raise failure(error, self.shown, self.curl.getinfo(pycurl.OS_ERRNO)) from error
+                system = self.curl.getinfo(pycurl.OS_ERRNO)
+                raise failure(error, self.shown, self._trust, system) from error
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         return data

@@ -68,7 +68,7 @@ class Handle(Transfer):
     """One libcurl handle made by *recipe* for the file at *place*, with the cookies of *share*."""
 
     def __init__(self, recipe: Recipe, place: Place, share: pycurl.CurlShare | None = None) -> None:
-        super().__init__(recipe.options, recipe.shown, verbose=recipe.verbose)
+        super().__init__(recipe.options, recipe.shown, trust="cainfo=", verbose=recipe.verbose)
         self._recipe = recipe
         self._place = place
         self.aim: str | None = None

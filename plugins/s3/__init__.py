@@ -21,6 +21,7 @@ from nbdfork.plugin import (
     read_password,
 )
 
+from .._link.timeout import SILENCE, seconds
 from .locks import RangeLocks
 
 if TYPE_CHECKING:
@@ -56,12 +57,14 @@ class S3(Plugin):
         str, metavar=f"TOKEN{_SECRET}", help="the token of temporary keys, or where to read it"
     )
 
+    timeout = Parameter(seconds, metavar="SECONDS", help="how long a request may take")
+
     def dump_plugin(self) -> Mapping[str, str]:
         try:
-            import obstore
+            import pycurl
         except ImportError:
             return {}
-        return {"s3_obstore_version": obstore.__version__}
+        return {"s3_curl_version": pycurl.version_info()[1]}
 
     def waits(self) -> bool:
         return True
@@ -118,7 +121,7 @@ class S3(Plugin):
             from .credentials import Credentials, configured_region
             from .store import Recipe
         except ImportError as error:
-            if error.name not in ("botocore", "obstore"):
+            if error.name not in ("botocore", "pycurl"):
                 raise
             message = f'the s3 plugin needs {error.name}: pip install "nbdfork[s3]"'
             raise ConfigError(message) from None
@@ -135,6 +138,8 @@ class S3(Plugin):
             region=self.region or configured_region(),
             certificates=_certificates(),
             credentials=credentials,
+            timeout=self.timeout,
+            silence=self.timeout or SILENCE,
         )
 
     def needs(self) -> Needs:
@@ -149,10 +154,14 @@ class S3(Plugin):
         from .single import Object
         from .store import Store
 
-        store = Store(self._recipe)
-        if self.size is None or self.object_size is None:
-            return Object(store, self.key)
-        return Objects(store, self.key, self.size, self.object_size, self._locks)
+        store = Store(self._recipe, self.server)
+        try:
+            if self.size is None or self.object_size is None:
+                return Object(store, self.key)
+            return Objects(store, self.key, self.size, self.object_size, self._locks)
+        except BaseException:
+            store.close()
+            raise
 
 
 def _check_endpoint(url: str) -> None:

@@ -6,8 +6,7 @@ by each worker.
 """
 
 import os
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import botocore.credentials
 import botocore.exceptions
@@ -15,19 +14,20 @@ import botocore.session
 
 from nbdfork.plugin import ConfigError
 
-if TYPE_CHECKING:
-    from obstore.store import S3Credential
 
-_ASK_AGAIN = timedelta(minutes=5)
-"""How long temporary keys are used before botocore is asked whether there are newer ones; it
-renews them itself when they have a quarter of an hour left."""
+class Keys(NamedTuple):
+    """What a request is signed with; temporary keys have a token."""
+
+    access_key: str
+    secret_key: str
+    token: str | None
 
 
 class Credentials:
     """Permanent keys."""
 
     def __init__(self, access_key: str, secret_key: str, token: str | None) -> None:
-        self._keys = (access_key, secret_key, token)
+        self._keys = Keys(access_key, secret_key, token)
 
     @staticmethod
     def found() -> "Credentials":
@@ -37,33 +37,25 @@ class Credentials:
             return TemporaryCredentials()
         return Credentials(found.access_key, found.secret_key, found.token)
 
-    def __call__(self) -> "S3Credential":
-        """Return the keys in the form that obstore takes."""
-        return self._shaped(*self._keys, expires=None)
-
-    def _shaped(
-        self, access_key: str, secret_key: str, token: str | None, expires: datetime | None
-    ) -> "S3Credential":
-        return {
-            "access_key_id": access_key,
-            "secret_access_key": secret_key,
-            "token": token,
-            "expires_at": expires,
-        }
+    def __call__(self) -> Keys:
+        """Return the keys to sign a request with.  Raises OSError or `ConfigError`."""
+        return self._keys
 
 
 class TemporaryCredentials(Credentials):
-    """Keys that expire and are renewed; each worker looks them up itself."""
+    """Keys that expire; each worker looks them up itself, and botocore renews them in time."""
 
     def __init__(self) -> None:
         self._found: Any = None
 
-    def __call__(self) -> "S3Credential":
-        if self._found is None:
-            self._found = _look()
-        keys = self._found.get_frozen_credentials()
-        again = datetime.now(UTC) + _ASK_AGAIN
-        return self._shaped(keys.access_key, keys.secret_key, keys.token, expires=again)
+    def __call__(self) -> Keys:
+        try:
+            if self._found is None:
+                self._found = _look()
+            keys = self._found.get_frozen_credentials()
+        except botocore.exceptions.BotoCoreError as error:
+            raise ConfigError(f"s3: {error}") from error
+        return Keys(keys.access_key, keys.secret_key, keys.token)
 
 
 def configured_region() -> str:

@@ -9,6 +9,7 @@ import errno
 import itertools
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from nbdfork.plugin import (
     FAST_ZERO,
@@ -23,10 +24,17 @@ from nbdfork.plugin import (
 )
 
 from .locks import RangeLocks
-from .store import NoSuchObject, Store
+from .meaning import NoSuchObject
+from .store import Store
 
 _MAX_REMEMBERED = 1 << 20
 """The most objects to remember as existing; they take tens of megabytes."""
+
+_HELPERS = 8
+"""How many threads read the parts of requests that reach over several objects."""
+
+_MOST_FOREIGN = 100
+"""So many pages of a listing without any object of the disk are not worth to go on."""
 
 _MAX_PREFERRED = 32 * 1024 * 1024  # protocol document, "Block size constraints"
 
@@ -48,6 +56,7 @@ class Objects(Export):
         self._zeroes = bytes(object_size)
         self._name = re.compile(re.escape(prefix) + "/([0-9a-f]{16})")
         self._existing: set[int] = set()  # objects that were there when last seen
+        self._helpers = ThreadPoolExecutor(_HELPERS)  # threads are made when they are needed
         next(self._listed(0), None)
 
     # -- facts --------------------------------------------------------------------------
@@ -69,13 +78,18 @@ class Objects(Export):
     def can_fast_zero(self) -> bool:
         return True
 
+    def close(self) -> None:
+        self._store.close()
+        self._helpers.shutdown()
+
     # -- reading ------------------------------------------------------------------------
 
     def pread(self, count: int, offset: int) -> Buffer:
         parts = list(self._parts(count, offset))
         if len(parts) == 1:
             return self._read(*parts[0])
-        return b"".join([self._read(*part) for part in parts])
+        helped = self._helpers.map(lambda part: self._read(*part), parts[1:])
+        return b"".join([self._read(*parts[0]), *helped])
 
     def _read(self, number: int, start: int, end: int) -> Buffer:
         """Return the bytes of an object from *start* to *end*."""
@@ -114,6 +128,8 @@ class Objects(Export):
     def _listed(self, first: int) -> Iterator[list[int]]:
         """Yield the numbers of existing objects, from *first* on, a list for each page."""
         after = self._key(first - 1) if first else None
+        last = self._key(-(-self._size // self._object_size))
+        foreign = 0
         for page in self._store.pages(self._prefix, after):
             numbers = []
             for key, size in page:
@@ -122,8 +138,14 @@ class Objects(Export):
                     if size != self._object_size:
                         raise self._store.wrong_size(key, size, self._object_size)
                     numbers.append(number)
+            foreign = 0 if numbers else foreign + 1
+            if foreign > _MOST_FOREIGN:
+                text = f"{self._store.shown(self._prefix)}/: too many keys of other objects"
+                raise OSError(errno.EIO, text)
             self._remember(numbers)
             yield numbers
+            if page and page[-1][0] > last:
+                return
 
     # -- writing ------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ import errno
 
 from nbdfork.plugin import Buffer, Export
 
-from .store import NoSuchObject, ObjectChanged, Store
+from .meaning import NoSuchObject, ObjectChanged
+from .store import Store
 
 
 class Object(Export):
@@ -31,3 +32,6 @@ class Object(Export):
         except (ObjectChanged, NoSuchObject) as error:
             text = "the object is no longer the one that the client connected to"
             raise OSError(errno.EIO, f"{self._store.shown(self._key)}: {text}") from error
+
+    def close(self) -> None:
+        self._store.close()

@@ -1,88 +1,64 @@
-"""Requests to the store through the library obstore, and what its errors mean.
+"""Requests to the store, signed and sent by libcurl, and the checks of its replies.
 
-Replies are checked here: they must be the range and the version that were asked for.  The library
-repeats requests that fail for a transient reason.
+They must be the range and the version that were asked for.  A request that fails for a transient
+reason is tried again; all of them can be repeated.
 """
 
+import base64
 import errno
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote
+from xml.sax.saxutils import escape
 
-import obstore
-from obstore import exceptions
-from obstore.store import S3Store
+import pycurl
 
-from nbdfork.plugin import Buffer
+from nbdfork.plugin import Buffer, ConfigError, Server, client
 
-if TYPE_CHECKING:
-    from obstore import GetOptions
-    from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
+from .._link.guard import Guard
+from .._link.retrying import attempt
+from .._link.texts import shown as shown_text
+from .._web.pool import Pool
+from .._web.reply import Reply, nonsense
+from .._web.transfer import Option, Transfer, always
+from .credentials import Credentials, Keys
+from .listing import MOST_BYTES, MOST_KEYS, not_deleted, page
+from .meaning import MOST, Busy, NoSuchObject, ObjectChanged, StoreError, meaning
 
-_RETRY: "RetryConfig" = {
-    "max_retries": 5,
-    "retry_timeout": timedelta(seconds=10),
-    "backoff": {
-        "init_backoff": timedelta(milliseconds=200),
-        "max_backoff": timedelta(seconds=2),
-        "base": 2,
-    },
-}
-"""A store that does not answer fails a request after a few seconds, not minutes."""
+T = TypeVar("T")
 
-_TIMEOUT = timedelta(minutes=2)
-_CONNECT_TIMEOUT = timedelta(seconds=5)
+_PAUSES = (0.1, 0.3, 1.0, 2.0)
+"""Seconds to wait before each further attempt at a request that failed."""
 
-_PAGE = 1000
-"""The most objects that one request lists (ListObjectsV2, "max-keys")."""
-
-_CODE = re.compile(r"<Code>(\w+)</Code>")
-_STATUS = re.compile(r"status code: (\d+ [^:\n]+)")
-_CAUSE = re.compile(r'(?:message|error): "([^"]+)"')
-
-_CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(\w+)")
-
-_KEYS = re.compile(r"credential provider: \w+: (?:s3: )?(.+)")
-
-_MEANINGS = {
-    "AccessDenied": (errno.EPERM, "these keys may not do this"),
-    "ExpiredToken": (errno.EPERM, "the keys have expired"),
-    "InvalidAccessKeyId": (errno.EPERM, "the store does not know this access key"),
-    "InvalidToken": (errno.EPERM, "the session token is not good"),
-    "InvalidRange": (errno.EIO, "the object is shorter than it should be"),
-    "NoSuchBucket": (errno.EIO, "there is no such bucket"),
-    "NoSuchKey": (errno.EIO, "there is no such object"),
-    "PermanentRedirect": (errno.EIO, "the bucket is elsewhere: give its region="),
-    "AuthorizationHeaderMalformed": (errno.EIO, "the bucket is elsewhere: give its region="),
-    "QuotaExceeded": (errno.ENOSPC, "the quota is used up"),
-    "RequestTimeTooSkewed": (errno.EPERM, "the clock of this machine is wrong"),
-    "SignatureDoesNotMatch": (errno.EPERM, "the secret key is wrong"),
-}
-"""The store's error codes (S3 API, "Error responses"), as errno and message."""
+_CONNECTIONS = 16
+"""How many a client has at the most."""
 
 
 class Recipe(NamedTuple):
-    """How to make a `Store`; *certificates* are those to trust, None for the system's."""
+    """How to make a `Store`; *certificates* are those to trust, None for the system's.
+
+    *timeout*: how many seconds a request may take, or None; *silence*: for how many the store may
+    say nothing.
+    """
 
     bucket: str
     endpoint: str | None
     region: str
     certificates: bytes | None
-    credentials: "Callable[[], S3Credential]"
+    credentials: Credentials
+    timeout: float | None
+    silence: float
 
-
-class StoreError(OSError):
-    """A request failed; the errno is one that the protocol has."""
-
-
-class NoSuchObject(StoreError):
-    """The bucket exists, but has no such object."""
-
-
-class ObjectChanged(StoreError):
-    """The object is not the version that was asked for."""
+    def options(self) -> list[Option]:
+        """Return the options of the handles that make requests."""
+        found = always(self.silence)
+        found.append(Option(pycurl.AWS_SIGV4, f"aws:amz:{self.region}:s3"))
+        if self.timeout:
+            found.append(Option(pycurl.TIMEOUT_MS, max(1, round(self.timeout * 1000))))
+        return found
 
 
 class Facts(NamedTuple):
@@ -92,135 +68,243 @@ class Facts(NamedTuple):
     etag: str | None
 
 
+class Asked(NamedTuple):
+    """A request: *path* begins with a slash, and *room* bytes are the most that are wanted."""
+
+    method: str
+    path: str
+    room: int = MOST
+    part: tuple[int, int] | None = None
+    headers: tuple[str, ...] = ()
+    body: Buffer | None = None
+
+
+class Handle(Transfer):
+    """A libcurl handle for requests to the store."""
+
+    def __init__(self, recipe: Recipe, shown: str) -> None:
+        super().__init__(recipe.options(), shown, trust="AWS_CA_BUNDLE=")
+        if recipe.certificates is not None:
+            self.curl.set_ca_certs(recipe.certificates.decode("latin-1"))
+        self._base = recipe.endpoint or f"https://s3.{recipe.region}.amazonaws.com"
+        self._keys: Keys | None = None
+
+    def ask(self, asked: Asked, keys: Keys) -> tuple[Reply, bytes]:
+        """Make a request, and return the reply and its content, none of which is too long."""
+        setopt = self.setopt
+        if keys != self._keys:
+            setopt(pycurl.USERNAME, keys.access_key)
+            setopt(pycurl.PASSWORD, keys.secret_key)
+            self._keys = keys
+        setopt(pycurl.URL, (self._base.rstrip("/") + asked.path).encode())
+        headers = list(asked.headers)
+        if keys.token:
+            headers.append(f"x-amz-security-token: {keys.token}")
+        if asked.part is None:
+            self.curl.unsetopt(pycurl.RANGE)
+        else:
+            setopt(pycurl.RANGE, f"{asked.part[0]}-{asked.part[1] - 1}")
+        if asked.body is not None:
+            headers += self._take_body(asked.body)
+        elif asked.method == "HEAD":
+            setopt(pycurl.NOBODY, 1)
+        if asked.method not in ("GET", "HEAD"):
+            setopt(pycurl.CUSTOMREQUEST, asked.method)
+        setopt(pycurl.HTTPHEADER, headers)
+        try:
+            content = self.perform(asked.room)
+        finally:
+            self.curl.unsetopt(pycurl.CUSTOMREQUEST)
+            setopt(pycurl.HTTPGET, 1)  # this also ends NOBODY and UPLOAD
+        return Reply(self.headers), content
+
+    def _take_body(self, body: Buffer) -> list[str]:
+        """Have *body* sent, and return the headers that go with it."""
+        stream = io.BytesIO(body)
+        self.setopt(pycurl.UPLOAD, 1)
+        self.setopt(pycurl.INFILESIZE_LARGE, len(body))
+        self.setopt(pycurl.READFUNCTION, stream.read)
+        # Needed when the data has to be sent a second time.
+        self.setopt(pycurl.SEEKFUNCTION, lambda *position: stream.seek(*position) and None)
+        return [f"x-amz-content-sha256: {hashlib.sha256(body).hexdigest()}", "Expect:"]
+
+
 class Store:
     """A bucket.  It is made in a worker, whose threads may use it at the same time.
 
-    All methods raise `StoreError`.
+    Requests that are under way fail when the client has left, or *server* was told to end.  All
+    methods that make requests raise OSError, and `StoreError` for what the store has answered.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        options: ClientConfig = {"timeout": _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
-        if recipe.endpoint is not None and recipe.endpoint.startswith("http:"):
-            options["allow_http"] = True
-        if recipe.certificates is not None:
-            options["root_certificate"] = recipe.certificates
-        config: S3Config = {"region": recipe.region}
-        if recipe.endpoint is not None:
-            config["endpoint"] = recipe.endpoint
+    def __init__(self, recipe: Recipe, server: Server) -> None:
+        self._recipe = recipe
         self._bucket = recipe.bucket
-        with self._errors(""):
-            self._store = S3Store(
-                recipe.bucket,
-                config=config,
-                client_options=options,
-                retry_config=_RETRY,
-                credential_provider=recipe.credentials,
-            )
+        self._server = server
+        self._limit = recipe.timeout or recipe.silence
+        self._pool = Pool(partial(Handle, recipe, f"s3://{recipe.bucket}"), _CONNECTIONS)
+        self._guard = Guard(server, client.departure(), self._pool.abandon)
+
+    def close(self) -> None:
+        """Close all connections; no request is under way."""
+        self._guard.close()
+        self._pool.close()
 
     def head(self, key: str) -> Facts:
         """Return the facts of an object."""
-        try:
-            with self._errors(key):
-                found = obstore.head(self._store, key)
-        except StoreError as error:
-            if isinstance(error.__cause__, FileNotFoundError | exceptions.PermissionDeniedError):
-                self.get(key, 0, 1)  # its error says why, for which a reply to HEAD has no room
-            raise
-        return Facts(found["size"], found["e_tag"])
+        reply, _ = self._ask(key, Asked("HEAD", self._path(key)))
+        if reply.status != 200:
+            self.get(key, 0, 1)  # its error says why, for which a reply to HEAD has no room
+            raise self._error(key, f"the store says {reply.status} to HEAD, and not to GET")
+        reply.check(self.shown(key))
+        size = reply.field("content-length")
+        if size is None:
+            raise nonsense(self.shown(key), "an object without a size")
+        return Facts(int(size), reply.field("etag"))
 
     def get(
         self, key: str, start: int, end: int, size: int | None = None, etag: str | None = None
-    ) -> Buffer:
+    ) -> bytes:
         """Return the bytes of an object from *start* to *end*.
 
         Raises `NoSuchObject`, `ObjectChanged` if it is not the version *etag*, and `StoreError` if
         it does not have *size* bytes.
         """
-        options: GetOptions = {"range": (start, end)}
-        if etag is not None:
-            options["if_match"] = etag
-        with self._errors(key):
-            reply = obstore.get(self._store, key, options=options)
-            data = memoryview(reply.bytes())
-            found = reply.meta["size"]
-            version = reply.meta["e_tag"]
-        if etag is not None and version != etag:  # the store does not know If-Match
+        match = () if etag is None else (f"If-Match: {etag}",)
+        room = max(end - start, MOST)
+        asked = Asked("GET", self._path(key), room, part=(start, end), headers=match)
+        reply, data = self._ask(key, asked)
+        if reply.status not in (200, 206):
+            raise meaning(reply.status, data, key, self.shown(key))
+        reply.check(self.shown(key))
+        if etag is not None and reply.field("etag") != etag:  # the store does not know If-Match
             raise ObjectChanged(errno.EIO, f"{self.shown(key)}: the object has changed")
-        if size is not None and found != size:
-            raise self.wrong_size(key, found, size)
-        if tuple(reply.range) != (start, end) or len(data) != end - start:
-            raise StoreError(
-                errno.EIO,
-                f"{self.shown(key)}: the store sent {len(data)} bytes at {reply.range[0]},"
+        if reply.status == 200 and (start, len(data)) != (0, end):
+            raise self._error(key, "the store sends the whole object when asked for a part of it")
+        part = reply.content_range() if reply.status == 206 else (0, len(data), len(data))
+        if part is None:
+            raise self._error(key, "the store does not say which part it sent (Content-Range)")
+        if size is not None and part[2] is not None and part[2] != size:
+            raise self.wrong_size(key, part[2], size)
+        if part[:2] != (start, end - start) or len(data) != end - start:
+            raise self._error(
+                key,
+                f"the store sent {len(data)} bytes, said to be {part[1]} at {part[0]},"
                 f" not {end - start} at {start}",
             )
         return data
 
     def put(self, key: str, data: Buffer) -> None:
         """Create or replace an object."""
-        with self._errors(key):
-            obstore.put(self._store, key, data, use_multipart=False)
+        reply, said = self._ask(key, Asked("PUT", self._path(key), body=data))
+        if reply.status not in (200, 201, 204):
+            raise meaning(reply.status, said, key, self.shown(key))
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects, up to 1000 with each request; missing ones do not matter."""
-        with self._errors(keys[0]):
-            obstore.delete(self._store, keys[0] if len(keys) == 1 else keys)
+        """Delete objects, many with each request; missing ones do not matter."""
+        if len(keys) == 1:
+            reply, said = self._ask(keys[0], Asked("DELETE", self._path(keys[0])))
+            if reply.status not in (200, 204):
+                error = meaning(reply.status, said, keys[0], self.shown(keys[0]))
+                if not isinstance(error, NoSuchObject):
+                    raise error
+            return
+        for first in range(0, len(keys), MOST_KEYS):
+            self._delete_many(keys[first : first + MOST_KEYS])
+
+    def _delete_many(self, keys: Sequence[str]) -> None:
+        objects = "".join(f"<Object><Key>{escape(key)}</Key></Object>" for key in keys)
+        body = f"<Delete><Quiet>true</Quiet>{objects}</Delete>".encode()
+        md5 = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+        asked = Asked(
+            "POST",
+            f"{self._path()}?delete=",
+            MOST_BYTES,
+            headers=(f"Content-MD5: {md5}", "Content-Type: application/xml"),
+            body=body,
+        )
+        reply, said = self._ask(keys[0], asked)
+        if reply.status != 200:
+            raise meaning(reply.status, said, "", self.shown(keys[0]))
+        try:
+            error = not_deleted(said)
+        except ValueError as bad:
+            raise nonsense(self.shown(keys[0]), str(bad)) from bad
+        if error:
+            raise meaning(reply.status, error, "", self.shown(keys[0]))
 
     def pages(self, prefix: str, after: str | None) -> Iterator[list[tuple[str, int]]]:
         """List the objects whose keys begin with *prefix* and a slash, in the order of the keys.
 
         Yield (key, size) of those after the key *after*, a list for each request.
         """
-        with self._errors(f"{prefix}/"):
-            for page in obstore.list(self._store, prefix, offset=after, chunk_size=_PAGE):
-                yield [(found["path"], found["size"]) for found in page]
+        last, token = after or "", ""
+        while True:
+            query = {
+                "continuation-token": token,
+                "encoding-type": "url",
+                "list-type": "2",
+                "max-keys": str(MOST_KEYS),
+                "prefix": f"{prefix}/",
+                "start-after": after or "",
+            }
+            words = "&".join(f"{name}={quote(text, '')}" for name, text in query.items() if text)
+            shown = self.shown(f"{prefix}/")
+            reply, said = self._ask(
+                f"{prefix}/", Asked("GET", f"{self._path()}?{words}", MOST_BYTES)
+            )
+            if reply.status != 200:
+                raise meaning(reply.status, said, "", shown)
+            reply.check(shown)
+            before = token
+            try:
+                found, token = page(said, f"{prefix}/", last)
+            except ValueError as error:
+                raise nonsense(shown, str(error)) from error
+            if token and token == before:
+                raise nonsense(shown, "that the next page is the one that was asked for")
+            yield found
+            if not token:
+                return
+            last = found[-1][0] if found else last
 
     def wrong_size(self, key: str, found: int, size: int) -> StoreError:
         """Return the error for an object that does not have *size* bytes."""
-        text = f"{self.shown(key)}: the object has {found} bytes, and not {size}"
-        return StoreError(errno.EIO, text)
+        return self._error(key, f"the object has {found} bytes, and not {size}")
 
     def shown(self, key: str) -> str:
         """Return the name of an object, for messages."""
         return f"s3://{self._bucket}/{key}"
 
-    @contextmanager
-    def _errors(self, key: str) -> Iterator[None]:
-        """Turn the library's errors into `StoreError`."""
+    def _error(self, key: str, text: str) -> StoreError:
+        return StoreError(errno.EIO, f"{self.shown(key)}: {text}")
+
+    def _path(self, key: str = "") -> str:
+        return f"/{self._bucket}/{quote(key)}" if key else f"/{self._bucket}"
+
+    def _ask(self, key: str, asked: Asked) -> tuple[Reply, bytes]:
+        """Make a request about *key*, and again while it fails transiently."""
+
+        def once() -> tuple[Reply, bytes]:
+            keys = self._keys(key)
+            handle = self._pool.take()
+            try:
+                handle.shown = self.shown(key)
+                reply, said = handle.ask(asked, keys)
+            finally:
+                self._pool.give(handle)
+            if not reply.status:
+                reply.check(self.shown(key))
+            if reply.status >= 400:
+                error = meaning(reply.status, said, "", self.shown(key))
+                if isinstance(error, Busy):
+                    raise error
+            return reply, said
+
+        return attempt(once, _PAUSES, "s3", self._server.wait, self._limit)
+
+    def _keys(self, key: str) -> Keys:
         try:
-            yield
-        except (exceptions.BaseError, FileNotFoundError, ValueError) as error:
-            raise _meaning(error, self.shown(key)) from error
-
-
-def _meaning(error: Exception, shown: str) -> StoreError:
-    """Return the error that the library's *error* means for a request about the object *shown*."""
-    text = str(error)
-    if isinstance(error, exceptions.PreconditionError):
-        return ObjectChanged(errno.EIO, f"{shown}: the object has changed")
-    code = _CODE.search(text)
-    status = _STATUS.search(text)
-    if code and code[1] in _MEANINGS:
-        number, meaning = _MEANINGS[code[1]]
-        kind = NoSuchObject if code[1] == "NoSuchKey" else StoreError
-        return kind(number, f"{shown}: {meaning} ({code[1]})")
-    number = errno.EIO
-    if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-        number = errno.EPERM
-    if said := ", ".join(found[1] for found in (status, code) if found):
-        return StoreError(number, f"{shown}: the store says {said}")
-    return StoreError(number, f"{shown}: {_cause(text)}")
-
-
-def _cause(text: str) -> str:
-    """Return why there was no reply, from the text of the library's error."""
-    if certificate := _CERTIFICATE.search(text):
-        return (
-            f"the store's certificate is bad ({certificate[1]}); AWS_CA_BUNDLE= names whom to trust"
-        )
-    if keys := _KEYS.search(text):
-        return f"no keys to ask with: {keys[1]}"
-    if causes := _CAUSE.findall(text):
-        return str(causes[-1])
-    summary = text.partition("\n\nDebug source")[0]
-    return " ".join(summary.rpartition(" - ")[2].split())
+            return self._recipe.credentials()
+        except (ConfigError, OSError) as error:
+            text = f"no keys to ask with: {shown_text(str(error).removeprefix('s3: '))}"
+            raise StoreError(errno.EACCES, f"{self.shown(key)}: {text}") from error

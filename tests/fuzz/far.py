@@ -11,7 +11,7 @@ from nbdfork.plugins._web.reply import Reply, scheme_of, shown_url
 from nbdfork.plugins.data.expressions import weight_of
 from nbdfork.plugins.data.language import parse_data
 from nbdfork.plugins.data.sources import Sources
-from nbdfork.plugins.s3 import store
+from nbdfork.plugins.s3 import listing, meaning
 from nbdfork.plugins.sh import output
 from nbdfork.plugins.ssh.sftp import READ, Sftp
 
@@ -138,9 +138,16 @@ def http_reply(data: bytes) -> None:
 
 
 def s3_error(data: bytes) -> None:
-    """Whatever the store says in an error becomes an errno of the protocol and one line."""
-    error = store._meaning(ValueError(data.decode(errors="replace")), "s3://bucket/key")
-    assert error.errno in (errno.EIO, errno.EPERM, errno.ENOSPC)
+    """Whatever the store says becomes an errno and one line, or keys in their order."""
+    for status in (200, 403, 404, 503):
+        error = meaning.meaning(status, data, "key", "s3://bucket/key")
+        assert error.errno in (errno.EIO, errno.EACCES, errno.ENOENT, errno.ENOSPC)
+        assert str(error.strerror).isprintable()
+    for listed in (True, False):
+        try:
+            listing.page(data, "key/", "") if listed else listing.not_deleted(data)
+        except ValueError as error_of_xml:
+            assert str(error_of_xml).isprintable()
 
 
 def script_output(data: bytes) -> None:

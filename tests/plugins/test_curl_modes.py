@@ -3,22 +3,18 @@
 import errno
 import os
 import re
-import socket
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pycurl
 import pytest
 from nbdfork.plugins._web.transfer import always
 
-from nbdfork.backend import client as backend_client
 from tests.support import web_lies
 from tests.support.curl import opened
 from tests.support.harness import SECONDS, eventually, refused
 from tests.support.lying_web import Answer, LyingWeb, Request, in_turn
 from tests.support.memory import growth
+from tests.support.served import serving
 
 CONTENT = os.urandom(1 << 20)
 VERSION = {"ETag": '"a"', "Last-Modified": "Thu, 01 Jan 1970 00:00:00 GMT"}
@@ -262,24 +258,12 @@ def test_secrets_are_not_sent_to_the_server_that_a_redirect_leads_to() -> None:
         assert "SECRET" not in str(far.asked)
 
 
-@contextmanager
-def served() -> Iterator[socket.socket]:
-    """Let this thread serve a client, and yield the client's end of the connection."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        backend_client.set_serving(backend_client.Client(ours, lambda at_once: None))
-        try:
-            yield theirs
-        finally:
-            backend_client.set_serving(None)
-
-
 def test_a_read_ends_when_its_client_has_left() -> None:
     with LyingWeb(CONTENT, get=Request.stay_silent) as server:
-        with served() as theirs, opened(disk(server)) as export, ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(export.pread, 512, 0)
+        with serving() as client, opened(disk(server)) as export:
+            reading = client.begin(lambda: export.pread(512, 0))
             eventually(lambda: server.count("GET"))
-            theirs.close()
+            client.leave()
             with refused(errno.ESHUTDOWN, "nobody waits any more"):
                 reading.result(SECONDS)
 

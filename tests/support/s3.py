@@ -6,7 +6,7 @@ from tests.support import plugins
 from tests.support.harness import need_modules
 from tests.support.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 
-need_modules("obstore", "botocore")
+need_modules("pycurl", "botocore")
 
 plugin = partial(plugins.plugin, "s3")
 opened = partial(plugins.opening, "s3")
