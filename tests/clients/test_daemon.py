@@ -110,11 +110,11 @@ def test_the_server_is_a_daemon(shared: Path) -> None:
 
 def test_it_is_found_by_its_name(shared: Path) -> None:
     with background("-P", "pid", "-U", "sock", "memory", "1M", cwd=shared) as supervisor:
-        names = [p.name() for p in (supervisor, *supervisor.children())]
-        assert names == ["nbdfork", *["nbdfork-worker"] * 4]
-        titles = [title(p) for p in (supervisor, *supervisor.children())]
-        assert titles[0] == "nbdfork: supervisor -P pid -U sock memory 1M"
-        assert titles[1:] == ["nbdfork: worker idle"] * 4
+        workers = supervisor.children()
+        assert eventually(lambda: [title(w) for w in workers] == ["nbdfork: worker idle"] * 4)
+        assert [w.name() for w in workers] == ["nbdfork-worker"] * 4
+        assert supervisor.name() == "nbdfork"
+        assert title(supervisor) == "nbdfork: supervisor -P pid -U sock memory 1M"
 
 
 @pytest.mark.parametrize(
