@@ -11,9 +11,11 @@ processes that inherited the descriptor can reach it, whatever user they have be
 import errno
 import logging
 import os
+import select
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from threading import Thread
@@ -107,8 +109,10 @@ class Template:
             self._process.wait(_SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             log.error("the helper (process %d) does not end", self._process.pid)
-        _, stuck = psutil.wait_procs(forks, timeout=1)
-        for fork in stuck:
+        deadline = time.monotonic() + 1
+        for fork in forks:
+            if _ends_by(fork.pid, deadline):
+                continue
             log.error("killing a helper that does not end (process %d)", fork.pid)
             with suppress(psutil.Error):
                 fork.kill()
@@ -170,3 +174,20 @@ def _nameless_socket() -> tuple[socket.socket, int]:
 
 def _describe(status: int) -> str:
     return f"signal {-status}" if status < 0 else f"exit {status}"
+
+
+def _ends_by(pid: int, deadline: float) -> bool:
+    """Return whether a process, be it nobody's child here, ends by a time of the monotonic clock.
+
+    It may have ended and not been reaped: that is the affair of its parent.
+    """
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+    finally:
+        os.close(process)

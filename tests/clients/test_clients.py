@@ -125,7 +125,7 @@ def test_qemu_io_fua_and_flush_arrive(tmp_path: Path) -> None:
     with Server("-v", "-n", "file", make_disk(tmp_path)) as server:
         qemu_io(server.uri, "write 0 4k", "write -f 8k 4k", "flush", "read 0 4k")
         log = server.log
-    requests = [line.split("debug: ")[1] for line in log.splitlines() if line.endswith(")")]
+    requests = [line.rsplit(": ", 1)[1] for line in log.splitlines() if line.endswith(")")]
     writes = ["pwrite(4096 bytes, 0, 0)", "pwrite(4096 bytes, 8192, 2)"]
     assert requests[:4] == [*writes, "flush()", "pread(4096, 0)"]
 
@@ -225,7 +225,7 @@ def test_nbdcopy(way: Way, tmp_path: Path) -> None:
         output("nbdcopy", *options, source, server.uri)
         output("nbdcopy", *options, server.uri, copy)
         # A connection that got nothing to do may end before its worker has told the log of it.
-        eventually(lambda: server.log.count("debug: transmission:") == 8)
+        eventually(lambda: server.log.count(": transmission: ") == 8)
     assert filecmp.cmp(source, copy, shallow=False)
 
 

@@ -120,8 +120,9 @@ def test_a_server_in_the_foreground_without_standard_streams(
     server.terminate()
     out, errors = server.communicate(timeout=SECONDS)
     assert out == b""
-    assert b"left when it was greeted" in errors or 2 in closed
-    assert (errors.count(b"\n"), server.returncode) == (0 if 2 in closed else 1, 0)
+    # Whether the worker sees that the client has left, before it is to end itself, is open.
+    assert errors == b"" or (b"left when it was greeted" in errors and errors.count(b"\n") == 1)
+    assert server.returncode == 0
 
 
 @pytest.mark.parametrize("closed", STREAMS, ids=str)

@@ -124,6 +124,7 @@ def test_partitions_can_be_written_and_the_table_cannot(partitions: list[Path]) 
 def test_partitioning_as_a_program_may_set_it_up(partitions: list[Path]) -> None:
     made = find("partitioning").plugin_class(file=tuple(map(str, partitions[:2])), mbr_id="0x82")
     made.config_complete()
+    made.get_ready()
     export = made.open("", True)
     assert export.pread(512, 0)[450] == 0x82
     export.close()

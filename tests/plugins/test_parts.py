@@ -14,7 +14,7 @@ from nbdfork.plugins._parts import files
 from nbdfork.plugins._parts.concatenation import Concatenation
 from nbdfork.plugins._parts.fixed import Fixed
 
-from nbdfork.plugin import HOLE, REQ_ONE, ZERO, ConfigError, Export, Extent, Support
+from nbdfork.plugin import HOLE, REQ_ONE, ZERO, ConfigError, Export, Extent, LostWrites, Support
 
 
 class Ram(Export):
@@ -162,17 +162,17 @@ def test_a_file_that_can_only_be_read_is_opened_read_only(
             raise OSError(error, os.strerror(error))
         return really_open(name, flags)
 
-    disk = files.open_disk(str(path), False)
+    disk = files.open_disk(str(path), False, LostWrites())
     assert disk.can_write()
     disk.close()
     monkeypatch.setattr(os, "open", refuse)
-    disk = files.open_disk(str(path), False)
+    disk = files.open_disk(str(path), False, LostWrites())
     assert not disk.can_write()
     assert bytes(disk.pread(4, 0)) == b"data"
     disk.close()
     with pytest.raises(OSError, match=os.strerror(error)):
-        files.open_part(str(path), False)  # all parts of a disk are to be writable
-    files.open_part(str(path), True).close()
+        files.open_part(str(path), False, LostWrites())  # all parts of a disk are to be writable
+    files.open_part(str(path), True, LostWrites()).close()
 
 
 def test_another_error_of_opening_is_no_reason_to_try_it_read_only(
@@ -186,4 +186,4 @@ def test_another_error_of_opening_is_no_reason_to_try_it_read_only(
 
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(OSError, match="Too many open files"):
-        files.open_disk(str(path), False)
+        files.open_disk(str(path), False, LostWrites())

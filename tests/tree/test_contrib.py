@@ -313,7 +313,7 @@ def test_completing_options(complete: Callable[..., set[str]]) -> None:
 
 
 PLAIN = {"EXPORTNAME", "IPADDR", "MASK", "MODE", "N", "NAME.FLAG=N", "NAME=VALUE", "PORT"}
-PLAIN |= {"RULE", "SECONDS"}
+PLAIN |= {"FIRST-LAST", "RULE", "SECONDS"}
 """The forms of arguments that nothing is known of."""
 
 

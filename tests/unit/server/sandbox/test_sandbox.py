@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nbdfork.server.errors import StartupError
-from nbdfork.server.sandbox import calls, capabilities, landlock, seccomp
+from nbdfork.server.sandbox import calls, capabilities, landlock, limits, seccomp
 from nbdfork.server.sandbox.sandbox import Plan, Sandbox, missing
 from nbdfork.types import Needs
 from tests.support.forks import in_a_fork
@@ -42,6 +42,7 @@ def test_a_wall_that_fails_is_an_error_only_if_it_is_required(
         raise OSError("the kernel is in a bad mood")
 
     made = {mode: sandbox(Needs(), mode) for mode in ("auto", "require")}
+    monkeypatch.setattr(limits, "enforce", lambda _: None)  # or this process would be limited
     monkeypatch.setattr(capabilities, "forbid_new_ones", fail)
     with pytest.raises(OSError, match="bad mood"):
         made["require"].enter()
