@@ -9,6 +9,7 @@ with the `with` block, and with the program, however that ends.
 
 import logging
 import os
+import weakref
 from types import TracebackType
 
 import psutil
@@ -34,6 +35,10 @@ _STOP_SECONDS = 30.0
 
 _leashes: set[int] = set()
 """The ends of pipes that this program holds to keep its servers running."""
+
+
+_served: weakref.WeakValueDictionary[int, Plugin] = weakref.WeakValueDictionary()
+"""The plugins and filters that have been served, by their identity."""
 
 
 def _let_go_of_leashes() -> None:
@@ -106,7 +111,8 @@ def serve(
     By default it listens on a private Unix domain socket; *unix* is the path of another, *port*
     a TCP port on *address* (0: any free one).  Clients can connect when this returns.  With
     *tls_certificates* or *tls_psk*, a path, clients have to use TLS.  *sandbox* is "auto", "off" or
-    "require".  See the options so named.  Raises `ConfigError` or `StartupError`.
+    "require".  See the options so named.  Raises `ConfigError` or `StartupError`; ValueError for
+    arguments that contradict each other, or a plugin that has been served before.
     """
     if unix is not None and port is not None:
         raise ValueError("a server listens on unix= or on port=, not on both")
@@ -131,8 +137,10 @@ def serve(
     is_newstyle = newstyle or export_name is not None or has_tls
     limit = Options.handshake_limit.default
     terms = Terms(is_newstyle, offer, limit, read_only=read_only, export_name=export_name)
+    _demand_unused(plugin, *filters)
     chain = Chain(_layer(plugin), [_layer(one) for one in filters])
     chain.configure(())
+    _served.update({id(one): one for one in (plugin, *filters)})
     life = Life(chain)
     listening = Listening(unix="-" if unix is None else unix)
     if port is not None:
@@ -149,6 +157,13 @@ def serve(
         raise
     finally:
         listeners.close()
+
+
+def _demand_unused(*layers: Plugin) -> None:
+    """Raise ValueError for one that has a server already: it is for the life of one."""
+    for one in layers:
+        if _served.get(id(one)) is one:
+            raise ValueError(f"this {type(one).__name__} has been served before: make another one")
 
 
 def _layer(plugin: Plugin) -> Layer:

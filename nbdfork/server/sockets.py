@@ -146,7 +146,7 @@ def _bind_all(
     addresses: Iterable[tuple[int, _Address]],
 ) -> list[socket.socket]:
     bound: list[socket.socket] = []
-    failure: OSError | None = None
+    failures = []
     for family, address in addresses:
         any_port = address[1] == 0
         if any_port and bound:
@@ -161,9 +161,9 @@ def _bind_all(
                 raise StartupError(
                     f"cannot listen on {peers.show(family, address)}: {error.strerror}"
                 ) from error
-            failure = error
+            failures.append(f"{peers.show(family, address)}: {error.strerror}")
     if not bound:
-        raise StartupError(f"cannot listen: {failure}")
+        raise StartupError(f"cannot listen on {'; on '.join(failures)}")
     return bound
 
 

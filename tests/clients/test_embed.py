@@ -25,7 +25,7 @@ from nbdfork.plugin import (
     parse,
 )
 from nbdfork.server.errors import StartupError
-from tests.support.harness import NBDFORK, SECONDS, eventually, is_alive, need, output
+from tests.support.harness import NBDFORK, SECONDS, eventually, is_alive, need, output, run
 
 
 class Ram(Plugin):
@@ -204,6 +204,39 @@ def test_the_server_dies_with_the_program(tmp_path: Path) -> None:
         lambda: not psutil.pid_exists(int(pid)) or not is_alive(psutil.Process(int(pid)))
     )
     assert not os.path.exists(path)
+
+
+def test_a_plugin_is_for_one_server() -> None:
+    disk, above = Ram(size="1M"), Upper()
+    with pytest.raises(ValueError, match=r"Ram: size=1X: not a size"):
+        Ram(size="1X")
+    with nbdfork.serve(disk, above):
+        pass
+    with pytest.raises(ValueError, match="this Ram has been served before: make another one"):
+        nbdfork.serve(disk)
+    with pytest.raises(ValueError, match="this Upper has been served before"):
+        nbdfork.serve(Ram(size="1M"), above)
+
+
+def test_the_fixture_shows_what_a_plugin_raised(tmp_path: Path) -> None:
+    (tmp_path / "test_failing.py").write_text(
+        "import pytest, socket\n"
+        "from nbdfork.plugin import Plugin\n"
+        "class Failing(Plugin):\n"
+        "    'fails'\n"
+        "    def get_size(self): return {}['nothing']\n"
+        "    def pread(self, count, offset): return bytes(count)\n"
+        "@pytest.mark.parametrize('good', [True, False])\n"
+        "def test(nbd_server, good):\n"
+        "    server = nbd_server(Failing(), newstyle=False)\n"
+        "    with socket.socket(socket.AF_UNIX) as client:\n"
+        "        client.connect(server.unix_path)\n"
+        "        assert client.recv(8) == (b'' if good else b'NBDMAGIC')\n"
+    )
+    done = run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", tmp_path)
+    assert "1 failed, 1 passed" in done.stdout
+    assert done.stdout.count("in get_size") == 1
+    assert done.stdout.count("KeyError: 'nothing'") == 1
 
 
 def test_the_fixture(nbd_server: Callable[..., Server]) -> None:
