@@ -97,11 +97,11 @@ def let_all_reach(directory: Path) -> None:
 def title(process: psutil.Process) -> str:
     """Return what ps shows of *process*; a title is padded to the length of the old one.
 
-    One that has ended, and is not yet reaped, has no title.
+    One that has ended, be it reaped or not, has no title.
     """
     try:
         return " ".join(process.cmdline()).rstrip()
-    except psutil.ZombieProcess:
+    except psutil.NoSuchProcess:  # or one that is only a zombie
         return ""
 
 

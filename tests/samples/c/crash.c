@@ -17,7 +17,7 @@ static volatile char *nowhere;
 static void *
 crash_open (int readonly)
 {
-  setrlimit (RLIMIT_CORE, &(struct rlimit){ 0 });
+  setrlimit (RLIMIT_CORE, &(struct rlimit){ 0, RLIM_INFINITY });
   return NBDKIT_HANDLE_NOT_NEEDED;
 }
 

@@ -110,7 +110,7 @@ ends_config (const char *key, const char *value)
     how = value;
   else if (strcmp (key, "diary") == 0)
     diary = value;
-  setrlimit (RLIMIT_CORE, &(struct rlimit){ 0 });
+  setrlimit (RLIMIT_CORE, &(struct rlimit){ 0, RLIM_INFINITY });
   NOTE ("stdio is %ssafe\n", nbdkit_stdio_safe () ? "" : "un");
   return strcmp (key, "last") == 0 ? act ("config") : 0;
 }
