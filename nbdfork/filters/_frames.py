@@ -31,6 +31,9 @@ _HEAD = 8  # more than any magic number
 _READ = 4 * 1024 * 1024
 _OUTPUT = 1024 * 1024
 
+_MOST_ZEROES = 64 * 1024 * 1024
+"""So much of what follows the last frame is looked at: a block device may be very large."""
+
 
 class Decompressor(Protocol):
     """What `bz2`, `lzma` and others like them have."""
@@ -55,7 +58,8 @@ class Codec(NamedTuple):
     """A format: its *word*, a maker of decompressors and the *errors* they raise.
 
     *mismatch* is in the text of an error if it is the checksum of a frame that is wrong.  *begins*
-    tells whether some bytes may be the beginning of a frame.
+    tells whether some bytes may be the beginning of a frame.  *takes_garbage*: the format's own
+    program takes what follows the last frame for nothing, with a warning; otherwise it fails.
     """
 
     word: str
@@ -63,6 +67,7 @@ class Codec(NamedTuple):
     errors: tuple[type[Exception], ...]
     mismatch: str
     begins: Callable[[bytes], bool]
+    takes_garbage: bool = False
 
 
 class Frames(NamedTuple):
@@ -89,8 +94,9 @@ class Frames(NamedTuple):
 def scan(source: Source, codec: Codec, limit: Limit) -> Frames:
     """Decode all of *source* to find its frames; nothing is kept.
 
-    Data after the last frame is ignored, with a warning.  Raises OSError if there is no frame,
-    nothing of the first can be decoded, or there are more than the *limit* allows.
+    What follows the last frame may be zeroes, as on a tape or a block device; anything else is
+    damage, or as the format has it.  Raises OSError if there is no frame, nothing of the first can
+    be decoded, or there are more than the *limit* allows.
     """
     blocks: list[Block] = []
     offset = place = 0
@@ -108,9 +114,26 @@ def scan(source: Source, codec: Codec, limit: Limit) -> Frames:
         raise refused(source, f"this is not {codec.word} data")
     if damage and not offset:
         raise damaged(source, f"{damage}; nothing of it can be decoded")
-    if place < source.end and not damage and any(head):
-        log.warning("%s: ignoring what follows the data at byte %d", source.name, place)
+    if place < source.end and not damage:
+        damage = _what_follows(source, codec, place)
     return Frames(blocks, place, damage)
+
+
+def _what_follows(source: Source, codec: Codec, place: int) -> str:
+    """Return what is wrong with what follows the last frame, from *place* on, or ""."""
+    looked_at = min(source.end, place + _MOST_ZEROES)
+    for start in range(place, looked_at, _READ):
+        if any(source.pread(min(_READ, looked_at - start), start)):
+            break
+    else:
+        if looked_at < source.end:
+            text = "%s: ignoring what follows the zeroes after the data, from byte %d on"
+            log.warning(text, source.name, looked_at)
+        return ""
+    if codec.takes_garbage:
+        log.warning("%s: ignoring what follows the data at byte %d", source.name, place)
+        return ""
+    return f"what follows the {codec.word} data at byte {place} is neither a frame nor zeroes"
 
 
 def _scan_frame(source: Source, codec: Codec, block: Block) -> tuple[Block, str]:

@@ -118,7 +118,14 @@ class _Member:
         return self._inflate.decompress(self._inflate.unconsumed_tail + data, max_length)
 
 
-_CODEC = Codec("gzip", _Member, (zlib.error,), "incorrect", lambda head: head.startswith(_MEMBER))
+_CODEC = Codec(
+    "gzip",
+    _Member,
+    (zlib.error,),
+    "incorrect",
+    lambda head: head.startswith(_MEMBER),
+    takes_garbage=True,
+)
 
 
 class Known(NamedTuple):

@@ -31,6 +31,7 @@ from nbdfork.plugin import ConfigError, Export, Parameter
 # RFC 8878, sections 3.1.1 and 3.1.2; a skippable frame has any of 16 magic numbers.
 _FRAME = 0xFD2FB528
 _SKIPPABLE = 0x184D2A50
+_EMPTY = 256 * 1024  # more than a block of a frame that is not empty can be
 
 # The seekable format.
 _TABLE = 0x184D2A5E
@@ -98,6 +99,18 @@ def _begins(head: bytes) -> bool:
     return magic == _FRAME or magic & ~0xF == _SKIPPABLE
 
 
+def _is_empty(source: Source, place: int, length: int) -> bool:
+    """Return whether a frame, if it is one, has nothing of the disk."""
+    head = source.pread(min(length, _EMPTY), place)
+    if int.from_bytes(head[:4], "little") & ~0xF == _SKIPPABLE:
+        return True
+    library = _library()
+    try:
+        return not library.ZstdDecompressor().decompress(head, 1)
+    except library.ZstdError:
+        return False
+
+
 def read_table(source: Source, limit: Limit) -> Disk | None:
     """Return the disk that the seek table of *source* describes, or None if there is no table.
 
@@ -122,6 +135,8 @@ def read_table(source: Source, limit: Limit) -> Disk | None:
     blocks = []
     offset = place = 0
     for length, size, *_ in entries:
+        if not size and not _is_empty(source, place, length):
+            raise refused(source, "the zstd seek table does not match the data before it")
         blocks.append(Block(offset, size, place, length))
         offset, place = offset + size, place + length
     if place != start:

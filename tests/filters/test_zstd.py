@@ -1,5 +1,7 @@
 """The zstd filter: frames, and the table in which they can be looked up."""
 
+import struct
+
 import pytest
 
 from tests.support.compressed import (
@@ -11,6 +13,7 @@ from tests.support.compressed import (
     filter_of,
     refusal,
     seek_table,
+    unpacked,
 )
 
 
@@ -30,6 +33,24 @@ def test_a_wrong_zstd_seek_table_is_refused(content: bytes) -> None:
     assert "does not match" in refusal("zstd", frames[0] + b"x" + table)
     assert "table is damaged" in refusal("zstd", frames[0] + b"y" + table[1:])
     assert "table is damaged" in refusal("zstd", table[-9:])
+
+
+def test_a_seek_table_that_calls_a_frame_empty_is_refused(content: bytes) -> None:
+    """The disk would be shorter than it is; frames that are empty, or to be skipped, may be so."""
+    frames = [compressed("zstd", part, "zstd -q") for part in (content[:MIB], b"", content[MIB:])]
+    skippable = b"\x50\x2a\x4d\x18\x04\0\0\0skip"
+    sizes = {frames[0]: MIB, frames[1]: 0, skippable: 0, frames[2]: SIZE - MIB}
+    good = b"".join(sizes) + table(sizes)
+    assert all_of(unpacked("zstd", good)) == content
+    sizes[frames[0]] = 0
+    assert "does not match" in refusal("zstd", b"".join(sizes) + table(sizes))
+
+
+def table(sizes: dict[bytes, int]) -> bytes:
+    """Return the seek table of frames with what they are said to unpack to."""
+    entries = b"".join(struct.pack("<II", len(frame), size) for frame, size in sizes.items())
+    footer = struct.pack("<IBI", len(sizes), 0, 0x8F92EAB1)
+    return struct.pack("<II", 0x184D2A5E, len(entries) + len(footer)) + entries + footer
 
 
 def test_a_zstd_seek_table_is_not_read_because_it_says_that_it_is_long() -> None:
