@@ -72,7 +72,20 @@ def endpoint(
     if found.family == socket.AF_VSOCK:
         cid = _LOCAL_CID if host == socket.VMADDR_CID_ANY else host
         return where._replace(cid=cid, port=port)
-    return where._replace(host="localhost" if host in _WILDCARDS else host, port=port)
+    return where._replace(host=_loopback(found.family) if host in _WILDCARDS else host, port=port)
+
+
+def _loopback(family: int) -> str:
+    """Return what clients on this machine call it in a *family* that the server listens on.
+
+    "localhost" is not an address of IPv6 on every machine.
+    """
+    if family == socket.AF_INET6:
+        try:
+            socket.getaddrinfo("localhost", None, family)
+        except socket.gaierror:
+            return "::1"
+    return "localhost"
 
 
 def tls_parameters(certificates: str | None, psk: str | None) -> dict[str, str]:

@@ -306,6 +306,13 @@ def test_a_client_that_knows_no_oldstyle_is_told_of() -> None:
         assert "left when it was greeted" not in server.log
 
 
+def test_the_uri_of_a_server_for_ipv6_works() -> None:
+    need("nbdinfo", "qemu-img")
+    with Server("-6", "memory", "1M", listen=("-p", "0")) as server:
+        assert output("nbdinfo", "--size", server.uri) == f"{MIB}\n"
+        assert "1 MiB" in output("qemu-img", "info", "-f", "raw", server.uri)
+
+
 def test_nbdkit_as_a_client(way: Way, tmp_path: Path) -> None:
     """The nbd plugin of nbdkit hands an export on, and all it can do with it."""
     need("nbdkit", "nbdinfo", "qemu-io")

@@ -112,7 +112,6 @@ def bound(family: int, address: str | tuple[object, ...]) -> socket.socket:
     ("family", "address", "host"),
     [
         (socket.AF_INET, "0.0.0.0", "localhost"),
-        (socket.AF_INET6, "::", "localhost"),
         (socket.AF_INET, "127.0.0.2", "127.0.0.2"),
     ],
 )
@@ -121,6 +120,22 @@ def test_an_endpoint_of_tcp(family: int, address: str, host: str) -> None:
     found = endpoint(listeners, "x", None)
     assert (found.host, found.export_name, found.unix_path) == (host, "x", None)
     assert found.port == listeners.sockets[0].getsockname()[1]
+    listeners.close()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_localhost_need_not_be_an_address_of_ipv6(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_up(host: str, port: None, family: int) -> list[object]:
+        assert (host, family) == ("localhost", socket.AF_INET6)
+        if not known:
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    listeners = Listeners([bound(socket.AF_INET6, ("::", 0))])
+    assert endpoint(listeners, None, None).host == ("localhost" if known else "::1")
     listeners.close()
 
 
