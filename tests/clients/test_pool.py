@@ -354,14 +354,20 @@ def test_no_thundering_herd() -> None:
             assert len(woken) <= 3
 
 
+def timer(server: Server, client: Client) -> str:
+    """Return the number of the timer that runs for the server's end of a TCP connection."""
+    ends = f":{server.port:04X}", f":{client.socket.getsockname()[1]:04X}"
+    for line in Path("/proc/net/tcp").read_text().splitlines():
+        _, local, remote, _, _, running, *_ = line.split()
+        if (local[-5:], remote[-5:]) == ends:
+            return running[:2]
+    return ""
+
+
 def test_keepalive() -> None:
     with Server("--keepalive", "memory", "1M", listen=("-p", "0", "-4")) as server:
         client = Client(server).greet()
-        text = Path("/proc/net/tcp").read_text()
-        port = client.socket.getsockname()[1]
-        lines = [line for line in text.splitlines() if line.split()[2].endswith(f":{port:04X}")]
-        assert lines
-        assert lines[0].split()[5].startswith("02:")  # the timer that is running is keepalive's
+        assert eventually(lambda: timer(server, client) == "02")  # that is keepalive's
 
 
 def test_a_worker_that_is_short_of_descriptors_keeps_its_clients() -> None:
