@@ -112,10 +112,10 @@ def scan(source: Source, codec: Codec, limit: Limit) -> Frames:
         place += block.length
     if not blocks:
         raise refused(source, f"this is not {codec.word} data")
-    if damage and not offset:
-        raise damaged(source, f"{damage}; nothing of it can be decoded")
     if place < source.end and not damage:
         damage = _what_follows(source, codec, place)
+    if damage and not offset:
+        raise damaged(source, f"{damage}; nothing of it can be decoded")
     return Frames(blocks, place, damage)
 
 

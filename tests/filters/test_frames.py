@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from nbdfork.plugin import Export
-from tests.support.compressed import LIBRARIES, MIB, all_of, compressed, unpacked
+from tests.support.compressed import LIBRARIES, MIB, all_of, compressed, refusal, unpacked
 from tests.support.harness import need
 
 ONE, TWO = bytes(range(256)) * 6, b"another" * 150
@@ -104,6 +104,12 @@ def test_a_disk_that_goes_on_is_readable_up_to_there(
     with pytest.raises(OSError, match="neither a frame nor zeroes"):
         export.pread(export.get_size() - len(ONE), len(ONE))
     assert f"what follows the {name} data at byte {len(data)} is neither" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["zstd", "lz4"])
+def test_nothing_and_garbage_are_no_disk(name: str) -> None:
+    assert "nothing of it can be decoded" in refusal(name, stream(name, b"") + b".")
+    assert unpacked(name, stream(name, b"") + bytes(9)).get_size() == 0
 
 
 def test_zeroes_without_an_end_are_not_all_read(caplog: pytest.LogCaptureFixture) -> None:
