@@ -6,6 +6,7 @@ but then the next flush of the client that wrote it fails, if it is to be truste
 """
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -93,7 +94,7 @@ class Model:
         ]
 
 
-class Request:
+class Request(ABC):
     """What a client has sent."""
 
     cookie: int
@@ -101,13 +102,13 @@ class Request:
     def __init__(self, client: "Client") -> None:
         self.client = client
 
+    @abstractmethod
     def submit(self) -> None:
         """Send it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, error: str | None) -> None:
         """It was answered, with *error* or well."""
-        raise NotImplementedError
 
     def lost(self) -> None:
         """The connection has ended without an answer."""
