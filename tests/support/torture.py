@@ -110,7 +110,7 @@ class Request(ABC):
     def finish(self, error: str | None) -> None:
         """It was answered, with *error* or well."""
 
-    def lost(self) -> None:
+    def lost(self) -> None:  # noqa: B027  # nothing follows from it for most
         """The connection has ended without an answer."""
 
 
