@@ -203,7 +203,7 @@ def _bind_unix(path: str, mode: int | None = None) -> socket.socket:
         listener.close()
         reason = error.strerror or str(error)
         if error.errno == errno.EADDRINUSE:
-            reason += " (a socket file of an earlier server must be removed)"
+            reason += " (by another server, or by a socket file left behind, which must be removed)"
         raise StartupError(f"cannot listen on {path}: {reason}") from error
 
 

@@ -94,7 +94,7 @@ def test_relative_paths_are_meant_where_the_server_was_started(shared: Path) -> 
     assert (shared / "sock").exists()
     done = nbdfork(*arguments, cwd=shared)
     assert done.returncode == 1
-    assert "sock: Address already in use (a socket file of an earlier server" in done.stderr
+    assert "sock: Address already in use (by another server, or by a socket file" in done.stderr
 
 
 def test_the_server_is_a_daemon(shared: Path) -> None:

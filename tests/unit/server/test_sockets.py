@@ -103,7 +103,7 @@ def test_a_file_is_removed_where_there_was_no_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("taken", r"already in use \(a socket file of an earlier server must be removed\)"),
+        ("taken", r"already in use \(by another server, or by a socket file left behind, which m"),
         ("none/sock", "No such file or directory"),
         ("x" * 200, "a path of [0-9]+ bytes is too long for a Unix domain socket"),
     ],
