@@ -2,7 +2,7 @@
 
 The image is made when the server starts, in a scratch file that all clients read.  Files keep their
 names in the Rock Ridge and Joliet extensions, for Unix and Windows; readers that know neither see
-shortened names.
+shortened names.  All three are text, so bytes of a name that are not UTF-8 become "_".
 """
 
 import itertools
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _MAX_JOLIET = 64  # of a name; Joliet means UTF-16 code units, but pycdlib UTF-8 bytes
 _NOT_IN_JOLIET = re.compile(r"[*/:;?\\]")
 _NOT_IN_ISO = re.compile("[^A-Z0-9_]")
+_NOT_UTF_8 = re.compile("[\udc80-\udcff]")  # what Python makes of such bytes
+_MAX_NAME = 255  # bytes, in Rock Ridge as on most file systems
 
 
 class Iso(Plugin):
@@ -69,7 +71,7 @@ class Iso(Plugin):
                 content.add_all_of(path)
             with open(self._scratch.fd, "r+b", closefd=False) as file:
                 image.write_fp(file)
-        except (PyCdlibException, UnicodeError) as error:
+        except PyCdlibException as error:
             raise ConfigError(f"iso: {content.last!a}: {error}") from error
         finally:
             image.close()
@@ -78,11 +80,12 @@ class Iso(Plugin):
         return DescriptorExport(os.dup(self._scratch.fd), writable=False)
 
 
-class _ShortPaths(NamedTuple):
-    """The paths of a file or directory for readers without Rock Ridge."""
+class _Place(NamedTuple):
+    """The paths of a file or directory for readers without Rock Ridge, and the name for others."""
 
     iso: str
     joliet: str
+    name: str
 
 
 class _Content:
@@ -90,8 +93,9 @@ class _Content:
 
     def __init__(self, image: "PyCdlib") -> None:
         self._image = image
-        self._paths = {"": _ShortPaths("", "")}
+        self._places = {"": _Place("", "", "")}
         self._taken: set[str] = set()
+        self._names: set[tuple[str, str]] = set()
         self._tails: Counter[str] = Counter()
         self.last = ""
         """The path on the image of what was added last, or could not be added."""
@@ -99,15 +103,15 @@ class _Content:
     def add_all_of(self, directory: str, inside: str = "") -> None:
         """Add what is in *directory* to the directory *inside* of the image."""
         with os.scandir(directory) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
+            for entry in sorted(entries, key=_in_utf_8_first):
                 self.last = path = f"{inside}/{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
-                    if path not in self._paths:
-                        iso, joliet = self._shorten(inside, entry.name, is_directory=True)
+                    if path not in self._places:
+                        iso, joliet, name = self._choose(inside, entry.name, is_directory=True)
                         mode = entry.stat(follow_symlinks=False).st_mode
-                        self._image.add_directory(iso, entry.name, joliet, mode)
+                        self._image.add_directory(iso, name, joliet, mode)
                     self.add_all_of(entry.path, path)
-                elif path in self._paths:
+                elif path in self._places:
                     raise ConfigError(f"iso: {path} is in more than one of the directories")
                 else:
                     self._add(entry, inside)
@@ -115,16 +119,17 @@ class _Content:
     def _add(self, entry: os.DirEntry[str], inside: str) -> None:
         """Add a file or a symbolic link; devices, fifos and sockets are left out."""
         if entry.is_symlink():
-            iso, _ = self._shorten(inside, entry.name)  # Joliet has no links
-            self._image.add_symlink(iso, entry.name, os.readlink(entry.path))
+            iso, _, name = self._choose(inside, entry.name)  # Joliet has no links
+            self._image.add_symlink(iso, name, _NOT_UTF_8.sub("_", os.readlink(entry.path)))
         elif entry.is_file():
-            iso, joliet = self._shorten(inside, entry.name)
+            iso, joliet, name = self._choose(inside, entry.name)
             mode = entry.stat().st_mode
-            self._image.add_file(entry.path, iso, entry.name, joliet, mode)
+            self._image.add_file(entry.path, iso, name, joliet, mode)
 
-    def _shorten(self, inside: str, name: str, is_directory: bool = False) -> _ShortPaths:
-        """Return paths with shortened names that nothing else in the directory has."""
-        parent = self._paths[inside]
+    def _choose(self, inside: str, name: str, is_directory: bool = False) -> _Place:
+        """Return a place that nothing else in the directory has."""
+        parent = self._places[inside]
+        clean = _NOT_UTF_8.sub("_", name)
         stem, dot, extension = name.upper().rpartition(".") if not is_directory else ("", "", "")
         stem, extension = (stem, extension[:8]) if dot else (name.upper(), "")
         end = "" if is_directory else f".{_NOT_IN_ISO.sub('_', extension)};1"
@@ -133,14 +138,31 @@ class _Content:
         for number in itertools.count(self._tails[kind]):  # or large directories take long
             suffix = f"_{number}" if number else ""
             short = stem[: 20 - len(suffix)] + suffix + end
-            long = _cut(_NOT_IN_JOLIET.sub("_", name), _MAX_JOLIET - len(suffix)) + suffix
-            paths = _ShortPaths(f"{parent.iso}/{short}", f"{parent.joliet}/{long}")
+            long = _cut(_NOT_IN_JOLIET.sub("_", clean), _MAX_JOLIET - len(suffix)) + suffix
+            paths = (f"{parent.iso}/{short}", f"{parent.joliet}/{long}")
             if self._taken.isdisjoint(paths):
                 break
         self._tails[kind] = number
         self._taken.update(paths)
-        self._paths[f"{inside}/{name}"] = paths
-        return paths
+        place = _Place(*paths, self._choose_name(inside, name))
+        self._places[f"{inside}/{name}"] = place
+        return place
+
+    def _choose_name(self, inside: str, name: str) -> str:
+        """Return *name*, or one like it in UTF-8 that nothing else in the directory has."""
+        cleaned = _NOT_UTF_8.sub("_", name)
+        for number in itertools.count():
+            suffix = f"_{number}" if number else ""
+            chosen = _cut(cleaned, _MAX_NAME - len(suffix)) + suffix
+            if (inside, chosen) not in self._names:
+                break
+        self._names.add((inside, chosen))
+        return chosen
+
+
+def _in_utf_8_first(entry: os.DirEntry[str]) -> tuple[bool, str]:
+    """Sort names that can stay as they are before those that may become like them."""
+    return bool(_NOT_UTF_8.search(entry.name)), entry.name
 
 
 def _cut(text: str, limit: int) -> str:

@@ -117,7 +117,8 @@ class Partitioning(Plugin):
                 setting[given.key] = given.value
                 continue
             path = given.value
-            name = f"{len(self._paths) + 1}:{path}"
+            shown = os.fsencode(path).decode(errors="backslashreplace")
+            name = f"{len(self._paths) + 1}:{shown}"
             self._paths.append(path)
             self._partitions.append(
                 tables.Partition(

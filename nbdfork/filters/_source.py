@@ -72,7 +72,7 @@ class Source(io.RawIOBase):
     def fingerprint(self) -> bytes:
         """Return a key that another disk, or this one after a change, is unlikely to have."""
         sample = self.pread(_SAMPLE, 0) + self.pread(_SAMPLE, max(0, self.end - _SAMPLE))
-        return hashlib.sha256(f"{self.name} {self.end} ".encode() + sample).digest()
+        return hashlib.sha256(os.fsencode(f"{self.name} {self.end} ") + sample).digest()
 
     def readable(self) -> bool:
         return True

@@ -65,6 +65,11 @@ def test_iso(tmp_path: Path, tree: Path) -> None:
     assert os.readlink(found / "link") == "plain.txt"
 
 
+def plugin_image(tree: Path) -> bytes:
+    fd = plugin("iso", tree).__dict__["_scratch"].fd
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
 def test_iso_has_names_for_every_reader(tree: Path) -> None:
     pycdlib = pytest.importorskip("pycdlib")
     made = plugin("iso", tree)
@@ -84,7 +89,7 @@ def test_iso_has_names_for_every_reader(tree: Path) -> None:
 def test_iso_has_short_names_for_very_many_that_begin_alike() -> None:
     content: Any = iso._Content(None)
     alike = "a long name that is cut off before"
-    places = [content._shorten("", f"{alike}, {number}") for number in range(20_000)]
+    places = [content._choose("", f"{alike}, {number}") for number in range(20_000)]
     assert len(set(places)) == len({place.iso for place in places}) == 20_000
     assert places[-1].iso == "/A_LONG_NAME_TH_19999.;1"
 
@@ -94,8 +99,26 @@ def test_iso_refuses(tmp_path: Path, tree: Path) -> None:
     assert "use up to 16 of" in refusal("iso", tree, "label=lower")
     pytest.importorskip("pycdlib")
     assert "more than one of the directories" in refusal("iso", tree, tree)
-    (tree / "a" / os.fsdecode(b"no UTF-8: \xff")).touch()
-    assert refusal("iso", tree).startswith("iso: '/a/no UTF-8: \\udcff': ")
+
+
+def test_iso_of_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    pytest.importorskip("pycdlib")
+    need("osirrox")
+    tree, found = tmp_path / "tree", tmp_path / "found"
+    for name in (b"caf\xe9", b"caf\xe8", b"caf_", b"\xff" * 255, b"new\nline", b"\x1b[31m"):
+        folder = tree / "d" / os.fsdecode(b"in " + name)[:255]
+        folder.mkdir(parents=True)
+        (tree / os.fsdecode(name)).write_bytes(name)
+        (folder / os.fsdecode(name)).write_bytes(name)
+    (tree / "link").symlink_to(os.fsdecode(b"caf\xe9"))
+    (tmp_path / "image").write_bytes(plugin_image(tree))
+    run("osirrox", "-indev", tmp_path / "image", "-extract", "/", found)
+    output("chmod", "-R", "u+w", found)
+    contents = files_below(found)
+    assert sorted(contents.values()) == sorted(files_below(tree).values())
+    assert contents["caf_"] == b"caf_"
+    assert {contents["caf__1"], contents["caf__2"]} == {b"caf\xe9", b"caf\xe8"}
+    assert os.readlink(found / "link") == "caf_"
 
 
 def test_iso_without_pycdlib(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,3 +161,14 @@ def test_a_partition_must_keep_its_size(partitions: list[Path]) -> None:
     with pytest.raises(OSError, match="another size"):
         made.open("", False)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_partition_may_have_any_name(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"not UTF-8 \xff\n\x1b")
+    path.write_bytes(b"content")
+    for kind in ("mbr", "gpt"):
+        disk = opened("partitioning", f"partition-type={kind}", path, read_only=True)
+        assert disk.pread(7, MIB) == b"content"
+        if kind == "gpt":
+            assert bytes(disk.pread(26, 1024 + 56)).decode("utf-16-le") == "not UTF-8 ?\n\x1b"
+        disk.close()

@@ -1,11 +1,13 @@
 """The plugins that unpack a file, gzip and xz: what both of them say of one that they cannot."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.support.compressed import need_libraries
-from tests.support.harness import nbdfork
+from tests.support.compressed import compressed, need_libraries
+from tests.support.harness import Server, nbdfork
+from tests.support.libnbd import connected
 
 NAMES = ["gzip", "xz"]
 
@@ -44,3 +46,14 @@ def test_the_plugin_looks_at_the_file_at_once(name: str, tmp_path: Path) -> None
 )
 def test_wrong_parameters(words: str, problem: str) -> None:
     assert problem in refusal(*words.split())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_may_have_any_name(name: str, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"not UTF-8 \xff")
+    path.write_bytes(compressed(name, b"content", name))
+    with Server(name, path) as server, connected(server.uri) as client:
+        assert client.pread(7, 0) == b"content"
+    path.write_bytes(b"plain text")
+    said = refusal(name, path)
+    assert r"not UTF-8 \udcff: th" in said
