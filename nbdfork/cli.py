@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from nbdfork.declaration import Field, Option
+from nbdfork.manners import NBDFORK, Manners
 from nbdfork.options import TABLE, Options
 
 _BY_NAME = {name: option for option in TABLE for name in option.names}
@@ -27,8 +28,10 @@ class _Given(NamedTuple):
     value: Any
 
 
-def parse_arguments(argv: Sequence[str], activated: bool = False) -> Options:
-    """Parse *argv* (without the program's name).  Raises `UsageError`.
+def parse_arguments(
+    argv: Sequence[str], activated: bool = False, manners: Manners = NBDFORK
+) -> Options:
+    """Parse *argv* (without the program's name, which *manners* are of).  Raises `UsageError`.
 
     *activated*: the listening sockets come from a service manager, so this stays in the foreground.
     """
@@ -40,12 +43,18 @@ def parse_arguments(argv: Sequence[str], activated: bool = False) -> Options:
         else:
             given.append(_Given(option, name, _value(option, name, text)))
     _check_conflicts({one.option: one.name for one in given}, activated)
-    values: dict[str, Any] = {"plugin": words[0] if words else None, "arguments": tuple(words[1:])}
+    values: dict[str, Any] = {
+        **manners.defaults,
+        "manners": manners,
+        "plugin": words[0] if words else None,
+        "arguments": tuple(words[1:]),
+    }
     for one in given:
         _set(values, one.option.field, one.value)
     if activated:
         _set(values, Options.foreground, True)
     _imply(values, given)
+    _imply_politely(values, given, manners)
     return Options(**values)
 
 
@@ -163,3 +172,16 @@ def _imply(values: dict[str, Any], given: Sequence[_Given]) -> None:
             raise UsageError(
                 f"{name} and {other} cannot go together: {name} implies {option.implies}"
             )
+
+
+def _imply_politely(values: dict[str, Any], given: Sequence[_Given], manners: Manners) -> None:
+    """Set what *manners* imply of the options *given*, where none of them says otherwise."""
+    for one in given:
+        text = manners.implies.get(one.option.field.name)
+        if text is None:
+            continue
+        ((implied, name, argument),) = _split(text.split())
+        assert implied is not None
+        others = [other.option for other in given]
+        if not any(other is implied or _excludes(implied, other) for other in others):
+            values[implied.field.name] = _value(implied, name, argument)

@@ -21,6 +21,9 @@ REVOKED = "ca-crl.pem"
 CERTIFICATE = "server-cert.pem"
 KEY = "server-key.pem"
 
+ROOT_DIRECTORY = "/etc/pki/nbdfork"
+"""Where certificates are looked for if the server is started by root."""
+
 _CIPHERS_FOR_KEYS = (
     "ECDHE-PSK-CHACHA20-POLY1305:ECDHE-PSK-AES256-CBC-SHA384:ECDHE-PSK-AES128-CBC-SHA256"
 )
@@ -64,7 +67,7 @@ def load(
 def certificate_directories() -> list[str]:
     """Return where certificates are looked for unless the user says where they are."""
     if os.geteuid() == 0:
-        return ["/etc/pki/nbdfork"]
+        return [ROOT_DIRECTORY]
     home = os.path.expanduser("~")
     return [f"{home}/.pki/nbdfork", f"{home}/.config/pki/nbdfork"]
 

@@ -6,6 +6,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, Never, NoReturn, TypeVar, overload
 
+_DEFAULT = " (default)"
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -49,7 +51,13 @@ class Option(Generic[T_co]):
     @property
     def help(self) -> str:
         """What the option does, the default, and what it implies."""
-        text = self._help.format(default=self.field.shown_default)
+        return self.help_for({})
+
+    def help_for(self, defaults: Mapping[str, Any]) -> str:
+        """The same where fields have other *defaults*."""
+        return self._with_implied(self._help.format(default=self.field.show_default(defaults)))
+
+    def _with_implied(self, text: str) -> str:
         return f"{text} (implies {self.implies})" if self.implies else text
 
 
@@ -58,6 +66,14 @@ class Flag(Option[T_co]):
 
     def __init__(self, usage: str, help: str, value: T_co, **rules: Any) -> None:
         super().__init__(usage, help, lambda _: value, **rules)
+        self._value = value
+
+    def help_for(self, defaults: Mapping[str, Any]) -> str:
+        if self.field.name not in defaults:
+            return super().help_for(defaults)
+        text = self._help.removesuffix(_DEFAULT)
+        is_default = defaults[self.field.name] == self._value
+        return self._with_implied(text + _DEFAULT if is_default else text)
 
 
 class Field(Generic[T]):
@@ -75,10 +91,10 @@ class Field(Generic[T]):
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    @property
-    def shown_default(self) -> str:
-        """The default, for people."""
-        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+    def show_default(self, defaults: Mapping[str, Any]) -> str:
+        """Return the default, which may be another in *defaults*, for people."""
+        default = defaults.get(self.name, self.default)
+        return f"{default:g}" if isinstance(default, float) else str(default)
 
     @overload
     def __get__(self, instance: None, owner: type) -> "Field[T]": ...

@@ -12,14 +12,15 @@ from nbdfork.backend import load
 from nbdfork.backend.arguments import help_rows
 from nbdfork.backend.load import Found, Kind
 from nbdfork.cli import UsageError
+from nbdfork.manners import Manners
 from nbdfork.options import TABLE, Options
 from nbdfork.plugin import API_VERSION, ConfigError, parameters_of
 from nbdfork.server.sandbox import landlock, seccomp
 
 _SYNOPSIS = """\
-usage: nbdfork [OPTION ...] PLUGIN [[KEY=]VALUE ...]
-       nbdfork [OPTION ...] --help|--version|--dump-plugin PLUGIN
-       nbdfork --help|--version|--dump-config
+usage: {0} [OPTION ...] PLUGIN [[KEY=]VALUE ...]
+       {0} [OPTION ...] --help|--version|--dump-plugin PLUGIN
+       {0} --help|--version|--dump-config
 """
 
 _COLUMNS = 80
@@ -34,13 +35,13 @@ def show(options: Options) -> None:
     """Print what *options* ask for.  Raises `UsageError` or `ConfigError`."""
     found = layers.find(options)
     if options.help:
-        print("\n\n".join([*map(layer_help, reversed(found)), usage()]))
+        print("\n\n".join([*map(layer_help, reversed(found)), usage(options.manners)]))
     elif options.version:
-        print(f"nbdfork {nbdfork.__version__}")
+        print(f"{options.manners.program} {options.manners.version}")
         for layer in found:
             print(f"{layer.name} {layer.version}")
     elif options.dump_config:
-        _print_pairs(configuration())
+        _print_pairs(configuration(options.manners).items())
     elif options.plugin is None:
         raise UsageError("no plugin is given")
     else:
@@ -50,15 +51,18 @@ def show(options: Options) -> None:
         _print_pairs(load.dump(found[-1], made[-1].plugin, found[:-1]))
 
 
-def usage() -> str:
-    """Return what `--help` says of nbdfork."""
+def usage(manners: Manners) -> str:
+    """Return what `--help` says of the command."""
     options = [
-        (", ".join(option.names) + (f" {option.metavar}" if option.metavar else ""), option.help)
+        (
+            ", ".join(option.names) + (f" {option.metavar}" if option.metavar else ""),
+            option.help_for(manners.defaults),
+        )
         for option in TABLE
     ]
     return "\n".join(
         [
-            _SYNOPSIS,
+            _SYNOPSIS.format(manners.program),
             *("Options:", *_table(options, 25), ""),
             *("Plugins:", *_table(_descriptions(load.PLUGIN), 12), ""),
             *("Filters:", *_table(_descriptions(load.FILTER), 12), ""),
@@ -102,8 +106,14 @@ def _descriptions(kind: Kind) -> Iterator[tuple[str, str]]:
             yield name, "(cannot be loaded)"
 
 
-def configuration() -> Iterator[tuple[str, str]]:
-    """Yield the key and value pairs of `--dump-config`: nbdkit's of 2016 first, in its order."""
+def configuration(manners: Manners) -> dict[str, str]:
+    """Return the keys of `--dump-config` and their values: nbdkit's of 2016 first, in its order."""
+    return {**dict(_configuration()), **manners.configuration}
+
+
+def _configuration() -> Iterator[tuple[str, str]]:
+    from nbdfork import credentials  # and all that it imports
+
     paths = sysconfig.get_paths()
     system = sys.prefix in ("/usr", "/usr/local")
     yield "bindir", paths["scripts"]
@@ -127,8 +137,13 @@ def configuration() -> Iterator[tuple[str, str]]:
     yield "sandbox_landlock", str(landlock.version())
     yield "sandbox_seccomp", "yes" if seccomp.is_available() else "no"
     yield "tls", "yes"
+    # What nbdkit has added since.
+    yield "max_api_version", "2"
+    yield "root_tls_certificates_dir", credentials.ROOT_DIRECTORY
+    yield "run_default_socket", "TCP"
+    yield "soext", "so"
 
 
-def _print_pairs(pairs: Iterator[tuple[str, str]]) -> None:
+def _print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     for key, value in pairs:
         print(f"{key}={value}")

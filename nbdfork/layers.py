@@ -40,8 +40,8 @@ def configure(layers: Sequence[Layer], options: Options) -> Chain:
     *filters, plugin = layers
     chain = Chain(plugin, filters, single=options.single)
     for owner, flag, value in options.debug:
-        if owner == "nbdfork":
-            _set_server_flag(flag, value)
+        if owner in ("nbdfork", "nbdkit"):
+            _set_server_flag(f"-D {owner}.{flag}", flag, value)
         else:
             chain.set_debug_flag(owner, flag, value)
     chain.configure(options.arguments)
@@ -62,9 +62,9 @@ def is_newstyle(chain: Chain, options: Options) -> bool:
     return options.newstyle or has_names
 
 
-def _set_server_flag(flag: str, value: int) -> None:
+def _set_server_flag(option: str, flag: str, value: int) -> None:
     try:
         logs.set_debug_flag(flag, value)
     except KeyError:
         known = ", ".join(logs.DEBUG_FLAGS)
-        raise ConfigError(f"-D nbdfork.{flag}: no such debug flag; there is: {known}") from None
+        raise ConfigError(f"{option}: no such debug flag; there is: {known}") from None

@@ -42,6 +42,32 @@ BURST = 10
 BURST_SECONDS = 5.0
 
 
+class _Self:
+    """What this process calls itself."""
+
+    program = "nbdfork"
+    instance = ""
+    plain = False
+
+
+_self = _Self()
+
+
+def set_program(program: str, plain: bool) -> None:
+    """Call the process *program*.  *plain*: lines on standard error begin with that and no more."""
+    _self.program, _self.plain = program, plain
+
+
+def set_instance(name: str | None) -> None:
+    """Tell the process from others of the program by *name*, if it is given one."""
+    _self.instance = f"[{name}]".translate(_CONTROL) if name is not None else ""
+
+
+def prefix() -> str:
+    """Return what a message on standard error begins with."""
+    return f"{_self.program}{_self.instance}"
+
+
 class _Kind(NamedTuple):
     """Messages that differ in nothing but what is filled in."""
 
@@ -90,13 +116,6 @@ class _Plain(logging.Formatter):
         return super().format(record).encode(errors="backslashreplace").decode()
 
 
-class _ForUser(_Plain):
-    """A message for whoever has started the server, on their terminal."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return f"nbdfork: {_level(record)}: {super().format(record)}"
-
-
 class _WithClient(_Plain):
     """A message that says which client of which export it is about; the system's log does the
     rest.
@@ -115,7 +134,15 @@ class _Whole(_WithClient):
 
     def format(self, record: logging.LogRecord) -> str:
         begin = f"{_time(record.created)} " if self._timed else ""
-        return f"{begin}nbdfork[{record.process}] {_level(record)}: {super().format(record)}"
+        begin += f"{prefix()}[{record.process}]"
+        return f"{begin} {_level(record)}: {super().format(record)}"
+
+
+class _ForUser(_WithClient):
+    """A message for whoever has started the server, on their terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{prefix()}: {_level(record)}: {super().format(record)}"
 
 
 def _level(record: logging.LogRecord) -> str:
@@ -142,7 +169,7 @@ class _SyslogHandler(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.setFormatter(_WithClient())
-        syslog.openlog("nbdfork", syslog.LOG_PID, syslog.LOG_DAEMON)
+        syslog.openlog(_self.program, syslog.LOG_PID, syslog.LOG_DAEMON)
 
     def emit(self, record: logging.LogRecord) -> None:
         for line in self.format(record).splitlines():
@@ -218,7 +245,7 @@ def begin_service() -> None:
     A service manager that reads it there (systemd says so by JOURNAL_STREAM) adds the time itself.
     """
     for handler in logging.getLogger().handlers:
-        if isinstance(handler.formatter, _ForUser):
+        if isinstance(handler.formatter, _ForUser) and not _self.plain:
             handler.setFormatter(_Whole(timed="JOURNAL_STREAM" not in os.environ))
 
 

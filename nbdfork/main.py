@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from nbdfork import assembly, cli, info, layers, logs
+from nbdfork import assembly, cli, info, layers, logs, manners
 from nbdfork.assembly import Terms
 from nbdfork.backend.chain import Chain
 from nbdfork.backend.life import Life
@@ -26,7 +26,7 @@ from nbdfork.protocol.handshake import Offer
 from nbdfork.server import daemon, departures, parent, privileges, processes, sockets, stdio
 from nbdfork.server.admission import Rules
 from nbdfork.server.errors import StartupError
-from nbdfork.server.inheritance import show_in_ps
+from nbdfork.server.inheritance import show_in_ps, show_program
 from nbdfork.server.pool import PoolSize
 from nbdfork.server.sandbox.sandbox import Plan
 from nbdfork.server.sandbox.users import Users
@@ -59,6 +59,9 @@ class _World(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the `nbdfork` command and return its exit status."""
+    called = manners.of(sys.argv[0])
+    logs.set_program(called.program, called.plain_log)
+    show_program(called.program)
     closed = daemon.open_standard_streams()
     world = _World(
         sys.argv[1:] if argv is None else argv,
@@ -68,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sockets.is_activated(os.environ),
     )
     try:
-        options = cli.parse_arguments(world.argv, world.activated)
+        options = cli.parse_arguments(world.argv, world.activated, called)
         if info.is_asked_for(options):
             info.show(options)
             return 0
@@ -79,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         serve = _serve_single if options.single else _serve
         return serve(options, world)
     except cli.UsageError as error:
-        return _fail(f"{error}\nUse 'nbdfork --help' or read nbdfork(1) for the usage.")
+        return _fail(f"{error}\nUse '{called.program} --help' or read nbdfork(1) for the usage.")
     except (ConfigError, StartupError) as error:
         return _fail(str(error))
     except OSError as error:  # the machine lacks something
@@ -88,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"nbdfork: error: {message}", file=sys.stderr)
+    print(f"{logs.prefix()}: error: {message}", file=sys.stderr)
     if stdio.is_null(2):
         log.error("%s", message)  # --log may lead somewhere
     return 1
@@ -206,7 +209,7 @@ def _give_up_if_busy(meter: Slot, life: Life) -> None:
 
 
 def _show_in_ps(role: str, chain: Chain, world: _World) -> None:
-    show_in_ps("nbdfork", f"{role} {shlex.join(chain.without_secrets(world.argv))}")
+    show_in_ps(f"{role} {shlex.join(chain.without_secrets(world.argv))}")
 
 
 def _set_up_logs(options: Options, destination: str) -> None:
@@ -258,7 +261,7 @@ def _terms(options: Options, newstyle: bool) -> Terms:
         options.handshake_limit,
         options.idle_limit,
         options.read_only,
-        options.export_name,
+        options.export_name if options.manners.only_export else None,
         options.threads,
         options.keepalive,
         options.max_clients_per_address,
@@ -292,7 +295,7 @@ def _announce(options: Options, where: Endpoint, listeners: Listeners) -> None:
         uri = where.uri()
         log.info("listening on %s: %s", listeners.describe(), uri)
         if options.print_uri or watched:
-            print(uri, flush=True)
+            print(options.manners.announcement(uri), flush=True)
 
 
 def _start_captive(options: Options, where: Endpoint) -> "Captive":
@@ -300,7 +303,7 @@ def _start_captive(options: Options, where: Endpoint) -> "Captive":
 
     command = options.run or ""
     variables = {
-        "nbd": where.for_command(command),
+        "nbd": where.uri() if options.manners.nbd_is_uri else where.for_command(command),
         "uri": where.uri(),
         "port": "" if where.port is None else str(where.port),
         "unixsocket": where.unix_path or "",

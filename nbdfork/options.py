@@ -9,6 +9,7 @@ from typing import Any
 
 from nbdfork import values
 from nbdfork.declaration import Field, Flag, Gathered, Option
+from nbdfork.manners import NBDFORK
 from nbdfork.plugin import parse
 
 _MOST = 1_000_000
@@ -23,6 +24,7 @@ class Options:
 
     plugin = Field[str | None](None)
     arguments = Field[tuple[str, ...]](())
+    manners = Field(NBDFORK)
 
     family = Field(
         socket.AF_UNSPEC,

@@ -75,7 +75,7 @@ def debug_flag(text: str) -> tuple[str, str, int]:
     """Parse what a flag belongs to, its name and its value."""
     match = re.fullmatch(r"([^.=]+)\.([^=]+)=([0-9]+)", text, re.ASCII)
     if match is None:
-        raise ValueError("expected nbdfork.FLAG=N or PLUGIN.FLAG=N")
+        raise ValueError("expected nbdfork.FLAG=N, PLUGIN.FLAG=N or FILTER.FLAG=N")
     return match[1], match[2], int(match[3])
 
 

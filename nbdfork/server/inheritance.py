@@ -14,11 +14,23 @@ from nbdfork.server.linux import SharedMemory
 from nbdfork.server.scoreboard import Scoreboard, Slot
 
 
-def show_in_ps(name: str, title: str) -> None:
-    """Let ps(1) and pgrep(1) show this process with *name* (15 bytes at most) and *title*."""
+class _Program:
+    name = "nbdfork"
+
+
+def show_program(name: str) -> None:
+    """Let ps(1) and pgrep(1) show this process, and those that it forks, as the program *name*."""
+    _Program.name = name
+
+
+def show_in_ps(title: str, part: str = "") -> None:
+    """Let ps(1) show this process with *title*, and pgrep(1) find it as *part* of the program.
+
+    The name and the part have 15 bytes at most.
+    """
     shown = title.encode(errors="surrogateescape").decode(errors="replace")  # file names are in it
-    setproctitle(f"nbdfork: {shown}")
-    setthreadtitle(name)
+    setproctitle(f"{_Program.name}: {shown}")
+    setthreadtitle(f"{_Program.name}{part}")
 
 
 STACK_SIGNAL = int(signal.SIGRTMIN) + 7
@@ -58,7 +70,7 @@ class Inheritance(NamedTuple):
     def announce(self) -> None:
         """Tell the supervisor that the scoreboard has changed, and show in ps what it says."""
         state = self.board.state(self.slots[0]).name.lower()
-        show_in_ps("nbdfork-worker", f"worker {state} {self.board.clients(self.slots)}".rstrip())
+        show_in_ps(f"worker {state} {self.board.clients(self.slots)}".rstrip(), "-worker")
         try:
             os.write(self.changes, LOOK)
         except (BlockingIOError, BrokenPipeError):

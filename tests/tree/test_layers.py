@@ -80,7 +80,7 @@ ORDER = {
 """Within a wing, each row may import only rows above it."""
 
 ROOF = [
-    ["declaration", "logs", "types", "uri", "values"],
+    ["declaration", "logs", "manners", "types", "uri", "values"],
     ["assembly", "credentials", "launch", "options"],
     ["cli", "layers"],
     ["embed", "info"],

@@ -38,7 +38,7 @@ def test_values(parse: Callable[[str], object], text: str, value: object) -> Non
         (values.seconds, "1e3", "a number of seconds"),
         (values.permissions, "rw", "three octal digits"),
         (values.mask, "65536", "a number up to 0xffff"),
-        (values.debug_flag, "zero=1", "expected nbdfork.FLAG=N or PLUGIN.FLAG=N"),
+        (values.debug_flag, "zero=1", "expected nbdfork.FLAG=N, PLUGIN.FLAG=N or FILTER.FLAG=N"),
         (values.limit, "colour=1", "a limit is one of: core, cpu, files, memory, processes"),
         (values.limit, "files=1M", "number"),
         (values.limit, "memory", "size"),

@@ -16,7 +16,7 @@ def test_what_has_changed_is_announced(place: Place, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(inheritance, "show_in_ps", lambda *words: shown.append(words))
     place.inherited.slot(0).begin("somebody")
     place.inherited.announce()
-    assert shown == [("nbdfork-worker", "worker serving somebody")]
+    assert shown == [("worker serving somebody", "-worker")]
     assert os.read(place.changes, 100) == b"n"
 
 
