@@ -5,9 +5,10 @@ last.  Nothing here knows any format: a `Codec` has what is special about one.  
 the interface of those in the standard library.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from nbdfork.filters._blocks import (
     Block,
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 _PIECE = 32 * 1024
 """How much of the source is decoded in one step: damage is located with this precision (bytes)."""
 
-_HEAD = 8  # more than any magic number
+_HEAD = 18  # more than a frame's header has in any of the formats
 _READ = 4 * 1024 * 1024
 _OUTPUT = 1024 * 1024
 
@@ -54,12 +55,23 @@ class Decompressor(Protocol):
         """Return up to *max_length* bytes."""
 
 
+def _no_limit(_: bytes) -> str:
+    return ""
+
+
+def _never(_: Decompressor) -> bool:
+    return False
+
+
 class Codec(NamedTuple):
     """A format: its *word*, a maker of decompressors and the *errors* they raise.
 
     *mismatch* is in the text of an error if it is the checksum of a frame that is wrong.  *begins*
     tells whether some bytes may be the beginning of a frame.  *takes_garbage*: the format's own
     program takes what follows the last frame for nothing, with a warning; otherwise it fails.
+    *beyond* returns what is beyond a limit in a frame that begins with some bytes, or "".
+    *may_end* tells whether the end of the data is a frame's end for a decompressor that has come
+    there.
     """
 
     word: str
@@ -68,6 +80,15 @@ class Codec(NamedTuple):
     mismatch: str
     begins: Callable[[bytes], bool]
     takes_garbage: bool = False
+    beyond: Callable[[bytes], str] = _no_limit
+    may_end: Callable[[Any], bool] = _never
+
+    def excess(self, head: bytes, place: int) -> str:
+        """Return what is to be said if a frame that has this *head*, at byte *place*, is beyond a
+        limit, or "".
+        """
+        beyond = self.beyond(head)
+        return beyond and f"the {self.word} frame at byte {place} {beyond}"
 
 
 class Frames(NamedTuple):
@@ -106,6 +127,8 @@ def scan(source: Source, codec: Codec, limit: Limit) -> Frames:
         if not codec.begins(head):
             break
         limit.check(source, len(blocks) + 1)
+        if excess := codec.excess(head, place):
+            raise refused(source, excess)
         block, damage = _scan_frame(source, codec, Block(offset, 0, place, 0))
         blocks.append(block)
         offset += block.size
@@ -147,6 +170,8 @@ def _scan_frame(source: Source, codec: Codec, block: Block) -> tuple[Block, str]
     damage = ""
     while not decompressor.eof:
         piece = source.pread_ahead(_PIECE, place)
+        if not piece and codec.may_end(decompressor):
+            break
         if not piece:
             damage = f"the {codec.word} data are truncated: they end at byte {place}"
             break
@@ -179,11 +204,16 @@ def pieces(source: Source, block: Block) -> Iterable[bytes]:
 
 
 def unpack(
-    decompressor: Decompressor, data: Iterable[bytes], size: int, whole: bool = True
+    decompressor: Decompressor,
+    data: Iterable[bytes],
+    size: int,
+    whole: bool = True,
+    may_end: Callable[[Decompressor], bool] = _never,
 ) -> bytearray:
     """Return the *size* bytes that a frame holds, or begins with if it is not *whole*.
 
-    Raises ValueError if it holds more or fewer, and whatever the decompressor raises.
+    *may_end* is as in `Codec`.  Raises ValueError if it holds more or fewer, and whatever the
+    decompressor raises.
     """
     out = bytearray()
     limit = size + 1 if whole else size  # one more, to notice data that should not be there
@@ -193,7 +223,8 @@ def unpack(
             out += decompressor.decompress(b"", limit - len(out))
         if decompressor.eof or len(out) >= limit:
             break
-    if len(out) != size or (whole and not decompressor.eof):
+    ended = not whole or decompressor.eof or may_end(decompressor)
+    if len(out) != size or not ended:
         raise ValueError(f"it does not hold the {size} bytes that it should")
     return out
 
@@ -208,9 +239,15 @@ class FramesExport(BlocksExport):
         self._last = disk.blocks[-1] if disk.damage else None  # this frame is incomplete
 
     def decode(self, block: Block) -> Buffer:
-        data = pieces(self.source, block)
+        codec = self._codec
+        data = iter(pieces(self.source, block))
+        first = next(data, b"")
+        if excess := codec.excess(first[:_HEAD], block.place):
+            raise damaged(self.source, excess)
+        data = itertools.chain([first], data)
+        whole = block is not self._last
         try:
-            return unpack(self._codec.new(), data, block.size, whole=block is not self._last)
+            return unpack(codec.new(), data, block.size, whole, codec.may_end)
         except self._errors as error:
-            where = f"damaged {self._codec.word} data in the frame at byte {block.place}"
+            where = f"damaged {codec.word} data in the frame at byte {block.place}"
             raise damaged(self.source, f"{where}: {error}") from error

@@ -2,7 +2,13 @@
 
 lz4 data are a sequence of frames without an index.  So all of the disk is decoded for its first
 client to find out where they are, and the result is shared with the others.
+
+There are three kinds of frames (lz4_Frame_format.md of lz4): those of today, those to be skipped,
+and those of the legacy format, which end where something else begins.  The library knows only the
+first kind.
 """
+
+from typing import Any
 
 from nbdfork.filters._blocks import (
     MAX_INDEX,
@@ -20,7 +26,12 @@ from nbdfork.filters._source import IndexStore, Source
 from nbdfork.filters._unpack import UnpackFilter
 from nbdfork.plugin import ConfigError, Export, Parameter
 
-_FRAME = b"\x04\x22\x4d\x18"  # lz4_Frame_format.md; nor skippable or legacy frames
+_MAGIC = 4  # bytes
+_FRAME = 0x184D2204
+_SKIPPABLE = 0x184D2A50  # and 15 more
+_LEGACY = 0x184C2102
+_LEGACY_BLOCK = 8 * 1024 * 1024
+_MAX_LEGACY = _LEGACY_BLOCK + _LEGACY_BLOCK // 255 + 16  # bytes of such a block, compressed
 
 
 class Lz4(UnpackFilter):
@@ -61,8 +72,142 @@ class Lz4(UnpackFilter):
 
 def _codec() -> Codec:
     try:
+        import lz4.block
         import lz4.frame
     except ImportError:
         raise ConfigError('lz4 needs lz4: pip install "nbdfork[lz4]"') from None
-    new = lz4.frame.LZ4FrameDecompressor
-    return Codec("lz4", new, (RuntimeError,), "hecksum", lambda head: head.startswith(_FRAME))
+    errors = (RuntimeError, lz4.block.LZ4BlockError)
+    return Codec("lz4", _AnyFrame, errors, "hecksum", _begins, may_end=_AnyFrame.may_end)
+
+
+def _begins(head: bytes) -> bool:
+    magic = _magic(head)
+    return magic in (_FRAME, _LEGACY) or magic & ~0xF == _SKIPPABLE
+
+
+def _magic(head: bytes | bytearray) -> int:
+    return int.from_bytes(head[:_MAGIC], "little")
+
+
+class _AnyFrame:
+    """A decompressor for a frame of whichever kind its first bytes say."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._inner: Any = None
+
+    @property
+    def eof(self) -> bool:
+        return self._inner is not None and bool(self._inner.eof)
+
+    @property
+    def needs_input(self) -> bool:
+        return self._inner is None or bool(self._inner.needs_input)
+
+    @property
+    def unused_data(self) -> bytes | None:
+        return self._inner and self._inner.unused_data  # type: ignore[no-any-return]
+
+    def may_end(self) -> bool:
+        return isinstance(self._inner, _Legacy) and self._inner.may_end()
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        if self._inner is None:
+            data = self._head + data
+            if len(data) < _MAGIC:
+                self._head = data
+                return b""
+            self._inner = _decompressor(_magic(data))
+        return self._inner.decompress(data, max_length)  # type: ignore[no-any-return]
+
+
+def _decompressor(magic: int) -> Any:
+    if magic == _LEGACY:
+        return _Legacy()
+    if magic & ~0xF == _SKIPPABLE:
+        return _Skipped()
+    import lz4.frame
+
+    return lz4.frame.LZ4FrameDecompressor()
+
+
+class _Skipped:
+    """A frame to be skipped: its magic number, the size of what follows, and that."""
+
+    needs_input = True
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._left = -1
+        self.eof = False
+        self.unused_data = b""
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        if self._left < 0:
+            data = self._head = self._head + data
+            if len(data) < 2 * _MAGIC:
+                return b""
+            self._left = int.from_bytes(data[_MAGIC : 2 * _MAGIC], "little")
+            data = data[2 * _MAGIC :]
+        self.unused_data = data[self._left :]
+        self._left -= min(self._left, len(data))
+        self.eof = not self._left
+        return b""
+
+
+class _Legacy:
+    """A frame of the legacy format: its magic number, and blocks, each after its size.
+
+    It ends with the data, or at what cannot be the size of a block, such as the next magic number.
+    """
+
+    def __init__(self) -> None:
+        self._data = bytearray()  # from the size of the next block on, once *_begun*
+        self._begun = False
+        self._out = memoryview(b"")  # what is left of a block
+        self.eof = False
+        self.unused_data = b""
+
+    @property
+    def needs_input(self) -> bool:
+        return not (self._out or self._block_size())
+
+    def may_end(self) -> bool:
+        """Return whether the frame is complete if nothing follows."""
+        return self._begun and not self._data and not self._out
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        self._data += data
+        if not self._begun and len(self._data) >= _MAGIC:
+            del self._data[:_MAGIC]
+            self._begun = True
+        if not self._out and (size := self._block_size()):
+            self._decode(size)
+        count = len(self._out) if max_length < 0 else max_length
+        part, self._out = bytes(self._out[:count]), self._out[count:]
+        if not self._out and self._is_over():
+            self.eof = True
+            self.unused_data = bytes(self._data)
+        return part
+
+    def _size(self) -> int | None:
+        has_size = self._begun and len(self._data) >= _MAGIC
+        return _magic(self._data) if has_size else None
+
+    def _is_over(self) -> bool:
+        size = self._size()
+        return size is not None and not 0 < size <= _MAX_LEGACY
+
+    def _block_size(self) -> int:
+        """Return how many bytes the next block has, if all of them are there, or 0."""
+        size = self._size()
+        if size is None or self._is_over() or len(self._data) < _MAGIC + size:
+            return 0
+        return size
+
+    def _decode(self, size: int) -> None:
+        import lz4.block
+
+        block = bytes(self._data[_MAGIC : _MAGIC + size])
+        del self._data[: _MAGIC + size]
+        self._out = memoryview(lz4.block.decompress(block, uncompressed_size=_LEGACY_BLOCK))

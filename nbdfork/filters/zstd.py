@@ -26,12 +26,14 @@ from nbdfork.filters._blocks import (
 from nbdfork.filters._frames import Codec, FramesExport, scan
 from nbdfork.filters._source import IndexStore, Source
 from nbdfork.filters._unpack import UnpackFilter
-from nbdfork.plugin import ConfigError, Export, Parameter
+from nbdfork.plugin import ConfigError, Export, Parameter, parse
 
 # RFC 8878, sections 3.1.1 and 3.1.2; a skippable frame has any of 16 magic numbers.
 _FRAME = 0xFD2FB528
 _SKIPPABLE = 0x184D2A50
 _EMPTY = 256 * 1024  # more than a block of a frame that is not empty can be
+
+_LEAST_WINDOW, _MOST_WINDOW = 1024, 2**31  # bytes; the most is the library's
 
 # The seekable format.
 _TABLE = 0x184D2A5E
@@ -40,6 +42,14 @@ _TABLE_FOOTER = struct.Struct("<IBI")  # number of frames, descriptor, magic
 _SEEKABLE = 0x8F92EAB1
 _HAS_CHECKSUMS = 0x80
 _RESERVED = 0x7C
+
+
+def _max_window(text: str) -> int:
+    """Parse the size of the largest window."""
+    value = parse.size(text)
+    if not _LEAST_WINDOW <= value <= _MOST_WINDOW:
+        raise ValueError("a window has from 1K to 2G")
+    return value
 
 
 class Zstd(UnpackFilter):
@@ -55,8 +65,15 @@ class Zstd(UnpackFilter):
         max_index, default=MAX_INDEX, metavar="N", help="how many frames there may be"
     )
 
+    zstd_max_window = Parameter(
+        _max_window,
+        default=128 * 1024 * 1024,
+        metavar="SIZE",
+        help="the largest window to decode with",
+    )
+
     def get_ready(self) -> None:
-        self._codec = _codec()
+        self._codec = _codec(self.zstd_max_window)
         self._store = IndexStore()
 
     def unpack(self, next: Export, name: str) -> BlocksExport:
@@ -80,9 +97,44 @@ class Zstd(UnpackFilter):
         return dump(scan(source, self._codec, self._limit()).disk(source))
 
 
-def _codec() -> Codec:
+def _codec(max_window: int) -> Codec:
     library = _library()
-    return Codec("zstd", library.ZstdDecompressor, (library.ZstdError,), "checksum", _begins)
+    options = {library.DecompressionParameter.window_log_max: (max_window - 1).bit_length()}
+
+    def beyond(head: bytes) -> str:
+        window = window_size(head)
+        if window <= max_window:
+            return ""
+        return (
+            f"needs a window of {window} bytes, more than zstd-max-window={max_window}: raise"
+            " zstd-max-window, which costs each client that much memory"
+        )
+
+    return Codec(
+        "zstd",
+        lambda: library.ZstdDecompressor(options=options),
+        (library.ZstdError,),
+        "checksum",
+        _begins,
+        beyond=beyond,
+    )
+
+
+def window_size(head: bytes) -> int:
+    """Return how many bytes the frame that begins with *head* needs for its window (RFC 8878,
+    section 3.1.1.1), or 0 if it is none, is to be skipped or has been cut off there.
+    """
+    if int.from_bytes(head[:4], "little") != _FRAME or len(head) < 6:
+        return 0
+    descriptor = head[4]
+    if not descriptor & 0x20:
+        base = 1 << 10 + (head[5] >> 3)
+        return base + base // 8 * (head[5] & 7)
+    # A single segment: the window is the content.
+    at = 5 + (0, 1, 2, 4)[descriptor & 3]
+    count = (1, 2, 4, 8)[descriptor >> 6]
+    size = int.from_bytes(head[at : at + count], "little")
+    return size + 256 if count == 2 else size
 
 
 def _library() -> Any:

@@ -4,6 +4,7 @@ import struct
 
 import pytest
 
+from nbdfork.filters import zstd
 from tests.support.compressed import (
     MIB,
     SIZE,
@@ -11,6 +12,7 @@ from tests.support.compressed import (
     all_of,
     compressed,
     filter_of,
+    read_error,
     refusal,
     seek_table,
     unpacked,
@@ -60,3 +62,39 @@ def test_a_zstd_seek_table_is_not_read_because_it_says_that_it_is_long() -> None
     with pytest.raises(OSError, match="there are more than 262144 blocks"):
         filter_of("zstd").unpack(below, "disk")
     assert below.read < 200
+
+
+LONG = "zstd -q --long=28"  # a window of 256 MiB, however little there is
+
+
+def test_the_limit_of_a_window_has_a_name_and_can_be_raised(content: bytes) -> None:
+    frame = compressed("zstd", content, LONG)
+    text = "the zstd frame at byte 0 needs a window of 268435456 bytes, more than zstd-max-window="
+    assert text in refusal("zstd", frame)
+    assert all_of(unpacked("zstd", frame, zstd_max_window="256M")) == content
+    with_table = unpacked("zstd", frame + table({frame: SIZE}))
+    for _ in range(2):
+        assert text in read_error(with_table, 1, 0)[0]
+    second = compressed("zstd", b"few words", "zstd -q") + frame
+    assert "the zstd frame at byte 22 needs" in refusal("zstd", second)
+
+
+def test_windows_are_known_by_the_heads_of_frames() -> None:
+    magic = b"\x28\xb5\x2f\xfd"
+    for tail, size in (
+        (b"\0\x88", 1 << 27),
+        (b"\0\x89", (1 << 27) + (1 << 24)),
+        (b"\x20\x05", 5),  # a single segment, as large as its content
+        (b"\x63id\0\0\xff\0", 255 + 256),
+        (b"\xa1d\0\0\0\x10", 1 << 28),
+        (b"\xe0\0\0\0\0\1\0\0\0", 1 << 32),
+        (b"", 0),
+    ):
+        assert zstd.window_size(magic + tail) == size
+    assert zstd.window_size(b"\x50" + magic[1:] + b"\0\x88") == 0
+
+
+@pytest.mark.parametrize("size", ["0", "1023", "2147483649"])
+def test_a_window_has_its_bounds(size: str) -> None:
+    with pytest.raises(ValueError, match="a window has from 1K to 2G"):
+        filter_of("zstd", zstd_max_window=size)
