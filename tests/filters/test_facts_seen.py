@@ -115,7 +115,7 @@ def test_clients_see_what_is_below_several_filters(plain: Callable[[All], Any]) 
 
 # The same filters with the same parameters, and what is known to be different: nbdkit does not
 # offer cow's zeroes; and its nozero turns down clients of a read-only disk, ours those of one that
-# has no zero of its own.
+# has no zero of its own; its fua does the same, ours has nothing to change there.
 BESIDE = [
     (["log"], ()),
     (["delay", "rdelay=1ms"], ()),
@@ -131,6 +131,15 @@ BESIDE = [
     (["offset", "offset=65536"], ()),
     (["truncate", "truncate=4194304"], ()),
     (["cow"], ("can_zero", "can_fast_zero")),
+    (["nofilter"], ()),
+    (["nocache"], ()),
+    (["nocache", "cachemode=nop"], ()),
+    (["noparallel", "serialize=connections"], ()),
+    (["fua"], ()),
+    (["fua", "fuamode=emulate"], ()),
+    (["fua", "fuamode=native"], ("refused",)),
+    (["fua", "fuamode=force"], ("refused",)),
+    (["fua", "fuamode=discard"], ()),
 ]
 
 

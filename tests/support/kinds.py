@@ -11,20 +11,32 @@ All = Mapping[str, Any]
 Change = Callable[[All], All]
 
 
-class Kind(NamedTuple):
-    """A filter with its parameters, and what becomes of the facts of the disk below.
+def takes_all(below: All, read_only: bool) -> bool:
+    return False
 
-    If it *needs_zero*, it refuses one that can be written and has no zero of its own.
+
+def without_zero(below: All, read_only: bool) -> bool:
+    """Refuse a disk that can be written and has no zero of its own."""
+    return below["can_zero"] not in (True, "native") and below["can_write"] and not read_only
+
+
+def without_flush(below: All, read_only: bool) -> bool:
+    return not below["can_flush"] and below["can_write"] and not read_only
+
+
+def without_fua(below: All, read_only: bool) -> bool:
+    return below["can_fua"] == "none" and below["can_write"] and not read_only
+
+
+class Kind(NamedTuple):
+    """A filter with its parameters, what becomes of the facts of the disk below, and whether it
+    *refuses* that, told what it can do and whether it is only to be read.
     """
 
     name: str
     parameters: Mapping[str, Any]
     change: Change
-    needs_zero: bool = False
-
-    def refuses(self, below: All, read_only: bool) -> bool:
-        is_native = below["can_zero"] in (True, "native")
-        return self.needs_zero and not is_native and below["can_write"] and not read_only
+    refuses: Callable[[All, bool], bool] = takes_all
 
     def layer(self) -> Layer:
         made = load.find(self.name, load.FILTER).plugin_class(**self.parameters)
@@ -90,23 +102,43 @@ KINDS = [
         {"zeromode": "emulate", "fastzeromode": "none"},
         but(can_zero="emulate", can_fast_zero=False),
     ),
-    Kind("nozero", {"zeromode": "notrim"}, same, needs_zero=True),
+    Kind("nozero", {"zeromode": "notrim"}, same, refuses=without_zero),
     Kind(
         "nozero",
         {"zeromode": "plugin", "fastzeromode": "none"},
         but(can_fast_zero=False),
-        needs_zero=True,
+        refuses=without_zero,
     ),
     Kind(
         "nozero",
         {"zeromode": "plugin", "fastzeromode": "slow"},
         but(can_fast_zero=True),
-        needs_zero=True,
+        refuses=without_zero,
     ),
     Kind("offset", {"offset": "65536"}, second_part),
     Kind("truncate", {"truncate": "4194304"}, longer),
     Kind("cow", {}, overlaid),
+    Kind("nofilter", {}, same),
+    Kind("rotational", {}, but(is_rotational=True)),
+    Kind("rotational", {"rotational": "false"}, but(is_rotational=False)),
+    Kind("nocache", {}, but(can_cache="none")),
+    Kind("nocache", {"cache_mode": "emulate"}, but(can_cache="emulate")),
+    Kind("nocache", {"cachemode": "nop"}, but(can_cache="native")),
+    Kind("noparallel", {}, same),
+    Kind("noparallel", {"serialize": "connections"}, but(can_multi_conn=False)),
+    Kind("readonly", {}, but(can_write=False, can_resize=False)),
+    Kind("readonly", {"readonly_file": "/nonexistent"}, same),
+    Kind("fua", {}, but(can_fua="none")),
+    Kind("fua", {"fua_mode": "pass"}, same),
+    Kind("fua", {"fua_mode": "emulate"}, but(can_fua="emulate"), refuses=without_flush),
+    Kind("fua", {"fuamode": "native"}, but(can_fua="native"), refuses=without_fua),
+    Kind("fua", {"fua_mode": "force"}, but(can_fua="native", can_flush=True), refuses=without_fua),
+    Kind("fua", {"fua_mode": "discard"}, but(can_fua="native", can_flush=True)),
 ]
+
+
+READING = {"cow"}
+"""Filters that open what is below them read-only."""
 
 
 def ids(kind: Kind) -> str:
@@ -117,7 +149,7 @@ def expected(kinds: list[Kind], below: All) -> All | None:
     """Return the facts that *kinds* make of those of a disk, or None if one of them refuses it."""
     found = below
     for number in reversed(range(len(kinds))):
-        read_only = any(kind.name == "cow" for kind in kinds[:number])
+        read_only = any(kind.name in READING for kind in kinds[:number])
         if kinds[number].refuses(found, read_only):
             return None
         found = kinds[number].change(found)

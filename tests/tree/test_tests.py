@@ -111,7 +111,9 @@ def test_every_module_has_its_unit_tests_or_a_reason_to_have_none() -> None:
 
 def test_every_filter_and_every_plugin_has_its_file() -> None:
     filters = {name.removeprefix("_") for name in modules(FILTERS) if name != "__init__"}
-    assert filters - having_tests(TESTS / "filters") - UNPACKING == set()
+    tested = having_tests(TESTS / "filters")
+    assert filters - tested - UNPACKING - set().union(*TOGETHER.values()) == set()
+    assert TOGETHER.keys() <= tested
     plugins = {path.name.removesuffix(".py") for path in (ROOT / "plugins").iterdir()}
     named = {name for name in plugins if not name.startswith(("_", "."))}
     assert named - having_tests(TESTS / "plugins") == {"eval"}  # which is one with sh
@@ -121,6 +123,12 @@ FILTERS = ROOT / "nbdfork" / "filters"
 
 UNPACKING = {"bzip2", "lz4", "frames"}
 """What they do is what all filters do that unpack: filters/test_unpack.py runs each of them."""
+
+TOGETHER = {
+    "simple": {"around", "fua", "nocache", "nofilter", "noparallel", "readonly", "rotational"},
+    "offset": {"part"},
+}
+"""Small filters that are tested together, by the names of the test files."""
 
 
 DAEMONS = {
