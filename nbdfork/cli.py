@@ -6,12 +6,17 @@ and its parameters come between them in real use.  The standard library's getopt
 it: it calls an abbreviation ambiguous that fits two names of the same option (`--read`).
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import chdir
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbdfork.declaration import Field, Option
 from nbdfork.manners import NBDFORK, Manners
-from nbdfork.options import TABLE, Options
+from nbdfork.options import ONLY_ON_COMMAND_LINE, TABLE, Options
+
+if TYPE_CHECKING:
+    from nbdfork.configfile import Setting
 
 _BY_NAME = {name: option for option in TABLE for name in option.names}
 
@@ -21,7 +26,9 @@ class UsageError(Exception):
 
 
 class _Given(NamedTuple):
-    """An option of the command line: its name as it was written there, and its value."""
+    """An option that was given: its name, as it was written and with its place in a file if it was
+    there, and its value.
+    """
 
     option: Option[Any]
     name: str
@@ -37,7 +44,7 @@ def parse_arguments(
     """
     words: list[str] = []
     given: list[_Given] = []
-    for option, name, text in _split(argv):
+    for option, name, text in split_words(argv):
         if option is None:
             words.append(text)
         else:
@@ -49,6 +56,18 @@ def parse_arguments(
         "plugin": words[0] if words else None,
         "arguments": tuple(words[1:]),
     }
+    if files := [one.value for one in given if one.option.field is Options.config]:
+        from nbdfork import configfile  # and all that it imports
+
+        if words:
+            raise UsageError(
+                f"--config and the plugin {words[0]!r} cannot go together: the file says what is"
+                " served"
+            )
+        file = configfile.read(files[-1])
+        values["exports"] = file.exports
+        given = [*_from_file(files[-1], file.server, given), *given]
+    _check_conflicts({one.option: one.name for one in given}, activated)
     for one in given:
         _set(values, one.option.field, one.value)
     if activated:
@@ -58,6 +77,55 @@ def parse_arguments(
     return Options(**values)
 
 
+def _from_file(
+    path: str, settings: Iterable["Setting"], given: Sequence[_Given]
+) -> Iterator[_Given]:
+    """Yield what the *settings* of a config file give, but for what the command line overrides.
+
+    Relative paths are meant from the file's directory.  Raises `ConfigError`.
+    """
+    overriding = [one.option for one in given]
+    with chdir(os.path.dirname(path)):
+        for setting in settings:
+            option = _option_of(setting)
+            if option is None:
+                continue
+            overridden = not option.field.gathers and any(
+                other.field is option.field or _excludes(option, other) or _excludes(other, option)
+                for other in overriding
+            )
+            if not overridden:
+                text = "" if option.metavar is None else setting.text
+                try:
+                    value = option.parse(text)
+                except ValueError as error:
+                    raise setting.place.error(f"{text}: {error}") from None
+                yield _Given(option, f"{setting.key} ({setting.place})", value)
+
+
+def _option_of(setting: "Setting") -> Option[Any] | None:
+    """Return the option that a *setting* of a config file gives; None if it gives none."""
+    option = _BY_NAME.get(f"--{setting.key}")
+    if option is None or option.field.name in ONLY_ON_COMMAND_LINE:
+        from nbdfork.configfile import near
+
+        reason = "is an option of the command line alone" if option else "is no option"
+        known = [name[2:] for name, one in _BY_NAME.items() if _may_be_in_file(name, one)]
+        raise setting.place.error(f"{setting.key} {reason}{near(setting.key, known)}")
+    if option.metavar is not None:
+        return option
+    if setting.text not in ("true", "false"):
+        raise setting.place.error("true or false is expected")
+    if setting.text == "true":
+        return option
+    opposite = [other for other in option.field.options if other is not option]
+    return opposite[0] if len(opposite) == 1 else None
+
+
+def _may_be_in_file(name: str, option: Option[Any]) -> bool:
+    return name.startswith("--") and option.field.name not in ONLY_ON_COMMAND_LINE
+
+
 def _set(values: dict[str, Any], field: Field[Any], value: Any) -> None:
     values[field.name] = (*values.get(field.name, ()), value) if field.gathers else value
 
@@ -65,8 +133,11 @@ def _set(values: dict[str, Any], field: Field[Any], value: Any) -> None:
 # -- splitting --------------------------------------------------------------------------------
 
 
-def _split(argv: Sequence[str]) -> Iterator[tuple[Option[Any] | None, str, str]]:
-    """Yield (option, its name as written, its argument or ""), or (None, "", word)."""
+def split_words(argv: Sequence[str]) -> Iterator[tuple[Option[Any] | None, str, str]]:
+    """Yield (option, its name as written, its argument or ""), or (None, "", word).
+
+    Raises `UsageError`.
+    """
     rest = iter(argv)
     for word in rest:
         if word == "--":
@@ -160,7 +231,7 @@ def _imply(values: dict[str, Any], given: Sequence[_Given]) -> None:
     for option, name, value in todo:
         if option.implies is None or value == option.field.default:
             continue
-        ((implied, _, text),) = _split([option.implies])
+        ((implied, _, text),) = split_words([option.implies])
         assert implied is not None
         contrary = asked_for.get(implied.field.name)
         if contrary is None:
@@ -180,7 +251,7 @@ def _imply_politely(values: dict[str, Any], given: Sequence[_Given], manners: Ma
         text = manners.implies.get(one.option.field.name)
         if text is None:
             continue
-        ((implied, name, argument),) = _split(text.split())
+        ((implied, name, argument),) = split_words(text.split())
         assert implied is not None
         others = [other.option for other in given]
         if not any(other is implied or _excludes(implied, other) for other in others):

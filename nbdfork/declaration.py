@@ -121,3 +121,30 @@ class Gathered(Field[tuple[T, ...]]):
         super().__init__(())
         self.options = (option,)  # type: ignore[assignment]  # each gives one part of the value
         option.field = self
+
+
+class Declared:
+    """A frozen value of the fields that its class declares; what is not given is the default."""
+
+    def __init__(self, **values: object) -> None:
+        fields = self.fields()
+        unknown = values.keys() - {field.name for field in fields}
+        if unknown:
+            raise TypeError(f"there is no option field {', '.join(sorted(unknown))}")
+        vars(self).update({field.name: field.default for field in fields} | values)
+
+    @classmethod
+    def fields(cls) -> tuple[Field[Any], ...]:
+        """Return the fields, in their order."""
+        return tuple(value for value in vars(cls).values() if isinstance(value, Field))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).values()))
+
+    def __repr__(self) -> str:
+        mine = vars(self)
+        given = [f"{f.name}={mine[f.name]!r}" for f in self.fields() if mine[f.name] != f.default]
+        return f"{type(self).__name__}({', '.join(given)})"

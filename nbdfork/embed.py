@@ -15,9 +15,8 @@ from types import TracebackType
 import psutil
 
 from nbdfork import assembly, launch
-from nbdfork.assembly import Terms
+from nbdfork.assembly import Disk, Shelf, Terms
 from nbdfork.backend.chain import Chain, Layer
-from nbdfork.backend.life import Life
 from nbdfork.launch import Listening, ReadyPipe
 from nbdfork.options import Options
 from nbdfork.plugin import ConfigError, Filter, Plugin, parse
@@ -136,22 +135,22 @@ def serve(
         )
     is_newstyle = newstyle or export_name is not None or has_tls
     limit = Options.handshake_limit.default
-    terms = Terms(is_newstyle, offer, limit, read_only=read_only, export_name=export_name)
+    terms = Terms(is_newstyle, offer, limit)
     _demand_unused(plugin, *filters)
     chain = Chain(_layer(plugin), [_layer(one) for one in filters])
     chain.configure(())
     _served.update({id(one): one for one in (plugin, *filters)})
-    life = Life(chain)
+    shelf = Shelf.of(Disk(chain, export_name, read_only))
     listening = Listening(unix="-" if unix is None else unix)
     if port is not None:
         listening = Listening(address, str(port))
     listeners = listening.listen()
     try:
-        life.get_ready()
+        shelf.life.get_ready()
         tls = launch.tls_parameters(tls_certificates, tls_psk) if has_tls else None
         endpoint = launch.endpoint(listeners, export_name, tls)
         size = PoolSize(max_clients, min(2, max_clients), Options.clients_per_worker.default)
-        return Server(endpoint, *_fork(life, listeners, terms, size, plan))
+        return Server(endpoint, *_fork(shelf, listeners, terms, size, plan))
     except BaseException:
         listeners.remove()
         raise
@@ -171,7 +170,7 @@ def _layer(plugin: Plugin) -> Layer:
 
 
 def _fork(
-    life: Life, listeners: Listeners, terms: Terms, size: PoolSize, plan: Plan
+    shelf: Shelf, listeners: Listeners, terms: Terms, size: PoolSize, plan: Plan
 ) -> tuple[int, int]:
     """Fork the supervisor and wait until it is ready.
 
@@ -184,7 +183,7 @@ def _fork(
     pid = os.fork()
     if pid == 0:
         ready.begin()
-        _become_supervisor(life, listeners, terms, size, plan, ready, leash_end)
+        _become_supervisor(shelf, listeners, terms, size, plan, ready, leash_end)
     os.close(leash_end)
     try:
         ready.wait()
@@ -197,7 +196,7 @@ def _fork(
 
 
 def _become_supervisor(
-    life: Life,
+    shelf: Shelf,
     listeners: Listeners,
     terms: Terms,
     size: PoolSize,
@@ -210,12 +209,12 @@ def _become_supervisor(
     try:
         daemon.open_standard_streams()  # the program may do without them
         limit = Options.shutdown_limit.default
-        supervisor = assembly.supervisor(life, listeners, terms, size, limit, plan)
+        supervisor = assembly.supervisor(shelf, listeners, terms, size, limit, plan)
         supervisor.end_with(leash)
         try:
             supervisor.run(ready.tell_ready)
         finally:
-            life.finish()
+            shelf.life.finish()
         status = 0
     except Exception as error:
         log.debug("the server failed", exc_info=True)

@@ -19,6 +19,7 @@ from nbdfork.server.sandbox import landlock, seccomp
 
 _SYNOPSIS = """\
 usage: {0} [OPTION ...] PLUGIN [[KEY=]VALUE ...]
+       {0} [OPTION ...] --config FILE
        {0} [OPTION ...] --help|--version|--dump-plugin PLUGIN
        {0} --help|--version|--dump-config
 """

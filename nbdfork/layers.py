@@ -9,6 +9,7 @@ from nbdfork import logs
 from nbdfork.backend import load
 from nbdfork.backend.chain import Chain, Layer
 from nbdfork.backend.errors import starting
+from nbdfork.backend.handle import Handle
 from nbdfork.backend.load import Found
 from nbdfork.options import Options
 from nbdfork.plugin import ConfigError
@@ -38,28 +39,35 @@ def configure(layers: Sequence[Layer], options: Options) -> Chain:
     parameters and debug flags.  Raises `ConfigError`.
     """
     *filters, plugin = layers
-    chain = Chain(plugin, filters, single=options.single)
-    for owner, flag, value in options.debug:
-        if owner in ("nbdfork", "nbdkit"):
-            _set_server_flag(f"-D {owner}.{flag}", flag, value)
-        else:
-            chain.set_debug_flag(owner, flag, value)
+    chain = Chain(plugin, filters, server=Handle(single=options.single))
+    set_debug_flags([chain], options)
     chain.configure(options.arguments)
     return chain
 
 
-def is_newstyle(chain: Chain, options: Options) -> bool:
+def set_debug_flags(chains: Sequence[Chain], options: Options) -> None:
+    """Set the debug flags, those of a layer wherever it is.  Raises `ConfigError`."""
+    for owner, flag, value in options.debug:
+        if owner in ("nbdfork", "nbdkit"):
+            _set_server_flag(f"-D {owner}.{flag}", flag, value)
+            continue
+        having = [chain for chain in chains if owner in {layer.name for layer in chain.layers}]
+        for chain in having or chains[:1]:
+            chain.set_debug_flag(owner, flag, value)
+
+
+def is_newstyle(chains: Sequence[Chain], options: Options) -> bool:
     """Return whether to speak the newstyle protocol.
 
     Raises `ConfigError` if the oldstyle protocol is asked for where clients have to give names.
     """
-    has_names = chain.has_named_exports()
-    if has_names and options.newstyle is False:
+    named = [chain for chain in chains if chain.has_named_exports()]
+    if named and options.newstyle is False:
         raise ConfigError(
-            f"{chain.name}: clients choose among exports by their names, and the oldstyle protocol"
-            " has none: leave out -o"
+            f"{named[0].name}: clients choose among exports by their names, and the oldstyle"
+            " protocol has none: leave out -o"
         )
-    return options.newstyle or has_names
+    return options.newstyle or bool(named)
 
 
 def _set_server_flag(option: str, flag: str, value: int) -> None:

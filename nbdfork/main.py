@@ -14,9 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from nbdfork import assembly, cli, info, layers, logs, manners
-from nbdfork.assembly import Terms
-from nbdfork.backend.chain import Chain
+from nbdfork import assembly, cli, disks, info, layers, logs, manners
+from nbdfork.assembly import Shelf, Terms
 from nbdfork.backend.life import Life
 from nbdfork.launch import Listening, Start, endpoint, tls_parameters
 from nbdfork.options import Options
@@ -75,8 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if info.is_asked_for(options):
             info.show(options)
             return 0
-        if options.plugin is None:
+        if options.plugin is None and options.config is None:
             raise cli.UsageError("no plugin is given")
+        if options.dump_config_file:
+            from nbdfork import configdump
+
+            print(configdump.config_file(options, world.argv), end="")
+            return 0
+        if options.check:
+            return _check(options)
         for signum in STOP_SIGNALS:  # until there is more to end than this
             signal.signal(signum, _exit_by_signal)
         serve = _serve_single if options.single else _serve
@@ -109,10 +115,10 @@ def _serve(options: Options, world: _World) -> int:
     """Serve many clients with a pool of workers, in the background if so asked."""
     _set_up_logs(options, options.log or "stderr")
     identity = privileges.look_up(options.user, options.group)
-    chain = layers.configure(layers.make(layers.find(options)), options)
-    life = Life(chain)
-    _show_in_ps("supervisor", chain, world)
-    terms = _terms(options, layers.is_newstyle(chain, options))
+    shelf = disks.shelf(options)
+    life = shelf.life
+    _show_in_ps("supervisor", shelf, world)
+    terms = _terms(options, layers.is_newstyle(life.chains, options))
     listening = Listening(
         options.address,
         options.port,
@@ -135,7 +141,7 @@ def _serve(options: Options, world: _World) -> int:
             limit = options.shutdown_limit
             hangs = HangLimits(options.hang_warning, options.hang_limit)
             plan = _plan(options, identity)
-            supervisor = assembly.supervisor(life, listeners, terms, size, limit, plan, hangs)
+            supervisor = assembly.supervisor(shelf, listeners, terms, size, limit, plan, hangs)
             if options.foreground:  # a signal, which the reader may send now, ends it cleanly
                 _announce(options, where, listeners)
             # The command keeps the privileges of its user; it can connect already, and will be
@@ -160,14 +166,14 @@ def _serve_single(options: Options, world: _World) -> int:
     client = stdio.take_over(world.closed)
     _set_up_logs(options, options.log or ("syslog" if stdio.is_null(2) else "stderr"))
     identity = privileges.look_up(options.user, options.group)
-    chain = layers.configure(layers.make(layers.find(options)), options)
-    life = Life(chain)
-    _show_in_ps("single", chain, world)
-    terms = _terms(options, layers.is_newstyle(chain, options))
+    shelf = disks.shelf(options)
+    life = shelf.life
+    _show_in_ps("single", shelf, world)
+    terms = _terms(options, layers.is_newstyle(life.chains, options))
     with Start(None, options.pidfile) as start:
         life.get_ready()
         try:
-            connect = assembly.connector(chain, terms)
+            connect = assembly.connector(shelf, terms)
             start.write_pidfile()
             if identity is not None:
                 privileges.drop_to(identity)
@@ -178,7 +184,7 @@ def _serve_single(options: Options, world: _World) -> int:
             if isinstance(client, socket.socket):
                 sockets.prepare_client(client, options.keepalive)
             plan = _plan(options, identity)
-            sandbox = assembly.sandbox(chain, terms, plan, clients=1)
+            sandbox = assembly.sandbox(shelf, plan, clients=1)
             sandbox.hide_others()
             sandbox.enter()
             _after_fork(life, stopper)
@@ -205,11 +211,24 @@ def _give_up_if_busy(meter: Slot, life: Life) -> None:
         os._exit(0)
 
 
+def _check(options: Options) -> int:
+    """Say whether a server could be started so: all but what it takes to listen is tried."""
+    privileges.look_up(options.user, options.group)
+    shelf = disks.shelf(options)
+    terms = _terms(options, layers.is_newstyle(shelf.life.chains, options))
+    what = options.config or options.plugin
+    count = f"{len(shelf.disks)} exports" if len(shelf.disks) > 1 else "1 export"
+    style = "newstyle" if terms.newstyle else "oldstyle"
+    print(f"{what}: {count}, {style}: no fault was found")
+    return 0
+
+
 # -- the steps ------------------------------------------------------------------------------
 
 
-def _show_in_ps(role: str, chain: Chain, world: _World) -> None:
-    show_in_ps(f"{role} {shlex.join(chain.without_secrets(world.argv))}")
+def _show_in_ps(role: str, shelf: Shelf, world: _World) -> None:
+    words = shelf.life.chains[0].without_secrets(world.argv)
+    show_in_ps(f"{role} {shlex.join(words)}")
 
 
 def _set_up_logs(options: Options, destination: str) -> None:
@@ -260,9 +279,6 @@ def _terms(options: Options, newstyle: bool) -> Terms:
         offer,
         options.handshake_limit,
         options.idle_limit,
-        options.read_only,
-        options.export_name if options.manners.only_export else None,
-        options.threads,
         options.keepalive,
         options.max_clients_per_address,
         Rules(options.allow, options.deny),

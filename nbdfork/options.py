@@ -5,18 +5,21 @@ Parsing (`cli`) and `--help` work from these declarations, the completion for ba
 """
 
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbdfork import values
-from nbdfork.declaration import Field, Flag, Gathered, Option
+from nbdfork.declaration import Declared, Field, Flag, Gathered, Option
 from nbdfork.manners import NBDFORK
 from nbdfork.plugin import parse
+
+if TYPE_CHECKING:
+    from nbdfork.configfile import ExportTable
 
 _MOST = 1_000_000
 _FOR_TCP = "-p -i -4 -6"
 
 
-class Options:
+class Options(Declared):
     """What the user asked for.  Paths are absolute.
 
     The fields stand in the order in which `--help` and the manual page have their options.
@@ -25,6 +28,8 @@ class Options:
     plugin = Field[str | None](None)
     arguments = Field[tuple[str, ...]](())
     manners = Field(NBDFORK)
+
+    exports = Field[tuple["ExportTable", ...]](())  # those of the config file
 
     family = Field(
         socket.AF_UNSPEC,
@@ -44,12 +49,25 @@ class Options:
     allow = Gathered(
         Option("--allow RULE", "let only these clients in (may be repeated)", values.rule)
     )
+    check = Field(
+        False, Flag("--check", "say whether the server would start, and do not start it", True)
+    )
     clients_per_worker = Field(
         1,
         Option(
             "--clients-per-worker N",
             "clients a worker serves before it is replaced ({default}; 0: any)",
             parse.whole(0, _MOST),
+        ),
+    )
+    config = Field(
+        None,
+        Option(
+            "--config FILE",
+            "take options, and any number of exports, from FILE",
+            parse.path,
+            implies="-n",
+            excludes={"--filter -e --dump-plugin": "the file says which exports there are"},
         ),
     )
     debug = Gathered(  # (owner, flag, value)
@@ -61,6 +79,15 @@ class Options:
     )
     deny = Gathered(Option("--deny RULE", "refuse these clients (may be repeated)", values.rule))
     dump_config = Field(False, Flag("--dump-config", "print how nbdfork was installed", True))
+    dump_config_file = Field(
+        False,
+        Flag(
+            "--dump-config-file",
+            "print a config file for this command line",
+            True,
+            excludes={"--config": "there is one already"},
+        ),
+    )
     dump_plugin = Field(False, Flag("--dump-plugin", "print what is known of the plugin", True))
     export_name = Field(
         None,
@@ -348,28 +375,17 @@ class Options:
         ),
     )
 
-    def __init__(self, **values: object) -> None:
-        unknown = values.keys() - {field.name for field in FIELDS}
-        if unknown:
-            raise TypeError(f"there is no option field {', '.join(sorted(unknown))}")
-        vars(self).update({field.name: field.default for field in FIELDS} | values)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Options) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash(tuple(vars(self).values()))
-
-    def __repr__(self) -> str:
-        given = [
-            f"{f.name}={vars(self)[f.name]!r}" for f in FIELDS if vars(self)[f.name] != f.default
-        ]
-        return f"Options({', '.join(given)})"
-
-
-FIELDS: tuple[Field[Any], ...] = tuple(
-    value for value in vars(Options).values() if isinstance(value, Field)
-)
+FIELDS = Options.fields()
 
 TABLE: tuple[Option[Any], ...] = tuple(option for field in FIELDS for option in field.options)
 """All options, in the order of `--help`."""
+
+ONLY_ON_COMMAND_LINE = frozenset(
+    {
+        *("check", "config", "dump_config", "dump_config_file", "dump_plugin", "export_name"),
+        *("filters", "help", "single", "version"),
+    }
+)
+"""The fields whose options a config file cannot have: it says such things in another way, if it
+can."""

@@ -58,17 +58,16 @@ class Chain:
     """A plugin behind its *filters*, the first of which is nearest to the client.
 
     `server` is the handle that all layers have.  `lock` is held in everything that clients make a
-    layer do, if its thread model demands one.  *single*: there is one client, on standard input
-    and output.
+    layer do, if its thread model demands one.  *server*: that of other chains of the same server.
     """
 
     def __init__(
-        self, plugin: Layer, filters: Sequence[Layer] = (), *, single: bool = False
+        self, plugin: Layer, filters: Sequence[Layer] = (), *, server: Handle | None = None
     ) -> None:
         self.name = plugin.name
         self.layers = (*filters, plugin)
         self.top = self.layers[0].plugin
-        self.server = Handle(single=single)
+        self.server = server or Handle()
         self.lock: AbstractContextManager[object] | None = None
         for above, below in zip(self.layers, self.layers[1:], strict=False):
             assert isinstance(above.plugin, Filter)
@@ -79,37 +78,11 @@ class Chain:
     # -- configuration ------------------------------------------------------------------
 
     def configure(self, arguments: Iterable[str]) -> None:
-        """Give the layers their parameters.
-
-        A key goes to the first layer, from the client's side, that declares it; what none
-        declares, to the plugin, if it takes any key.  Raises `ConfigError`.
-        """
-        log.debug("%s: config", self.name)
-        check_contract(*self.layers[-1])
-        assignments = [Assignment(layer.plugin, layer.name) for layer in self.layers]
+        """Give the layers their parameters, as a command line has them.  Raises `ConfigError`."""
+        configuration = Configuration(self)
         for argument in arguments:
-            self._assign(assignments, *split(argument))
-        for assignment in assignments:
-            assignment.finish()
-        for layer in reversed(self.layers):
-            with starting(layer.name, "config_complete"):
-                layer.plugin.config_complete()
-
-    def _assign(self, assignments: list[Assignment], key: str | None, text: str) -> None:
-        plugin = self.layers[-1].plugin
-        if key is None and (key := magic_key(type(plugin))) is not None:
-            assignments = assignments[-1:]
-        for assignment in assignments:
-            if key in assignment.declared:
-                assert key is not None
-                assignment.set(key, text)
-                return
-        if key is None or not takes_any_key(plugin):
-            known = [known for one in assignments for known in one.declared]
-            filters = load.filters_with(key) if key is not None else []
-            raise unknown(self.name, key, text, known, filters)
-        with starting(self.name, "config"):
-            plugin.config(key, text)
+            configuration.set(*split(argument))
+        configuration.finish()
 
     def without_secrets(self, words: Iterable[str]) -> list[str]:
         """Return *words* of a command line as they may be shown."""
@@ -176,3 +149,61 @@ class Chain:
             with starting(layer.name, fact):
                 answer = ask(layer.plugin)
             yield answer
+
+
+class Configuration:
+    """The layers of *chain* while they are given their parameters.
+
+    A key goes to the first layer, from the client's side, that declares it; what none declares, to
+    the plugin, if it takes any key.
+    """
+
+    def __init__(self, chain: Chain) -> None:
+        log.debug("%s: config", chain.name)
+        check_contract(*chain.layers[-1])
+        self._name = chain.name
+        self._layers = chain.layers
+        self._plugin = chain.layers[-1].plugin
+        self._assignments = [Assignment(layer.plugin, layer.name) for layer in chain.layers]
+
+    def set(self, key: str | None, text: str) -> None:
+        """Give *text* to whichever layer takes *key*; None: there is no key.
+
+        Raises `ConfigError`.
+        """
+        assignments = self._assignments
+        if key is None and (key := magic_key(type(self._plugin))) is not None:
+            assignments = assignments[-1:]
+        for assignment in assignments:
+            if key in assignment.declared:
+                assert key is not None
+                assignment.set(key, text)
+                return
+        if key is None or not takes_any_key(self._plugin):
+            known = [known for one in assignments for known in one.declared]
+            filters = load.filters_with(key) if key is not None else []
+            raise unknown(self._name, key, text, known, filters)
+        self._set_undeclared(key, text)
+
+    def set_own(self, place: int, key: str, text: str) -> None:
+        """Give *text* to the layer at that *place* of the chain.  Raises `ConfigError`."""
+        assignment = self._assignments[place]
+        layer = self._layers[place]
+        if key in assignment.declared:
+            assignment.set(key, text)
+        elif layer.plugin is self._plugin and takes_any_key(self._plugin):
+            self._set_undeclared(key, text)
+        else:
+            raise unknown(layer.name, key, text, assignment.declared)
+
+    def _set_undeclared(self, key: str, text: str) -> None:
+        with starting(self._name, "config"):
+            self._plugin.config(key, text)
+
+    def finish(self) -> None:
+        """All has been given: let the layers look at it together.  Raises `ConfigError`."""
+        for assignment in self._assignments:
+            assignment.finish()
+        for layer in reversed(self._layers):
+            with starting(layer.name, "config_complete"):
+                layer.plugin.config_complete()

@@ -29,6 +29,16 @@ ABOUT_EXPORTS = frozenset(
 """The options that only a client is answered which may have an export."""
 
 
+Takes: TypeAlias = Callable[[str], bool]
+"""Says whether there is room for one more client of the export of that name, which then is taken
+by the one that asks, until it asks for another."""
+
+
+def takes_any(export: str) -> bool:
+    """There is room for any number of clients."""
+    return True
+
+
 def admits_all(subject: str | None, export: str | None) -> bool:
     """Admit every client: there are no rules."""
     return True
@@ -37,15 +47,24 @@ def admits_all(subject: str | None, export: str | None) -> bool:
 class NotAdmitted(Exception):
     """The client may not have what it asks for."""
 
+    reply = wire.REP_ERR_POLICY
+
+
+class TlsNeeded(NotAdmitted):
+    """Only clients that use TLS can have the export."""
+
+    reply = wire.REP_ERR_TLS_REQD
+
 
 class Access:
     """What one client may have, as *admits* says; *subject* is what its certificate says.
 
-    *peer* is who it is, for the log.
+    *takes* says whether there is room for it, and *peer* is who it is, for the log.
     """
 
-    def __init__(self, admits: Admits, peer: str) -> None:
+    def __init__(self, admits: Admits, peer: str, takes: Takes = takes_any) -> None:
         self._admits = admits
+        self._takes = takes
         self._peer = peer
         self.subject: str | None = None
 
@@ -59,6 +78,12 @@ class Access:
         certificate = f"its certificate is {self.subject!r}" if self.subject else "no certificate"
         log.warning("client %s %s (%s)", self._peer, why, certificate)
         raise NotAdmitted(f"this client {why}")
+
+    def take(self, export: str) -> None:
+        """Take a place among the clients of *export*.  Raises `NotAdmitted` if there is none."""
+        if not self._takes(export):
+            log.warning("client %s is refused: %r has all its clients", self._peer, export)
+            raise NotAdmitted(f"the export {export!r} has as many clients as it may have")
 
     def shown(self, listed: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """Return those of the exports, names and descriptions, that the client may have."""

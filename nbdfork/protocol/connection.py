@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from nbdfork.backend import client
 from nbdfork.backend.errors import ClientRefused, PluginFailed, cause
-from nbdfork.backend.exports import Exports
+from nbdfork.backend.exports import Served
 from nbdfork.backend.gate import Gate
 from nbdfork.protocol import handshake
-from nbdfork.protocol.access import Access, Admits, admits_all
+from nbdfork.protocol.access import Access, Admits, Takes, admits_all, takes_any
 from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import CutShort, Disconnected, ProtocolError, Rejected, TlsFailed
 from nbdfork.protocol.stream import Stream
@@ -33,7 +33,8 @@ class Settings(NamedTuple):
     *handshake_limit*: the seconds that a client may take to choose an export; 0 is for ever.
     *threads*: how many requests of one client are carried out at the same time.  *spins*: whether
     there are processors to spare for looking out for requests.  *idle_limit*: the seconds that a
-    client may be silent afterwards, or not take its replies; 0 is for ever.
+    client may be silent afterwards, or not take its replies; 0 is for ever.  *threads_of* says how
+    many of *threads* an export gets.
     """
 
     newstyle: bool
@@ -42,12 +43,14 @@ class Settings(NamedTuple):
     threads: int
     spins: bool
     idle_limit: float = 0.0
+    threads_of: Callable[[str], int] | None = None
 
 
 class Connection:
     """A client being served.
 
-    *admits* says which exports it may have, by its certificate, or without one.
+    *admits* says which exports it may have, by its certificate, or without one; *takes*, whether
+    there is room for it.
     *on_export* is told the export's name when the client has chosen it, *meter* what each batch of
     requests did.
     """
@@ -55,11 +58,12 @@ class Connection:
     def __init__(
         self,
         stream: Stream,
-        exports: Exports,
+        exports: Served,
         settings: Settings,
         on_export: Callable[[str], None],
         meter: Meter,
         admits: Admits = admits_all,
+        takes: Takes = takes_any,
     ) -> None:
         self._channel = _channel(stream, settings)
         self._stream = stream
@@ -67,7 +71,7 @@ class Connection:
         self._settings = settings
         self._on_export = on_export
         self._meter = meter
-        self._access = Access(admits, meter.peer)
+        self._access = Access(admits, meter.peer, takes)
 
     def serve(self) -> None:
         """Serve the client until it leaves, and close its connection."""
@@ -169,7 +173,7 @@ class Connection:
         """Serve requests; if it is the server that ends, flush, which the client cannot, and
         turn down what has come in the meantime.
         """
-        transmission = _transmission(self._channel, session, self._meter, self._settings.threads)
+        transmission = _transmission(self._channel, session, self._meter, self._settings)
         try:
             transmission.serve()
         finally:
@@ -190,12 +194,17 @@ def _channel(stream: Stream, settings: Settings) -> Channel:
     return SharedChannel(stream)
 
 
-def _transmission(channel: Channel, session: Session, meter: Meter, threads: int) -> Transmission:
+def _transmission(
+    channel: Channel, session: Session, meter: Meter, settings: Settings
+) -> Transmission:
+    threads = settings.threads
     if threads == 1:
         return Transmission(channel, session, meter)
     from nbdfork.protocol.parallel import ParallelTransmission, SharedChannel
 
     assert isinstance(channel, SharedChannel)
+    if settings.threads_of is not None:
+        threads = settings.threads_of(session.name)
     return ParallelTransmission(channel, session, meter, threads)
 
 

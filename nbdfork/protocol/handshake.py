@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nbdfork.backend import BlockSize, client
 from nbdfork.backend.errors import UnknownExport, cause, told
-from nbdfork.backend.exports import Catalogue, Exports
+from nbdfork.backend.exports import Catalogue, Served
 from nbdfork.backend.gate import Gate
 from nbdfork.protocol import metacontexts, wire
-from nbdfork.protocol.access import ABOUT_EXPORTS, Access, NotAdmitted
+from nbdfork.protocol.access import ABOUT_EXPORTS, Access, NotAdmitted, TlsNeeded
 from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import ProtocolError, Rejected
 from nbdfork.protocol.optiondata import (
@@ -73,12 +73,13 @@ class _Reply(NamedTuple):
     tls: "Tls | None" = None
 
 
-def oldstyle(channel: Channel, exports: Exports, access: Access) -> Session:
+def oldstyle(channel: Channel, exports: Served, access: Access) -> Session:
     """Greet the client in the old style: it is told the size, and has no say."""
     try:
         access.check()
         name = exports.default()
         access.check(name)
+        access.take(name)
         session = Session(exports.open(name))
     except NotAdmitted as error:
         raise Rejected(str(error)) from error
@@ -97,7 +98,7 @@ def oldstyle(channel: Channel, exports: Exports, access: Access) -> Session:
 class Newstyle:
     """The fixed newstyle negotiation with one client."""
 
-    def __init__(self, channel: Channel, exports: Exports, offer: Offer, access: Access) -> None:
+    def __init__(self, channel: Channel, exports: Served, offer: Offer, access: Access) -> None:
         self._channel = channel
         self._exports = exports
         self._offer = offer
@@ -203,7 +204,7 @@ class Newstyle:
                 return _Reply(wire.REP_ERR_UNSUP, "this server does not know the option")
             return handler(self, data)
         except NotAdmitted as error:
-            return _Reply(wire.REP_ERR_POLICY, str(error))
+            return _Reply(error.reply, str(error))
         except Invalid as error:
             return _Reply(wire.REP_ERR_INVALID, str(error))
         except UnknownExport as error:
@@ -257,8 +258,7 @@ class Newstyle:
             exports = self._access.shown(self._catalogue.listed())
         except OSError as error:
             log.error("the exports cannot be listed: %s", cause(error))
-            text = f"the exports cannot be listed: {told(error)}"
-            return _Reply(wire.REP_ERR_PLATFORM, text)
+            return _Reply(wire.REP_ERR_PLATFORM, f"the exports cannot be listed: {told(error)}")
         self._grant_options(len(exports))
         for name, description in exports:
             sent = encoded(name)
@@ -286,8 +286,7 @@ class Newstyle:
         name, wanted = parse_info_request(data)
         gate = self._open(name)
         # EXPORT goes first: qemu checks the size against a BLOCK_SIZE that came before it.
-        flags = self._session(gate).flags()
-        size = wire.INFO_EXPORT_DATA.pack(wire.INFO_EXPORT, gate.size, flags)
+        size = wire.INFO_EXPORT_DATA.pack(wire.INFO_EXPORT, gate.size, self._session(gate).flags())
         self._reply(option, wire.REP_INFO, size)
         if wire.INFO_BLOCK_SIZE in wanted or gate.block_size != BlockSize():
             sizes = wire.INFO_BLOCK_SIZE_DATA.pack(wire.INFO_BLOCK_SIZE, *gate.block_size)
@@ -370,6 +369,10 @@ class Newstyle:
         if encoded(canonical) is None:
             raise OSError(errno.EINVAL, f"the name of the default export is {NO_STRING}")
         self._access.check(canonical)
+        if self._catalogue.needs_tls(canonical) and not self._is_secure:
+            self.lacked_tls = True
+            raise TlsNeeded("this export demands TLS")
+        self._access.take(canonical)
         if self._gate is None or canonical != self._name:
             self._close_gate()
             self._gate = self._catalogue.open(canonical)

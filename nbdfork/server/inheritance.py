@@ -65,7 +65,7 @@ class Inheritance(NamedTuple):
 
     def slot(self, place: int) -> Slot:
         """Return one of the worker's slots; the first, 0, is for itself."""
-        return Slot(self.memory, place)
+        return Slot(self.memory, place, self.board)
 
     def announce(self) -> None:
         """Tell the supervisor that the scoreboard has changed, and show in ps what it says."""

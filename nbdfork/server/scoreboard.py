@@ -17,10 +17,11 @@ import time
 from collections.abc import Callable
 from struct import Struct
 from typing import NamedTuple
+from zlib import adler32, crc32
 
 from nbdfork.server.linux import SharedMemory
 
-VERSION = 2
+VERSION = 3
 """Of the layout; whoever maps a scoreboard that it did not make compares it first."""
 
 _MAGIC = b"NBDFSLOT"
@@ -43,6 +44,7 @@ _BUSY = _FIRST_BUCKET + _LATENCIES
 _FIRST = _BUSY + 1  # how many requests there had been before this client's
 _PARTY = _BUSY + 2
 _CLOSING = _BUSY + 3
+_DISK = _BUSY + 4  # a number for the export, by which its clients are counted
 _PARTY_AT = _NUMBERS_AT + 8 * _PARTY
 _TEXTS_AT = 256
 _PEER_SIZE, _EXPORT_SIZE, _REASON_SIZE = 64, 256, 1024
@@ -200,6 +202,12 @@ class Scoreboard:
         numbers = self.bytes[self._offset(0) : end].cast("Q")[_PARTY_AT // 8 :: _SLOT_SIZE // 8]
         return numbers.tolist().count(party)
 
+    def count_disk(self, number: int) -> int:
+        """Return how many clients have the export of that *number*."""
+        end = self._offset(self.used)
+        numbers = self.bytes[self._offset(0) : end].cast("Q")
+        return numbers[_NUMBERS_AT // 8 + _DISK :: _SLOT_SIZE // 8].tolist().count(number)
+
     @property
     def used(self) -> int:
         """The number of slots that were ever taken: those after them need not be looked at."""
@@ -228,8 +236,9 @@ class Scoreboard:
 class Slot:
     """A worker's slot, or that of one of its clients, as its owner writes it."""
 
-    def __init__(self, memory: SharedMemory, place: int) -> None:
-        """Take the slot at *place* in what `Scoreboard.share` has returned."""
+    def __init__(self, memory: SharedMemory, place: int, board: Scoreboard | None = None) -> None:
+        """Take the slot at *place* in what `Scoreboard.share` of *board* has returned."""
+        self._board = board
         self._bytes = memory.bytes[place * _SLOT_SIZE :][:_SLOT_SIZE]
         self._numbers = self._bytes[_NUMBERS_AT:_TEXTS_AT].cast("Q")
         self.on_closing: Callable[[], object] = lambda: None
@@ -249,7 +258,7 @@ class Slot:
         self._set_text(_EXPORT_AT, _EXPORT_SIZE, "")
         self._set_text(_REASON_AT, _REASON_SIZE, reason)
         if state is not State.SERVING:
-            self._numbers[_PARTY] = 0
+            self._numbers[_PARTY] = self._numbers[_DISK] = 0
         self._bytes[_STATE_AT] = state
 
     def begin(self, peer: str) -> None:
@@ -271,6 +280,16 @@ class Slot:
     def set_export(self, name: str) -> None:
         """The client has chosen the export *name*."""
         self._set_text(_EXPORT_AT, _EXPORT_SIZE, name)
+
+    def take(self, export: str, most: int) -> bool:
+        """Take a place among the *most* clients of *export*; return False if there is none."""
+        data = export.encode(errors="surrogateescape")
+        number = crc32(data) << 32 | adler32(data)
+        self._numbers[_DISK] = number  # first: two that come at the same time see each other
+        if self._board is None or self._board.count_disk(number) <= most:
+            return True
+        self._numbers[_DISK] = 0
+        return False
 
     def set_closing(self) -> None:
         """The connection is over: what the plugin does now is for its disk, not for the client."""

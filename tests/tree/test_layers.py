@@ -80,10 +80,11 @@ ORDER = {
 """Within a wing, each row may import only rows above it."""
 
 ROOF = [
-    ["declaration", "logs", "manners", "types", "uri", "values"],
-    ["assembly", "credentials", "launch", "options"],
-    ["cli", "layers"],
-    ["embed", "info"],
+    ["declaration", "logs", "manners", "tomlplaces", "types", "uri", "values"],
+    ["assembly", "configfile", "credentials", "launch"],
+    ["options"],
+    ["cli", "configschema", "layers"],
+    ["configdump", "disks", "embed", "info"],
     ["main", "pytest_plugin"],
 ]
 """The same for the modules above the wings."""
@@ -161,7 +162,8 @@ def test_the_roof_stands_in_its_order() -> None:
 def test_only_the_command_line_knows_the_options() -> None:
     """Below it, functions take the values that they use; `embed` takes its defaults from there."""
     knowing = {path.stem for path in PACKAGE.rglob("*.py") if "nbdfork.options" in imports(path)}
-    assert knowing == {"cli", "embed", "info", "layers", "main"}
+    about_files = {"configdump", "configschema", "disks"}
+    assert knowing == {"cli", "embed", "info", "layers", "main"} | about_files
 
 
 CONTRACT = {"nbdfork.plugin", "nbdfork.plugin.client", "nbdfork.plugin.parse"}

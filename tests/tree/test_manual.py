@@ -191,6 +191,7 @@ def test_there_are_no_other_pages() -> None:
         "nbdfork-tls.1",
         "nbdfork.1",
         "nbdfork.3",
+        "nbdfork.conf.5",
     }
 
 

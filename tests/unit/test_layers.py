@@ -78,10 +78,10 @@ def test_a_filter_is_no_plugin() -> None:
 )
 def test_exports_that_are_chosen_by_name_need_newstyle(words: tuple[str, ...], style: bool) -> None:
     options = parse_arguments(words)
-    assert layers.is_newstyle(configured(*words), options) is style
+    assert layers.is_newstyle([configured(*words)], options) is style
 
 
 def test_oldstyle_is_refused_where_clients_have_to_give_names() -> None:
     words = ("-o", "file", "dir=/")
     with pytest.raises(ConfigError, match=r"^file: clients choose .* by their names.*leave out -o"):
-        layers.is_newstyle(configured(*words), parse_arguments(words))
+        layers.is_newstyle([configured(*words)], parse_arguments(words))

@@ -9,13 +9,18 @@ from hypothesis import strategies as st
 
 from nbdfork.cli import UsageError, parse_arguments
 from nbdfork.declaration import Option
-from nbdfork.options import FIELDS, TABLE, Options
+from nbdfork.options import FIELDS, ONLY_ON_COMMAND_LINE, TABLE, Options
+from tests.support.paths import SAMPLES
 
 
 def test_no_name_stands_for_two_options() -> None:
     names = [name for option in TABLE for name in option.names]
     assert len(set(names)) == len(names)
     assert all(name[1] == "-" or len(name) == 2 for name in names)
+
+
+def test_what_is_for_the_command_line_alone_are_fields() -> None:
+    assert {field.name for field in FIELDS} >= ONLY_ON_COMMAND_LINE
 
 
 def test_every_rule_names_an_option() -> None:
@@ -100,6 +105,7 @@ def test_any_words_are_options_or_one_line_that_says_what_is_wrong(words: list[s
 BY_NAME = {name: option for option in TABLE for name in option.names}
 ARGUMENTS = {
     "allow": "any",
+    "config": str(SAMPLES / "ram.toml"),
     "debug": "nbdfork.backend.datapath=0",
     "deny": "any",
     "log": "null",
@@ -140,7 +146,7 @@ def test_what_is_excluded_is_refused_in_either_order(one: str, other: str) -> No
 def test_what_is_implied_is_as_good_as_given(option: Option[Any]) -> None:
     assert option.implies is not None
     implied = BY_NAME[option.implies.partition("=")[0]].field
-    options = parse_arguments([*words(option), "null"])
+    options = parse_arguments(words(option))
     assert getattr(options, implied.name) == getattr(
         parse_arguments([option.implies]), implied.name
     )
