@@ -161,10 +161,13 @@ def test_any_file_is_read_or_said_in_one_line_to_be_wrong(
     tmp_path_factory: pytest.TempPathFactory, text: str
 ) -> None:
     directory = tmp_path_factory.getbasetemp()
+    said = ""
     try:
         file = read(directory, text.encode(errors="surrogatepass"))
     except ConfigError as error:
-        assert "\n" not in str(error)
-        assert "it.toml" in str(error)
+        said = str(error)
+    if said:
+        assert "it.toml" in said
+        assert "\n" not in said
     else:
         assert file.exports

@@ -106,7 +106,7 @@ def test_a_plugin_that_serves_one_client_at_a_time_needs_a_server_of_its_own(
         "    def pread(self, count, offset): return bytes(count)\n"
     )
     made = shelf(tmp_path, SEVERAL + "[[export]]\nname = 'x'\nplugin = './alone.py'\n")
-    with pytest.raises(ConfigError, match="one client at a time, .* a server of its own"):
+    with pytest.raises(ConfigError, match=r"one client at a time, .* a server of its own"):
         made.life.get_ready()
 
 
