@@ -11,6 +11,7 @@ show one plugin beside nbdkit's, and disks over TCP that a file over TCP stands 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from contrib.bench.lean import Lean
 from contrib.bench.loads import Copy, Fio, Load
 from contrib.bench.plugins import C_PLUGINS, COMPRESSORS, LANGUAGES, PLACES, READ_ONLY
 from contrib.bench.probes import (
@@ -24,6 +25,7 @@ from contrib.bench.probes import (
 )
 
 BEST_PEER = "best peer"
+LIMIT = "limit"
 ABSOLUTE = ""
 
 KIB = 1 << 10
@@ -34,8 +36,8 @@ MIB = 1 << 20
 class Target:
     """What nbdfork should reach: *factor* times what *against* has, or *factor* itself.
 
-    *against* is a column, `BEST_PEER` or `ABSOLUTE`.  It is a lower bound, or an upper one where
-    less is better.
+    *against* is a column, as `LIMIT` is, or `BEST_PEER` or `ABSOLUTE`.  It is a lower bound, or an
+    upper one where less is better.
     """
 
     against: str
@@ -59,8 +61,8 @@ class Cell:
         return f"{self.group}: {self.name}"
 
     @property
-    def has_ceiling(self) -> bool:
-        return any(target.against == "ceiling" for target in self.targets)
+    def has_limit(self) -> bool:
+        return any(target.against == LIMIT for target in self.targets)
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Group:
 
 
 GROUPS = {
+    "lean-unix": Group("A client that costs next to nothing, Unix domain socket"),
+    "lean-tcp": Group("A client that costs next to nothing, TCP"),
     "file-unix": Group("File in the page cache, Unix domain socket"),
     "file-tcp": Group("File in the page cache, TCP"),
     "ram-unix": Group("RAM disk, Unix domain socket"),
@@ -123,8 +127,8 @@ SMALL = 4 * KIB
 
 def _is_core(disk: str, transport: str, load: Fio) -> bool:
     small_and_deep = load.block == SMALL and load.depth > 1
-    if disk == "file" and transport == "unix":
-        return load.clients == 1 or small_and_deep
+    if disk == "file" and transport == "unix" and load.clients > 1:
+        return small_and_deep and load.clients == CROWD
     if load.clients > 1:
         return False
     one_by_one = (load.block, load.rw, load.depth) == (SMALL, "randread", 1)
@@ -132,11 +136,8 @@ def _is_core(disk: str, transport: str, load: Fio) -> bool:
     return small_and_deep or large or (one_by_one and disk != "ram")
 
 
-def _targets(disk: str, transport: str, load: Fio) -> tuple[Target, ...]:
-    peer = Target(BEST_PEER, 1.5 if load.block == SMALL else 1.2)
-    if disk == "file" and transport == "unix" and load.block == SMALL and load.depth > 1:
-        return peer, Target("ceiling", 0.7)
-    return (peer,)
+def _targets(load: Fio) -> tuple[Target, ...]:
+    return (Target(BEST_PEER, 1.5 if load.block == SMALL else 1.2),)
 
 
 def _fio_cells() -> Iterator[Cell]:
@@ -151,14 +152,51 @@ def _fio_cells() -> Iterator[Cell]:
                         continue
                     yield Cell(
                         f"{disk}-{transport}", _name(load), disk, transport, load,
-                        _targets(disk, transport, load), _is_core(disk, transport, load),
+                        _targets(load), _is_core(disk, transport, load),
                     )  # fmt: skip
 
 
-def _name(load: Fio) -> str:
+LEAN_LOADS: tuple[tuple[Lean, float, bool], ...] = (
+    (Lean("read", SMALL, 32), 1.6, True),
+    (Lean("write", SMALL, 32), 1.4, True),
+    (Lean("read", SMALL, 32, apart=True), 1.6, False),
+    (Lean("write", SMALL, 32, apart=True), 1.4, False),
+    (Lean("read", SMALL, 1), 1.1, True),
+    (Lean("write", SMALL, 1), 1.1, True),
+    (Lean("read", SMALL, 1, clients=CROWD), 1.1, False),
+    (Lean("read", SMALL, 32, clients=2), 1.6, False),
+    (Lean("write", SMALL, 32, clients=2), 1.4, False),
+    (Lean("read", 64 * KIB, 8), 1.2, True),
+    (Lean("write", 64 * KIB, 8), 1.2, False),
+    (Lean("read", 256 * KIB, 4), 1.4, True),
+    (Lean("write", 256 * KIB, 4), 1.5, True),
+    (Lean("read", MIB, 4), 1.4, False),
+    (Lean("write", MIB, 4), 1.5, False),
+)
+"""The lean client's loads; how many times the best peer is wanted; whether that goes for TCP, too.
+"""
+
+OF_THE_LIMIT = 0.8
+"""So much of the limit is wanted for small requests of one client that come together."""
+
+
+def _lean_cells() -> Iterator[Cell]:
+    for transport in ("unix", "tcp"):
+        for load, factor, everywhere in LEAN_LOADS:
+            targets = [Target(BEST_PEER, factor)] if transport == "unix" or everywhere else []
+            deep = load.block == SMALL and load.depth > 1
+            if transport == "unix" and deep and load.clients == 1 and not load.apart:
+                targets.append(Target(LIMIT, OF_THE_LIMIT))
+            name = _name(load) + (", one by one" if load.apart else "")
+            core = transport == "unix" or everywhere
+            yield Cell(f"lean-{transport}", name, "file", transport, load, tuple(targets), core)
+
+
+def _name(load: Fio | Lean) -> str:
     size = f"{load.block // MIB} MiB" if load.block >= MIB else f"{load.block // KIB} KiB"
     people = f", {load.clients} clients" if load.clients > 1 else ""
-    return f"{size} {WAYS[load.rw]}, QD{load.depth}{people}"
+    way = WAYS[load.rw] if isinstance(load, Fio) else load.way
+    return f"{size} {way}, QD{load.depth}{people}"
 
 
 def _more_cells() -> Iterator[Cell]:
@@ -237,4 +275,4 @@ def _sandbox_cells() -> Iterator[Cell]:
         yield Cell("sandbox", _name(load), "walled", "unix", load)
 
 
-CELLS = (*_fio_cells(), *_more_cells(), *_plugin_cells(), *_sandbox_cells())
+CELLS = (*_lean_cells(), *_fio_cells(), *_more_cells(), *_plugin_cells(), *_sandbox_cells())

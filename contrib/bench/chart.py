@@ -26,7 +26,10 @@ COLOURS = {
     "nbdkit": "#2166ac",
     "qemu-nbd": "#b2182b",
     "nbd-server": "#e08214",
-    "ceiling": "#bdbdbd",
+    "chroot nbdkit": "#67a9cf",
+    "chroot qemu-nbd": "#ef8a62",
+    "chroot nbd-server": "#fdb863",
+    "limit": "#bdbdbd",
     "bare python": "#bdbdbd",
 }
 OTHER = "#757575"

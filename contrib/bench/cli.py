@@ -1,7 +1,7 @@
 """The command: which cells, which servers, how long; then the rounds, and the report.
 
     python contrib/bench [--quick] [--group NAME,...] [--cells PATTERN] [--servers NAME,...]
-        [--output DIRECTORY]
+        [--chroot DIRECTORY] [--output DIRECTORY]
 
 Without `--output` the report goes to standard output.  A usual run takes under 20 minutes, a group
 of one plugin's cells at most 5.  It needs fio with its nbd engine, nbdcopy and nbdinfo; of the
@@ -28,7 +28,7 @@ from contrib.bench.errors import BenchError
 from contrib.bench.materials import MIB
 from contrib.bench.report import Row
 from contrib.bench.rounds import Column, measure
-from contrib.bench.servers import CEILING, SERVERS, Server
+from contrib.bench.servers import LIMIT_LOOP, SERVERS, Server, peers_in
 
 TOOLS = ("fio", "nbdcopy", "nbdinfo")
 
@@ -62,6 +62,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
     add("--seconds", type=float, metavar="S", help="length of a turn (1.25)")
     add("--size", type=int, default=512, metavar="MIB", help="size of the file (512)")
     add("--directory", help="where the served files are made (a temporary directory)")
+    add("--chroot", type=Path, metavar="DIRECTORY", help="measure the servers of this system, too")
     add("--output", type=Path, metavar="DIRECTORY", help="write results.md, .json and .svg there")
     options = parser.parse_args(arguments)
     cells = _cells(parser, options.group, options.cells, options.all)
@@ -75,7 +76,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
     seconds = seconds if options.seconds is None else options.seconds
     if rounds < 1 or seconds <= 0 or options.size < 1:
         parser.error("--rounds, --seconds and --size must be positive")
-    servers = _servers(parser, options.servers)
+    servers = _servers(parser, options.servers, options.chroot)
     size = options.size * MIB
     return Settings(cells, servers, rounds, seconds, size, options.directory, options.output)
 
@@ -100,18 +101,21 @@ def _cells(
     return cells
 
 
-def _servers(parser: argparse.ArgumentParser, names: str | None) -> list[Server]:
-    """Return the servers that are named, or those that are installed."""
+def _servers(parser: argparse.ArgumentParser, names: str | None, root: Path | None) -> list[Server]:
+    """Return the servers that are named, or those that are installed, here and in *root*."""
+    known = [*SERVERS, *peers_in(root.resolve())] if root else list(SERVERS)
+    if root and not any(server.is_installed() for server in known[len(SERVERS) :]):
+        parser.error(f"--chroot: there is no NBD server in {root}")
     if names is None:
-        return [server for server in SERVERS if server.is_installed()]
-    by_name = {server.name: server for server in SERVERS}
+        return [server for server in known if server.is_installed()]
+    by_name = {server.name: server for server in known}
     chosen = [name.strip() for name in names.split(",")]
     for name in chosen:
         if name not in by_name:
             parser.error(f"{name}: unknown server; there are {', '.join(by_name)}")
         if not by_name[name].is_installed():
             parser.error(f"{name}: not installed")
-    return [server for server in SERVERS if server.name in chosen]
+    return [server for server in known if server.name in chosen]
 
 
 def run(settings: Settings) -> tuple[dict[str, str], list[Row]]:
@@ -126,11 +130,13 @@ def run(settings: Settings) -> tuple[dict[str, str], list[Row]]:
             **machine.describe(directory, settings.servers),
             "rounds": f"{settings.rounds} of {settings.seconds:g} s",
             "file": f"{settings.size // MIB} MiB, no holes, in the page cache",
-            "clients": "fio: a process and a connection each",
+            "clients": "a process and a connection each",
         }
         with contextlib.closing(Disks(directory, settings.size)) as disks:
             for number, cell in enumerate(settings.cells, 1):
-                print(f"[{number}/{len(settings.cells)}] {cell.full_name}", file=sys.stderr)
+                minutes = (time.monotonic() - begun) / 60
+                progress = f"[{number}/{len(settings.cells)}, {minutes:.1f} min]"
+                print(f"{progress} {cell.full_name}", file=sys.stderr)
                 rows.append(Row(cell, _columns(settings, cell, disks), peers))
     facts["duration"] = f"{(time.monotonic() - begun) / 60:.1f} minutes"
     return facts, rows
@@ -143,8 +149,8 @@ def _columns(settings: Settings, cell: Cell, disks: Disks) -> dict[str, Column]:
     except BenchError as error:
         return {server.name: Column(error=str(error)) for server in settings.servers}
     servers = [server for server in settings.servers if disk.kind in server.recipes]
-    if cell.has_ceiling:
-        servers.append(CEILING)
+    if cell.has_limit:
+        servers.append(LIMIT_LOOP)
     return measure(cell, disk, servers, settings.rounds, settings.seconds)
 
 

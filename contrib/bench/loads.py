@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import psutil
 
@@ -34,16 +35,26 @@ COPY_REQUEST = 256 << 10
 """Bytes of nbdcopy's requests, its default."""
 
 
+class Percentiles(NamedTuple):
+    """How long (microseconds) half of the client's turns took at most, 99 % and 99.9 % of them."""
+
+    p50: float
+    p99: float
+    p999: float
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What one turn gave, in the load's unit; the CPU time (microseconds) that server and client
-    spent on each request; and the share (0 to 1) of the cores it could use that the client did.
+    spent on each request; the share (0 to 1) of the cores it could use that the client did; and
+    how long a client waited, if it looked.
     """
 
     value: float
     server_us: float | None = None
     client_us: float | None = None
     client_share: float | None = None
+    latencies: Percentiles | None = None
 
 
 class Load(ABC):

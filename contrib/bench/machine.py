@@ -27,7 +27,7 @@ def describe(directory: Path, servers: Iterable[Server]) -> dict[str, str]:
     }
     for server in servers:
         if server.name not in facts and (server.peer or server.name == "nbdfork"):
-            facts[server.name] = _version([server.program, *server.version])
+            facts[server.name] = _version([*server.prefix, server.program, *server.version])
     for name, option in CLIENTS.items():
         facts[name] = _version([name, option])
     return facts

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from contrib.bench.cells import ABSOLUTE, BEST_PEER, GROUPS, Cell, Target
-from contrib.bench.loads import Measurement
+from contrib.bench.loads import Measurement, Percentiles
 from contrib.bench.rounds import Column
 
 OURS = "nbdfork"
@@ -77,6 +77,12 @@ class Row:
             target, reached, reached <= target.factor if less else reached >= target.factor
         )
 
+    def latencies(self, name: str) -> Percentiles | None:
+        """Return the medians of a column's percentiles, or None if nobody has looked."""
+        column = self.columns.get(name)
+        found = [turn.latencies for turn in column.turns if turn.latencies] if column else []
+        return Percentiles(*map(statistics.median, zip(*found, strict=True))) if found else None
+
     def costs(self, name: str) -> Measurement | None:
         """Return the medians of what a column's requests cost, or None if it was not measured."""
         server_us = self._median_of(name, "server_us")
@@ -110,8 +116,9 @@ def markdown(facts: Mapping[str, str], rows: Sequence[Row]) -> str:
         members = [row for row in rows if row.cell.group == name]
         if members:
             lines += [f"## {group.title}", "", *_values(members), ""]
-            if costs := _costs(members):
-                lines += [*costs, ""]
+            for table in (_costs(members), _latencies(members)):
+                if table:
+                    lines += [*table, ""]
     lines += _errors(rows)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -120,12 +127,15 @@ INTRODUCTION = f"""\
 Every figure is the median of all rounds; in a round each server had one turn.  The ratio is
 nbdfork's figure divided by that of the best peer (nbdkit, qemu-nbd, nbd-server); where less is
 better, a ratio below 1 is what is wanted.  "nbdfork class" is the script's disk as a class on
-nbdfork's own contract, and the ceiling a loop in Python that answers without looking at what is
-asked.  A target is marked ✓ if it is met and ✗ if it is not.
+nbdfork's own contract, and the limit a loop in C that only receives, reads or writes the file, and
+sends.  A target is marked ✓ if it is met and ✗ if it is not.
 
 Costs are the CPU time that the server and the client spent on a request, in microseconds, and how
 much the client used of the cores it could use; where that is {BUSY:.0%} or more (*), the row
-measures the client rather than the server."""
+measures the client rather than the server.
+
+Latencies are what a client that costs next to nothing waited for the replies to all that it had
+sent at once: the median, the 99th and the 99.9th percentile."""
 
 
 def _summary(rows: Iterable[Row]) -> Iterator[str]:
@@ -186,6 +196,19 @@ def _cost(row: Row, name: str) -> str:
     share = costs.client_share
     busy = "" if share is None else f" ({share:.0%}{'*' if share >= BUSY else ''})"
     return f"{shown(costs.server_us)} + {shown(costs.client_us)}{busy}"
+
+
+def _latencies(rows: Sequence[Row]) -> list[str]:
+    names = [name for name in _names(rows) if any(row.latencies(name) for row in rows)]
+    if not names:
+        return []
+    lines = [f"| latencies: p50 / p99 / p99.9, µs | {' | '.join(names)} |"]
+    lines.append("|---|" + "---:|" * len(names))
+    for row in rows:
+        found = [row.latencies(name) for name in names]
+        texts = [" / ".join(map(shown, latencies)) if latencies else "" for latencies in found]
+        lines.append(f"| {row.cell.name} | {' | '.join(texts)} |")
+    return lines
 
 
 def _errors(rows: Iterable[Row]) -> list[str]:

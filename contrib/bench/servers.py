@@ -15,11 +15,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
 
+from contrib.bench.compiled import program
 from contrib.bench.errors import BenchError
 from contrib.bench.materials import Disk
 from nbdfork.uri import Endpoint
@@ -100,9 +101,8 @@ def _nbd_server(disk: Disk, address: Address, directory: Path) -> list[str]:
     return ["nbd-server", "-C", str(config), "-p", str(directory / "pid")]
 
 
-def _ceiling(disk: Disk, address: Address, _: Path) -> list[str]:
-    where = str(address.path or address.port)
-    return [sys.executable, str(HERE / "ceiling.py"), str(disk.size), where]
+def _limit(disk: Disk, address: Address, _: Path) -> list[str]:
+    return [program("limit"), str(disk.path), str(address.path or address.port)]
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,13 @@ class Server:
     export: str = ""
     version: tuple[str, ...] = ("--version",)
     daemonizes: bool = field(default=False)  # into the background, leaving its number in "pid"
+    prefix: tuple[str, ...] = ()  # words before every command
+    root: Path = Path("/")
 
     def is_installed(self) -> bool:
-        return shutil.which(self.program) is not None
+        if self.root == Path("/"):
+            return shutil.which(self.program) is not None
+        return any((self.root / folder / self.program).exists() for folder in ("bin", "usr/bin"))
 
 
 NBDFORK = Server(
@@ -180,7 +184,40 @@ SERVERS = (
     ),
 )
 
-CEILING = Server("ceiling", sys.executable, {"file": _ceiling})
+LIMIT_LOOP = Server("limit", "cc", {"file": _limit})
+"""A loop in C that only receives, reads or writes the file, and sends."""
+
+_OWN_FOLDERS = ("bin", "etc", "lib", "lib32", "lib64", "sbin", "usr")
+
+_IN_ROOT = (
+    """\
+root=$1
+shift
+for folder in """
+    + " ".join(_OWN_FOLDERS)
+    + """; do
+    if [ -d "$root/$folder" ] && [ ! -L "$root/$folder" ]; then
+        mount --bind "$root/$folder" "/$folder"
+    fi
+done
+exec "$@"
+"""
+)
+"""Run a program with the folders of another system in place of this one's, for itself alone: disk
+and socket are where they are for everybody."""
+
+
+def peers_in(root: Path) -> list[Server]:
+    """Return the peers that are installed in another system's root directory.
+
+    They are run in a mount namespace, which only root can make.
+    """
+    return [_in_root(root, server) for server in SERVERS if server.peer]
+
+
+def _in_root(root: Path, server: Server) -> Server:
+    prefix = ("unshare", "--mount", "sh", "-euc", _IN_ROOT, "sh", str(root))
+    return replace(server, name=f"chroot {server.name}", prefix=prefix, root=root)
 
 
 class Running:
@@ -204,7 +241,8 @@ class Running:
             raise
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        command = self.server.recipes[self.disk.kind](self.disk, self.address, self.directory)
+        recipe = self.server.recipes[self.disk.kind]
+        command = [*self.server.prefix, *recipe(self.disk, self.address, self.directory)]
         # A variable that keeps Python from caching bytecode would be measured as a slow start.
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         environment["PYTHONPATH"] = str(ROOT)

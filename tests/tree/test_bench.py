@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,15 +13,16 @@ from xml.etree import ElementTree
 import psutil
 import pytest
 
-from contrib.bench import chart, cli, disks, loads, machine, probes, report
-from contrib.bench.cells import ABSOLUTE, BEST_PEER, CELLS, GROUPS, Cell, Target
+from contrib.bench import chart, cli, compiled, disks, loads, machine, probes, report
+from contrib.bench.cells import ABSOLUTE, BEST_PEER, CELLS, GROUPS, LIMIT, Cell, Target
 from contrib.bench.errors import BenchError, QueueFull
-from contrib.bench.loads import TRIES, Fio, Load, Measurement, client
+from contrib.bench.lean import Lean
+from contrib.bench.loads import TRIES, Fio, Load, Measurement, Percentiles, client
 from contrib.bench.materials import MIB
 from contrib.bench.ramdisk import RamDisk
 from contrib.bench.report import Row
 from contrib.bench.rounds import Column, measure
-from contrib.bench.servers import CEILING, NBDFORK, SERVERS, Server, running
+from contrib.bench.servers import LIMIT_LOOP, NBDFORK, SERVERS, Server, peers_in, running
 from tests.support.harness import SECONDS, eventually, is_alive, need, output, run
 from tests.support.paths import ROOT
 
@@ -29,8 +31,13 @@ PEERS = frozenset(server.name for server in SERVERS if server.peer)
 ALL = {"nbdfork", "nbdkit", "qemu-nbd", "nbd-server"}
 
 SMOKE = {
-    "file-unix: 4 KiB random read, QD32": ALL | {"ceiling"},
-    "file-unix: 4 KiB random write, QD32, 2 clients": {"nbdfork", "ceiling"},
+    "lean-unix: 4 KiB read, QD32": ALL | {"limit"},
+    "lean-unix: 4 KiB write, QD32, one by one": {"nbdfork", "limit"},
+    "lean-unix: 1 MiB write, QD4": {"nbdfork", "limit"},
+    "lean-tcp: 64 KiB read, QD8": ALL | {"limit"},
+    "lean-unix: 4 KiB read, QD1, 16 clients": {"nbdfork", "nbdkit"},
+    "file-unix: 4 KiB random read, QD32": ALL | {"limit"},
+    "file-unix: 4 KiB random write, QD32, 2 clients": {"nbdfork"},
     "file-tcp: 256 KiB sequential read, QD4": ALL,
     "ram-unix: 4 KiB random write, QD32": {"nbdfork", "nbdkit"},
     "script-unix: 4 KiB random read, QD1": {"nbdfork", "nbdfork class", "nbdkit"},
@@ -74,7 +81,7 @@ def test_each_load_on_each_server(
     monkeypatch.setattr(probes, "STARTS", 1)
     (cell,) = [cell for cell in CELLS if cell.full_name == name]
     disk = small.get(cell.disk)
-    servers = [server for server in (*SERVERS, CEILING) if server.name in SMOKE[name]]
+    servers = [server for server in (*SERVERS, LIMIT_LOOP) if server.name in SMOKE[name]]
     columns = measure(cell, disk, servers, 1, 0.1)
     assert columns.keys() == SMOKE[name]
     assert not [column.error for column in columns.values() if column.error]
@@ -83,7 +90,11 @@ def test_each_load_on_each_server(
         value = row.median(column)
         assert value is not None, column
         assert value > 0 or cell.group == "memory", column
-    if isinstance(cell.load, Fio):
+    if isinstance(cell.load, Lean):
+        latencies = row.latencies("nbdfork")
+        assert latencies is not None
+        assert 0 < latencies.p50 <= latencies.p99 <= latencies.p999 < 60e6
+    if isinstance(cell.load, Fio | Lean):
         costs = row.costs("nbdfork")
         assert costs is not None
         assert costs.client_us is not None
@@ -94,14 +105,14 @@ def test_each_load_on_each_server(
 def test_the_command_writes_its_report(tmp_path: Path) -> None:
     need("fio", "nbdcopy", "nbdinfo")
     command = [sys.executable, "contrib/bench", "--quick", "--seconds", "0.1", "--rounds", "1"]
-    command += ["--size", "4", "--servers", "nbdfork", "--cells", "file-unix: 4 KiB*read, QD32"]
+    command += ["--size", "4", "--servers", "nbdfork", "--cells", "lean-unix: 4 KiB*read, QD32"]
     output(*command, "--output", tmp_path, cwd=ROOT)
     found = json.loads((tmp_path / "results.json").read_text())
     (cell,) = found["cells"]
-    assert cell["columns"].keys() == {"nbdfork", "ceiling"}
+    assert cell["columns"].keys() == {"nbdfork", "limit"}
     assert all(column["median"] > 0 for column in cell["columns"].values())
     assert {"processor", "cores", "kernel", "nbdfork", "fio", "files on"} <= found["facts"].keys()
-    assert "4 KiB random read, QD32" in (tmp_path / "results.md").read_text()
+    assert "4 KiB read, QD32" in (tmp_path / "results.md").read_text()
     assert texts((tmp_path / "results.svg").read_text())
 
 
@@ -120,9 +131,10 @@ WAYS_TO_RUN = (["contrib/bench"], ["-m", "contrib.bench"])
     [
         (["--cells", "nothing"], "no cell matches nothing"),
         (["--cells", "nothing", "--group", "sh"], "no cell matches nothing"),
-        (["--group", "bash"], "bash: unknown group; there are file-unix,"),
+        (["--group", "bash"], "bash: unknown group; there are lean-unix,"),
         (["--servers", "apache"], "apache: unknown server; there are nbdfork,"),
         (["--rounds", "0"], "must be positive"),
+        (["--chroot", "/nonexistent"], "there is no NBD server in /nonexistent"),
         (["--seconds", "-1"], "must be positive"),
     ],
 )
@@ -163,6 +175,32 @@ def test_ending_the_command_ends_its_servers(tmp_path: Path) -> None:
         assert process.wait(SECONDS) == 128 + signal.SIGTERM
     eventually(lambda: not any(is_alive(child) for child in everyone))
     assert not any(tmp_path.iterdir())
+
+
+def test_a_server_of_another_system_sees_disk_and_socket(
+    small: disks.Disks, tmp_path: Path
+) -> None:
+    """The other system has the programs of this one, and an empty folder of its own."""
+    need("nbdkit", "unshare")
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a mount namespace")
+    (tmp_path / "bin").symlink_to("/usr/bin")
+    (tmp_path / "etc").mkdir()
+    (server,) = [one for one in peers_in(tmp_path) if one.name == "chroot nbdkit"]
+    assert server.is_installed()
+    with running(server, small.get("file"), "unix") as found:
+        assert " /etc " in Path(f"/proc/{found.process.pid}/mountinfo").read_text()
+        assert Lean("read", 4096, 1).measure(found, 0.1).value > 0
+    assert " /etc " not in Path("/proc/self/mountinfo").read_text()
+    assert machine.describe(tmp_path, [server])["chroot nbdkit"][0].isdigit()
+
+
+def test_a_source_that_does_not_compile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BenchError, match=r"nothing\.c: "):
+        compiled.program("nothing")
+    monkeypatch.setattr(compiled, "COMMAND", ("/nonexistent/cc",))
+    with pytest.raises(BenchError, match="there is no C compiler"):
+        compiled.program("something")
 
 
 # -- servers that fail --------------------------------------------------------------------------
@@ -283,7 +321,7 @@ def test_the_median_counts_and_the_best_peer() -> None:
         (Target(BEST_PEER, 1.5), None, 1.5, True),
         (Target(BEST_PEER, 1.6), None, 1.5, False),
         (Target("qemu-nbd", 3), None, 3.0, True),
-        (Target("ceiling", 0.7), None, None, None),
+        (Target(LIMIT, 0.8), None, None, None),
         (Target("nbdkit", 1.5), LESS, 1.5, True),
         (Target("nbdkit", 1.4), LESS, 1.5, False),
         (Target(ABSOLUTE, 300), LESS, 300.0, True),
@@ -319,6 +357,16 @@ def test_costs_mark_a_client_that_is_measured_instead_of_the_server() -> None:
     cell = Cell("file-unix", "x", "file", "unix", Fio("read", 4096, 1))
     text = report.markdown({}, [Row(cell, {"nbdfork": Column(turns)}, PEERS)])
     assert "| x | 2 + 4 (95%*) |" in text.splitlines()
+
+
+def test_latencies_are_the_medians_of_the_percentiles() -> None:
+    turns = [Measurement(10, latencies=Percentiles(*three)) for three in LATENCIES]
+    cell = Cell("lean-unix", "x", "file", "unix", Lean("read", 4096, 1))
+    text = report.markdown({}, [Row(cell, {"nbdfork": Column(turns)}, PEERS)])
+    assert "| x | 2 / 30 / 400 |" in text.splitlines()
+
+
+LATENCIES = ((1.0, 20.0, 400.0), (2.0, 30.0, 300.0), (3.0, 40.0, 500.0))
 
 
 @pytest.mark.parametrize(
