@@ -7,7 +7,7 @@ KILLS = 10000
 # The Python that types are checked for, if not PYTHON: TARGET="--python-version=3.13".
 TARGET =
 SHELL_SCRIPTS = .ci/run contrib/bootstrap contrib/bench/scripts/dd.sh \
-    contrib/packaging/nbdfork.init contrib/packaging/nbdfork.bash-completion
+    contrib/packaging/nbdfork.init contrib/packaging/bash-completion/nbdfork
 
 .PHONY: check lint style types shell test unit fuzz soak torture coverage sanitize sanitize-short clean
 

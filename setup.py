@@ -1,5 +1,8 @@
 """What pyproject.toml cannot say: which folders are packages, and what is not Python.
 
+The description is README.md without the links to files beside it, which are nowhere where it is
+shown.
+
 A new folder with an `__init__.py` is a package without being named anywhere.  The plugins have a
 directory of their own at the top; they are installed as nbdfork.plugins.
 
@@ -7,11 +10,17 @@ The extension module, which loads plugins written in C, is optional: without a c
 installed without it, and only C plugins are missing.
 """
 
+import re
 from glob import glob
+from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 
+README = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+
 setup(
+    long_description=re.sub(r"\[([^]]*)\]\((?!https://)[^)]*\)", r"\1", README),
+    long_description_content_type="text/markdown",
     packages=[
         *find_packages(include=["nbdfork", "nbdfork.*"]),
         "nbdfork.plugins",

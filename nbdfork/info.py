@@ -128,6 +128,7 @@ def _configuration() -> Iterator[tuple[str, str]]:
     major, minor, _ = nbdfork.__version__.split(".")
     yield "version_major", major
     yield "version_minor", minor
+    yield "datadir", _data_directory(paths["data"])
     yield "exit_with_parent", "yes"
     yield "filterdir", load.directory(load.FILTER)
     yield "host_cpu", os.uname().machine
@@ -143,6 +144,14 @@ def _configuration() -> Iterator[tuple[str, str]]:
     yield "root_tls_certificates_dir", credentials.ROOT_DIRECTORY
     yield "run_default_socket", "TCP"
     yield "soext", "so"
+
+
+def _data_directory(prefix: str) -> str:
+    """Return where the files for a service are: below share, or in the source."""
+    source = os.path.join(
+        os.path.dirname(os.path.dirname(nbdfork.__file__)), "contrib", "packaging"
+    )
+    return source if os.path.isdir(source) else os.path.join(prefix, "share", "nbdfork")
 
 
 def _print_pairs(pairs: Iterable[tuple[str, str]]) -> None:

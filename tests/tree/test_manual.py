@@ -41,11 +41,14 @@ TOOLS = (
     "bzip2",
     "cmp",
     "gzip",
+    "install",
+    "logrotate",
     "lz4",
     "nbdcopy",
     "nbdinfo",
     "nbdkit",
     "nbdsh",
+    "nft",
     "ocamlopt",
     "od",
     "openssl",
@@ -58,7 +61,10 @@ TOOLS = (
     "ruby",
     "split",
     "ssh-keygen",
+    "systemctl",
+    "systemd-sysusers",
     "truncate",
+    "useradd",
     "xz",
 )
 """The clients that examples need."""
@@ -188,6 +194,7 @@ def test_there_are_no_other_pages() -> None:
         "nbdfork-filter.3",
         "nbdfork-plugin.3",
         "nbdfork-security.1",
+        "nbdfork-service.1",
         "nbdfork-tls.1",
         "nbdfork.1",
         "nbdfork.3",
@@ -264,10 +271,29 @@ def path() -> Iterator[str]:
         yield f"{name}:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+ALONE = """
+ip link set lo up
+if [ "$SYSTEM" ]; then
+    mount -t tmpfs none "$SYSTEM"
+    for part in etc opt run usr var; do
+        mkdir "$SYSTEM/$part" "$SYSTEM/$part/upper" "$SYSTEM/$part/work"
+        layers=lowerdir=/$part,upperdir=$SYSTEM/$part/upper,workdir=$SYSTEM/$part/work
+        mount -t overlay -o "$layers" none "/$part"
+    done
+    ln -s "$(command -v nbdfork)" /usr/local/bin/
+fi
+exec "$@"
+"""
+
+
 def namespace() -> list[str]:
-    """Return the command that runs another where port 10809 is free, if that is possible."""
-    alone = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-r", "-n"]
-    alone += ["sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    """Return the command that runs another where port 10809 is free, if that is possible.
+
+    If the variable SYSTEM is the path of a directory, what the command changes of the system's
+    files is in there, and nobody else sees it.
+    """
+    alone = ["unshare", "-n", "-m"] if os.geteuid() == 0 else ["unshare", "-r", "-n"]
+    alone += ["sh", "-e", "-c", ALONE, "sh"]
     if shutil.which("unshare") is None or run(*alone, "true").returncode != 0:
         return []
     return alone
@@ -308,21 +334,26 @@ def test_example(page: str, prompt: str, script: str, count: int, place: Path, p
     words = set(re.findall(r"[\w/-]+", script))
     if unrunnable := words & NOT_RUN:
         pytest.skip(f"not run: {', '.join(unrunnable)}")
-    if prompt == "#" and os.geteuid() != 0:
-        pytest.skip("only root can do this")
+    alone = namespace()
+    if prompt == "#" and (os.geteuid() != 0 or not alone):
+        pytest.skip("only root can do this, and where it changes nothing of the machine")
     written = files(page)[:count]
     for _, content in written:
         words |= set(re.findall(r"[\w-]+", content))
     need(*words.intersection(TOOLS))
     for name, content in written:
         (place / name).write_text(content)
+    environment = {"PATH": path, "HOME": str(place), "LC_ALL": "C.UTF-8"}
+    if prompt == "#":
+        environment["SYSTEM"] = str(place / "system")
+        (place / "system").mkdir()
     # Not through pipes: a server that was left behind would hold them open.
     with (place / "output").open("w+") as log:
         done = subprocess.run(
-            [*namespace(), "sh", "-e", "-c", script],
+            [*alone, "sh", "-e", "-c", script],
             check=False,
             cwd=place,
-            env={"PATH": path, "HOME": str(place), "LC_ALL": "C.UTF-8"},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
