@@ -21,6 +21,7 @@ from nbdfork.protocol.handshake import Offer
 from nbdfork.protocol.stream import Stream
 from nbdfork.server.admission import EVERYBODY, Admission, Rules
 from nbdfork.server.errors import StartupError
+from nbdfork.server.notify import Notifier
 from nbdfork.server.peers import Peer
 from nbdfork.server.pool import PoolSize
 from nbdfork.server.sandbox.sandbox import Plan, Sandbox
@@ -130,12 +131,14 @@ def supervisor(
     shutdown_limit: float,
     plan: Plan,
     hang_limits: HangLimits = DEFAULT_LIMITS,
+    notifier: Notifier | None = None,
 ) -> Supervisor:
     """Return the supervisor of a pool that serves the disks of *shelf* on *listeners*.
 
     A plugin whose clients share what is in its memory is served by one worker that stays; then
     *size* has no meaning, but for the most clients at once.  *shutdown_limit*: how many seconds
     workers get, at the end, to finish with their clients; *hang_limits*: how long plugins may take.
+    *notifier* tells a service manager.
     The workers are in sandboxes as *plan* has them.
     """
     life = shelf.life
@@ -162,7 +165,7 @@ def supervisor(
         ),
         one_process,
     )
-    return Supervisor(listeners, size, service, shutdown_limit, hang_limits)
+    return Supervisor(listeners, size, service, shutdown_limit, hang_limits, notifier)
 
 
 def _after_fork(life: Life, stop: Callable[[], None], ending: int) -> None:

@@ -194,6 +194,10 @@ class _FileHandler(logging.FileHandler):
             self._reopen(record)
         super().emit(record)
 
+    def look_again(self) -> None:
+        """Try again to go on in a new file, even if that could not be opened before."""
+        self._keeps_old = False
+
     def _has_moved(self) -> bool:
         assert self.stream is not None
         try:
@@ -237,6 +241,15 @@ def set_up(destination: str, verbose: bool) -> None:
         stderr.addFilter(lambda record: record.levelno < logging.WARNING)
         root.addHandler(stderr)
     root.addHandler(handler)
+
+
+def reopen() -> None:
+    """Find the log file again, if this process was told to, and say what was done."""
+    handlers = [one for one in logging.getLogger().handlers if isinstance(one, _FileHandler)]
+    for handler in handlers:
+        handler.look_again()
+    what = "is opened again" if handlers else "goes where it went: it is in no file of ours"
+    logging.getLogger(__name__).warning("SIGUSR1: the log %s", what)
 
 
 def begin_service() -> None:

@@ -22,17 +22,27 @@ from nbdfork.options import Options
 from nbdfork.plugin import ConfigError
 from nbdfork.protocol import wire
 from nbdfork.protocol.handshake import Offer
-from nbdfork.server import daemon, departures, parent, privileges, processes, sockets, stdio
+from nbdfork.server import (
+    daemon,
+    departures,
+    parent,
+    privileges,
+    processes,
+    signals,
+    sockets,
+    stdio,
+)
 from nbdfork.server.admission import Rules
 from nbdfork.server.errors import StartupError
 from nbdfork.server.inheritance import show_in_ps, show_program
+from nbdfork.server.notify import Notifier
 from nbdfork.server.pool import PoolSize
 from nbdfork.server.sandbox.sandbox import Plan
 from nbdfork.server.sandbox.users import Users
 from nbdfork.server.scoreboard import Scoreboard, Slot
+from nbdfork.server.signals import STOP_SIGNALS
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.stopper import Stopper
-from nbdfork.server.supervisor import STOP_SIGNALS
 from nbdfork.server.watchdog import HangLimits
 from nbdfork.uri import Endpoint
 
@@ -114,6 +124,7 @@ def _exit_by_signal(signum: int, frame: object) -> None:
 def _serve(options: Options, world: _World) -> int:
     """Serve many clients with a pool of workers, in the background if so asked."""
     _set_up_logs(options, options.log or "stderr")
+    notifier = Notifier(os.environ)
     identity = privileges.look_up(options.user, options.group)
     shelf = disks.shelf(options)
     life = shelf.life
@@ -141,7 +152,10 @@ def _serve(options: Options, world: _World) -> int:
             limit = options.shutdown_limit
             hangs = HangLimits(options.hang_warning, options.hang_limit)
             plan = _plan(options, identity)
-            supervisor = assembly.supervisor(shelf, listeners, terms, size, limit, plan, hangs)
+            supervisor = assembly.supervisor(
+                shelf, listeners, terms, size, limit, plan, hangs, notifier
+            )
+            supervisor.on_signal(signal.SIGUSR1, logs.reopen)
             if options.foreground:  # a signal, which the reader may send now, ends it cleanly
                 _announce(options, where, listeners)
             # The command keeps the privileges of its user; it can connect already, and will be
@@ -179,6 +193,7 @@ def _serve_single(options: Options, world: _World) -> int:
                 privileges.drop_to(identity)
             stopper = Stopper()
             stopper.install(STOP_SIGNALS)
+            signals.ignore_meaningless()
             if options.exit_with_parent:
                 parent.stop_with(parent.watch(world.parent), STOP_SIGNALS[0])
             if isinstance(client, socket.socket):

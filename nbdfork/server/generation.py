@@ -90,6 +90,14 @@ class Generation:
         """The processes that have not been reaped yet."""
         return self._workers.keys()
 
+    def describe(self) -> str:
+        """Return in a line how many clients are served, for people."""
+        states = [self._board.state(slot) for slots in self._workers.values() for slot in slots]
+        own = [self._board.state(slots[0]) for slots in self._workers.values()]
+        several = self._service.clients_at_once > 1  # then a worker's own slot is nobody's
+        clients = states.count(State.SERVING) - (own.count(State.SERVING) if several else 0)
+        return f"Serving {clients} client{'' if clients == 1 else 's'}"
+
     # -- as many as there should be -----------------------------------------------------
 
     def adjust(self) -> None:

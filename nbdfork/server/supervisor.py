@@ -2,8 +2,8 @@
 
 It waits, calls what belongs to what has happened, and lets its generation of workers be adjusted,
 until it is told to stop; then it drains.  What else it is to react to is a row in one of the
-tables.  Signals only record themselves on a pipe.  It never touches a client's bytes, and it
-knows its workers by the scoreboard.
+tables.  Signals only record themselves on a pipe, and none ends the server silently.  It never
+touches a client's bytes, and it knows its workers by the scoreboard.
 """
 
 import gc
@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 
 from nbdfork.server.generation import Generation
 from nbdfork.server.inheritance import STOP
+from nbdfork.server.notify import Notifier
 from nbdfork.server.pool import PoolSize
 from nbdfork.server.scoreboard import Scoreboard
 from nbdfork.server.service import Service
+from nbdfork.server.signals import STOP_SIGNALS, ignore, meaningless
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.watchdog import DEFAULT_LIMITS, HangLimits
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 KILL_SECONDS = 5.0
 
 
@@ -45,7 +46,9 @@ class Supervisor:
         service: Service,
         shutdown_limit: float,
         hang_limits: HangLimits = DEFAULT_LIMITS,
+        notifier: Notifier | None = None,
     ) -> None:
+        self._notifier = notifier or Notifier()
         self._listeners = listeners
         self._service = service
         self._shutdown_limit = shutdown_limit
@@ -56,6 +59,7 @@ class Supervisor:
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], object]] = {}
         self._verbs: dict[int, Callable[[], object]] = dict.fromkeys(STOP_SIGNALS, self.stop)
+        self._meaningless = frozenset(meaningless())
         self._verbs[signal.SIGCHLD] = self._reap
         self._changes, self._changes_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._stacks, self._stacks_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -90,9 +94,11 @@ class Supervisor:
         try:
             self._start()
             on_ready()
+            self._notifier.tell_ready()
             while not self._stop_requests:
                 self._generation.adjust()
                 self._generation.watch_for_hangs()
+                self._notifier.set_status(self._generation.describe())
                 self._wait(self._generation.pause())
         finally:
             self._drain()
@@ -103,6 +109,10 @@ class Supervisor:
         """Call *handler* whenever *fd* is readable, or has reached its end."""
         self._handlers[fd] = handler
         self._poll.register(fd, select.POLLIN)
+
+    def on_signal(self, signum: signal.Signals, verb: Callable[[], object]) -> None:
+        """Call *verb* when the signal comes."""
+        self._verbs[signum] = verb
 
     def unwatch(self, fd: int) -> None:
         """Leave *fd* alone."""
@@ -132,11 +142,14 @@ class Supervisor:
         """
         # First the pipe: a signal that comes when there is only a handler would be lost.
         signal.set_wakeup_fd(self._signals_end, warn_on_full_buffer=False)
-        for signum in self._verbs:
+        for signum in self._verbs.keys() | self._meaningless:
             signal.signal(signum, lambda *_: None)
 
     def _wait(self, seconds: float | None) -> None:
         """Wait until something happens, or for some seconds; do what belongs to it."""
+        self._notifier.tick()
+        pauses = [one for one in (seconds, self._notifier.pause()) if one is not None]
+        seconds = min(pauses, default=None)
         for fd, _ in self._poll.poll(None if seconds is None else seconds * 1000):
             if fd in self._handlers:  # an earlier one may have removed it
                 self._handlers[fd]()
@@ -145,6 +158,8 @@ class Supervisor:
         for signum in _empty(self._signals):
             if signum in self._verbs:  # a plugin may have a handler for one of its own
                 self._verbs[signum]()
+            elif signum in self._meaningless:
+                ignore(signum)
 
     def _hear_of_changes(self) -> None:
         """Take note of what workers say; the loop will look at the scoreboard."""
@@ -184,6 +199,7 @@ class Supervisor:
 
     def _drain(self) -> None:
         """Let the workers finish with their clients, then kill those that did not."""
+        self._notifier.tell_stopping()
         self._listeners.close()
         self._generation.stop()
         if self._captive is not None:

@@ -29,7 +29,8 @@ ALLOWED = {
 
 ORDER = {
     "server": [
-        ["departures", "errors", "files", "linux", "peers", "pool", "processes", "stopper"],
+        ["departures", "errors", "files", "linux", "notify", "peers"],
+        ["pool", "processes", "signals", "stopper"],
         ["sandbox", "scoreboard", "sockets"],
         ["privileges", "daemon", "captive", "inheritance", "parent", "admission"],
         ["stdio", "entrance", "service", "watchdog"],
