@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+ANY_SIZE = 2**32 - 1
+"""The maximum of block sizes that stands for none."""
+
 _VIEW_SIZE = 256 * 1024
 """Below this size it is cheaper to read than to find out whether there is a view, and to map its
 pages."""
@@ -103,7 +106,9 @@ class Gate:
         facts.check_contexts(self.contexts)
         self._seeks_holes = seeks_holes and self.can_extents
         self._known_data = (0, 0)  # start and end of a part that was data when last looked at
-        self._misaligned = self.block_size.minimum - 1
+        is_lenient = export.is_lenient()
+        self._misaligned = 0 if is_lenient else self.block_size.minimum - 1
+        self.max_payload = ANY_SIZE if is_lenient else self.block_size.maximum
         maximum = self.block_size.maximum
         self._piece = min(_PIECE, maximum - maximum % self.block_size.minimum)
         self._lock = lock

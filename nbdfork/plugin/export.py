@@ -247,6 +247,12 @@ class Export:
         """Return the block size constraints."""
         return BlockSize()
 
+    def is_lenient(self) -> bool:
+        """Whether requests that do not keep to `block_size` are passed on; if not, they are
+        refused.
+        """
+        return False
+
     def description(self) -> str:
         """Return a line about this export for people, or ""."""
         return ""

@@ -111,7 +111,7 @@ class Transmission:
         self._contexts = session.contexts
         self._replies = session.replies(channel)
         channel.read_again = self._read_again
-        maximum = gate.block_size.maximum
+        maximum = gate.max_payload
         self._pread = gate.pread
         self._max_payload = maximum if maximum < GUARANTEED_PAYLOAD else MAX_PAYLOAD
         self._least_sparse = min(SPARSE_READ, self._max_payload)

@@ -140,6 +140,13 @@ BESIDE = [
     (["fua", "fuamode=native"], ("refused",)),
     (["fua", "fuamode=force"], ("refused",)),
     (["fua", "fuamode=discard"], ()),
+    (["exportname"], ()),
+    (["multi-conn"], ()),
+    (["multi-conn", "multi-conn-mode=unsafe"], ()),
+    (["blocksize"], ()),
+    (["blocksize-policy", "blocksize-minimum=4096"], ()),
+    (["checkwrite"], ()),
+    (["swab"], ()),
 ]
 
 

@@ -23,6 +23,7 @@ STATES: Mapping[str, Sequence[Any]] = {
     "can_multi_conn": (True, False),
     "is_rotational": (True, False),
     "block_size": ((1, 4096, 1 << 25), (512, 65536, 1 << 16), (4096, 4096, 0xFFFFFFFF)),
+    "is_lenient": (False, True),
     "description": ("a disk", ""),
     "contexts": (("x-test:age", "x-test:color"), ()),
 }
@@ -117,6 +118,9 @@ class FactsExport(Export):
 
     def block_size(self) -> BlockSize:
         return BlockSize(*self.facts["block_size"])
+
+    def is_lenient(self) -> bool:
+        return bool(self.facts["is_lenient"])
 
     def description(self) -> str:
         return str(self.facts["description"])

@@ -81,9 +81,39 @@ def overlaid(below: All) -> All:
         "can_multi_conn": True,
         "is_rotational": below["is_rotational"],
         "block_size": (minimum, max(preferred, 1 << 16), maximum),
+        "is_lenient": below["is_lenient"],
         "description": below["description"],
         "contexts": (),
     }
+
+
+def checked(below: All) -> All:
+    writable = ("can_write", "can_flush", "can_trim", "can_zero", "can_fast_zero", "can_multi_conn")
+    return {**below, **dict.fromkeys(writable, True), "can_fua": "native", "can_resize": False}
+
+
+def emulating(below: All) -> All:
+    """What multi-conn makes of a disk by default."""
+    if below["can_multi_conn"] or not below["can_flush"]:
+        return below
+    fua = "emulate" if below["can_fua"] == "native" else below["can_fua"]
+    return {**below, "can_multi_conn": True, "can_fua": fua}
+
+
+def in_bytes(below: All) -> All:
+    preferred = below["block_size"][1]
+    return {**below, "block_size": (1, preferred, 2**32 - 1), "can_resize": False}
+
+
+def in_words(below: All) -> All:
+    minimum, preferred, maximum = below["block_size"]
+    sizes = (max(minimum, 2), preferred, maximum)
+    return {**below, "block_size": sizes, "can_resize": False, "is_lenient": False}
+
+
+def in_pages(below: All) -> All:
+    _, preferred, maximum = below["block_size"]
+    return {**below, "block_size": (4096, preferred, maximum), "is_lenient": True}
 
 
 KINDS = [
@@ -134,10 +164,25 @@ KINDS = [
     Kind("fua", {"fuamode": "native"}, but(can_fua="native"), refuses=without_fua),
     Kind("fua", {"fua_mode": "force"}, but(can_fua="native", can_flush=True), refuses=without_fua),
     Kind("fua", {"fua_mode": "discard"}, but(can_fua="native", can_flush=True)),
+    Kind("exportname", {}, same),
+    Kind("exportname", {"exportdesc": "fixed:other"}, but(description="other")),
+    Kind("multi-conn", {}, emulating),
+    Kind("multi-conn", {"multi_conn_mode": "disable"}, but(can_multi_conn=False)),
+    Kind("multi-conn", {"multi_conn_mode": "plugin"}, same),
+    Kind("multi-conn", {"multi_conn_mode": "unsafe"}, but(can_multi_conn=True)),
+    Kind("blocksize", {}, in_bytes),
+    Kind("blocksize-policy", {"blocksize_minimum": "4096"}, in_pages),
+    Kind("blocksize-policy", {"blocksize_error_policy": "strict-error"}, but(is_lenient=False)),
+    Kind("checkwrite", {}, checked),
+    Kind("swab", {}, in_words),
+    Kind("swab", {"swab_bits": "8"}, same),
 ]
 
 
-READING = {"cow"}
+NEEDING_CONTENT = {"partition"}
+"""Filters that have to find something on the disk; they have tests of their own."""
+
+READING = {"cow", "checkwrite"}
 """Filters that open what is below them read-only."""
 
 

@@ -179,7 +179,7 @@ def test_help_mentions_every_option() -> None:
 def test_every_plugin_and_filter_has_a_page_and_every_page_one_of_them(word: str) -> None:
     kind = KINDS[word]
     shipped = sorted(
-        module.name
+        module.name.replace("_", "-")
         for module in pkgutil.iter_modules([load.directory(kind)])
         if not module.name.startswith("_")
     )

@@ -125,6 +125,9 @@ UNPACKING = {"bzip2", "lz4", "frames"}
 """What they do is what all filters do that unpack: filters/test_unpack.py runs each of them."""
 
 TOGETHER = {
+    "blocksize": {"blocksize_policy", "ranges"},
+    "content": {"checkwrite", "swab"},
+    "names": {"exportname", "multi_conn"},
     "simple": {"around", "fua", "nocache", "nofilter", "noparallel", "readonly", "rotational"},
     "offset": {"part"},
 }
