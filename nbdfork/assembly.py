@@ -19,6 +19,7 @@ from nbdfork.protocol.access import admits_all
 from nbdfork.protocol.connection import Connection, Settings
 from nbdfork.protocol.handshake import Offer
 from nbdfork.protocol.stream import Stream
+from nbdfork.server import budget
 from nbdfork.server.admission import EVERYBODY, Admission, Rules
 from nbdfork.server.errors import StartupError
 from nbdfork.server.notify import Notifier
@@ -111,7 +112,9 @@ class Terms(NamedTuple):
 
     *handshake_limit*: the seconds that a client may take to choose an export; 0 is for ever.
     *idle_limit*: the seconds that it may then be silent, or not take its replies.  *keepalive* is
-    TCP's.  *most_per_party* and *rules*: see `Admission`.
+    TCP's.  *most_per_party* and *rules*: see `Admission`.  *memory_budget*: how many bytes the data
+    of large requests may take, those of all clients together; 0 is any number, None what suits the
+    machine.
     """
 
     newstyle: bool
@@ -121,6 +124,7 @@ class Terms(NamedTuple):
     keepalive: bool = True
     most_per_party: int | None = None
     rules: Rules = EVERYBODY
+    memory_budget: int | None = None
 
 
 def supervisor(
@@ -164,6 +168,7 @@ def supervisor(
             workers=size.max_clients,
         ),
         one_process,
+        budget.default_limit() if terms.memory_budget is None else terms.memory_budget,
     )
     return Supervisor(listeners, size, service, shutdown_limit, hang_limits, notifier)
 

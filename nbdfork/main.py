@@ -297,6 +297,7 @@ def _terms(options: Options, newstyle: bool) -> Terms:
         options.keepalive,
         options.max_clients_per_address,
         Rules(options.allow, options.deny),
+        options.memory_budget,
     )
 
 

@@ -200,6 +200,14 @@ class Options(Declared):
             parse.whole(0, _MOST),
         ),
     )
+    memory_budget = Field[int | None](
+        None,
+        Option(
+            "--memory-budget SIZE",
+            "most data of all clients' large requests (half of the memory; 0: any)",
+            parse.size,
+        ),
+    )
     no_extended_headers = Field(
         False,
         Flag("--no-eh, --no-extended-headers", "refuse extended headers, to test clients", True),
@@ -277,7 +285,7 @@ class Options(Declared):
             excludes={
                 f"{_FOR_TCP} -U --run --print-uri": "with -s the client is on stdin and stdout",
                 "--max-clients --max-clients-per-address --spare-workers --clients-per-worker"
-                " --hang-limit --hang-warning --allow --deny --worker-uids": (
+                " --hang-limit --hang-warning --allow --deny --worker-uids --memory-budget": (
                     "with -s there is one client and no pool of workers"
                 ),
             },

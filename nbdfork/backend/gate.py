@@ -40,9 +40,9 @@ T = TypeVar("T")
 ANY_SIZE = 2**32 - 1
 """The maximum of block sizes that stands for none."""
 
-_VIEW_SIZE = 256 * 1024
+LARGE = 256 * 1024
 """Below this size it is cheaper to read than to find out whether there is a view, and to map its
-pages."""
+pages; and nobody asks what memory that takes."""
 
 _LOOK_AHEAD = 1024 * 1024 * 1024
 """How far beyond a request data is looked for, so that the next requests need not look.  There is
@@ -127,6 +127,9 @@ class Gate:
         self._view = self._bind(export.view)
         self._resize = self._bind(export.resize)
         self._close = self._bind(export.close)
+        self.on_large_read: Callable[[int], object] = lambda count: None
+        """Is told of `LARGE` numbers of bytes before they are read into memory; may raise OSError
+        instead."""
 
     def forgo_views(self) -> None:
         """Return data only as memory that can be read: encryption reads what is sent."""
@@ -140,8 +143,10 @@ class Gate:
             self._refuse_range(count, offset, errno.EINVAL)
         if not count:
             return b""
-        if count >= _VIEW_SIZE and (view := self._view(count, offset)) is not None:
-            return view
+        if count >= LARGE:
+            if (view := self._view(count, offset)) is not None:
+                return view
+            self.on_large_read(count)
         data = self._pread(count, offset)
         if len(data) != count:
             raise OSError(errno.EIO, f"the plugin returned {len(data)} bytes for {count}")

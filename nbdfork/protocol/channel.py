@@ -59,6 +59,8 @@ MAX_PARTS = 1000
 DISCARD_SIZE = 64 * 1024
 """Unwanted bytes are read and dropped in pieces of this size."""
 
+RESERVE_SIZE = 1024 * 1024  # in such steps it is asked whether there may be more of a payload
+
 LINGER_SECONDS = 2.0
 """How long a close waits for the client to take its last replies."""
 
@@ -73,9 +75,8 @@ class Channel:
     _open: ClassVar[set["Channel"]] = set()  # those of this process
 
     def __init__(self, stream: Stream, spins: bool = False) -> None:
-        """With *spins*, a receive may keep a processor busy for a moment.
-
-        It does not while the process has other clients, which it would keep from running.
+        """With *spins*, a receive may keep a processor busy for a moment, unless the process has
+        other clients, which that would keep from running.
         """
         self.buffer = mmap.mmap(-1, BUFFER_SIZE)  # unlike a bytearray, not touched yet
         self.start = 0
@@ -131,14 +132,11 @@ class Channel:
     def take(self, count: int) -> memoryview:
         """Consume exactly *count* bytes of a message.
 
-        The view is good until the next receive: a payload is handed on where it was received.
-        Raises OSError with ENOMEM, with nothing consumed, if there is no memory for so many, and
-        `CutShort` if they do not come.
+        They are at most `BUFFER_SIZE`.  The view is good until the next receive: a payload is
+        handed on where it was received.  Raises `CutShort` if they do not come.
         """
         if self.end - self.start < count:
             try:
-                if count > BUFFER_SIZE:
-                    return self._take_large(count)
                 if not self.receive(count):
                     raise CutShort("the client left before the data it announced")
             except Disconnected as error:
@@ -147,19 +145,43 @@ class Channel:
         self.start = start + count
         return self._view[start : self.start]
 
-    def _take_large(self, count: int) -> memoryview:
+    def take_large(self, count: int, reserve: Callable[[int], object]) -> memoryview:
+        """Consume *count* bytes, more than the buffer has room for, into memory of their own.
+
+        *reserve* is told of them as they come, and may raise OSError.  That, and ENOMEM, is raised
+        when all of them have been dropped; `CutShort` if they do not come.
+        """
         self.flush()
-        # What is announced costs nothing: a page is there when a byte of it has come.
-        large = memoryview(mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        try:
+            # A page is there when a byte of it has come: what is announced costs nothing.
+            large = memoryview(mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        except OSError:
+            self.discard(count)
+            raise
         filled = self.end - self.start
         large[:filled] = self._view[self.start : self.end]
-        self.start = self.end = 0
+        self.start = self.end = reserved = 0
         while filled < count:
-            got = self._receive_into(large[filled:])
+            filled += self._receive_part(large[filled:])
+            if filled - reserved >= RESERVE_SIZE or filled == count:
+                try:
+                    reserve(filled - reserved)
+                except OSError:
+                    large.release()  # before the rest of them, which may take its time
+                    self.discard(count - filled)
+                    raise
+                reserved = filled
+        return large
+
+    def _receive_part(self, view: memoryview) -> int:
+        with view:
+            try:
+                got = self._receive_into(view)
+            except Disconnected as error:
+                raise CutShort(str(error)) from error
             if not got:
                 raise CutShort("the client left in the middle of a payload")
-            filled += got
-        return large
+            return got
 
     def discard(self, count: int) -> None:
         """Consume *count* bytes that nobody wants, without ever holding them all."""

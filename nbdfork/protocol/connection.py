@@ -16,8 +16,9 @@ from nbdfork.protocol import handshake
 from nbdfork.protocol.access import Access, Admits, Takes, admits_all, takes_any
 from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import CutShort, Disconnected, ProtocolError, Rejected, TlsFailed
+from nbdfork.protocol.meter import Meter
 from nbdfork.protocol.stream import Stream
-from nbdfork.protocol.transmission import Meter, Session, Transmission
+from nbdfork.protocol.transmission import Session, Transmission
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ from nbdfork.backend import client
 from nbdfork.protocol import wire
 from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import CutShort, Disconnected
+from nbdfork.protocol.meter import Meter
 from nbdfork.protocol.stream import Stream
-from nbdfork.protocol.transmission import MAX_PAYLOAD, Meter, Payload, Session, Transmission
+from nbdfork.protocol.transmission import MAX_PAYLOAD, Payload, Session, Transmission
 from nbdfork.types import Buffer
 
 log = logging.getLogger(__name__)
@@ -155,6 +156,7 @@ class ParallelTransmission(Transmission):
             raise
         finally:
             self._release(held)
+            self._forget(payload)
             self._wait_to_receive()
 
     def _reserve(self, count: int) -> None:

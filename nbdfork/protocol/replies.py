@@ -49,6 +49,13 @@ class SimpleReplies:
         """Reply to a READ with all its data."""
         self._channel.put_with_data(_SUCCESS + cookie, data, offset)
 
+    def chunks(self, cookie: bytes, offset: int, chunks: Sequence[Chunk]) -> None:
+        """Reply to a READ with all its data, in *chunks*, of which there is at least one."""
+        first, *others = chunks
+        self._channel.put_with_data(_SUCCESS + cookie, first.data, first.offset)
+        for chunk in others:
+            self._channel.put_with_data(b"", chunk.data, chunk.offset)
+
     def error(
         self, cookie: bytes, offset: int, error: int, text: str, done: int | None = None
     ) -> None:

@@ -11,15 +11,17 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from nbdfork.backend import NOT_SUPPORTED, REQ_ONE, Extent, PartialError, Support
 from nbdfork.backend.errors import PluginFailed, Refused, cause, told
-from nbdfork.backend.gate import Gate
+from nbdfork.backend.gate import LARGE, Gate
 from nbdfork.protocol import wire
-from nbdfork.protocol.channel import Channel
+from nbdfork.protocol.channel import BUFFER_SIZE, Channel
 from nbdfork.protocol.errors import CutShort, ProtocolError
+from nbdfork.protocol.meter import Holdings, Meter
 from nbdfork.protocol.replies import Chunk, SimpleReplies, StructuredReplies
 from nbdfork.types import Buffer
 
@@ -49,25 +51,6 @@ many, or no memory for them."""
 Command: TypeAlias = Callable[[int, int, int, Payload], Buffer | list[Chunk] | None]
 """Takes flags, offset, length and payload; returns the data of a READ, or the chunks of a
 reply, or None if there is nothing to return."""
-
-
-class Meter(Protocol):
-    """Is told of each batch of requests, those that were received together."""
-
-    @property
-    def peer(self) -> str:
-        """Who the client is, for people."""
-
-    def set_closing(self) -> None:
-        """The connection is over: what the plugin does now is for its disk, not for the client."""
-
-    def set_busy(self, since: int) -> None:
-        """A batch came at *since*, in nanoseconds of the monotonic clock."""
-
-    def count(
-        self, requests: int, bytes_read: int, bytes_written: int, errors: int, nanoseconds: int
-    ) -> None:
-        """It has been carried out, in so much time, and some *errors* of its requests failed."""
 
 
 class Session(NamedTuple):
@@ -110,11 +93,15 @@ class Transmission:
         self._unknown: tuple[int, Command] = (_ANY_FLAG, _unknown)
         self._contexts = session.contexts
         self._replies = session.replies(channel)
+        self._reply_in_chunks = self._replies.chunks
         channel.read_again = self._read_again
         maximum = gate.max_payload
         self._pread = gate.pread
         self._max_payload = maximum if maximum < GUARANTEED_PAYLOAD else MAX_PAYLOAD
+        self._small_payload = min(LARGE - 1, self._max_payload)
         self._least_sparse = min(SPARSE_READ, self._max_payload)
+        self._holdings = Holdings(meter)
+        gate.on_large_read = self._holdings.add
         fua = wire.CMD_FLAG_FUA if gate.fua is not Support.NONE else 0
         fast_zero = wire.CMD_FLAG_FAST_ZERO if gate.can_fast_zero else 0
         # A read-only export refuses to be changed, whatever the flags.
@@ -138,7 +125,6 @@ class Transmission:
             self._commands[wire.CMD_RESIZE] = (fua, self._resize)
         if isinstance(self._replies, StructuredReplies):
             self._status_of = self._replies.status
-            self._reply_in_chunks = self._replies.chunks
             self._commands[wire.CMD_READ] = (fua | wire.CMD_FLAG_DF, self._read_sparse)
 
     def serve(self) -> None:
@@ -176,10 +162,10 @@ class Transmission:
                 if command == wire.CMD_DISC:
                     return
                 requests += 1
-                payload = None
                 if command == wire.CMD_WRITE or flags & wire.CMD_FLAG_PAYLOAD_LEN:
-                    payload = self._take_payload(command, flags, length)
-                answer(flags, command, cookie, offset, length, payload)
+                    self._answer_with_payload(flags, command, cookie, offset, length)
+                else:
+                    answer(flags, command, cookie, offset, length, None)
         finally:
             if requests:
                 self._count_batch(requests, began)
@@ -221,6 +207,7 @@ class Transmission:
             if isinstance(error, PartialError) and 0 <= error.done < length:
                 done = error.done
             self._errors += 1
+            self._holdings.release()
             replies.error(cookie, offset, code, text, done)
         else:
             if result is None:
@@ -228,16 +215,37 @@ class Transmission:
                     self._bytes_written += length
                 replies.success(cookie, offset)
             elif isinstance(result, list):
+                self._reply_in_chunks(cookie, offset, result)
                 if command == wire.CMD_READ:
                     self._bytes_read += length
-                self._reply_in_chunks(cookie, offset, result)
+                    self._holdings.release()
             else:
                 self._bytes_read += length
                 replies.data(cookie, offset, result)
 
+    def _answer_with_payload(
+        self, flags: int, command: int, cookie: bytes, offset: int, length: int
+    ) -> None:
+        """Consume the data of a request, and carry it out."""
+        if length <= self._small_payload and command == wire.CMD_WRITE:
+            self._answer(flags, command, cookie, offset, length, self._channel.take(length))
+            return
+        payload = self._take_payload(command, flags, length)
+        try:
+            self._answer(flags, command, cookie, offset, length, payload)
+        finally:
+            self._forget(payload)
+
+    def _forget(self, payload: Payload) -> None:
+        """Give back the memory of a request that is over, whoever still refers to it."""
+        if payload is not None:
+            with suppress(BufferError):  # a plugin has made something of it that needs it
+                payload.release()
+        self._holdings.release()
+
     def _take_payload(self, command: int, flags: int, length: int) -> Payload:
-        """Consume the data of a request; return None, having dropped them, if there are too many,
-        or no memory for them.
+        """Consume the data of a request that is no small WRITE; return None, having dropped them,
+        if there are too many, or no memory for them.
 
         With compact headers only WRITE has data; PAYLOAD_LEN is then an invalid flag.
         """
@@ -245,20 +253,30 @@ class Transmission:
             return None
         if length > MAX_DISCARD:
             raise ProtocolError(f"a payload of {length} bytes")
-        if length <= self._max_payload:
-            try:
-                return self._channel.take(length)
-            except OSError as error:  # no memory: the request fails, and the client can go on
-                log.error("a payload of %d bytes: %s", length, cause(error))
-        self._channel.discard(length)
-        return None
+        if length > self._max_payload:
+            self._channel.discard(length)
+            return None
+        try:
+            if length > BUFFER_SIZE:
+                return self._channel.take_large(length, self._holdings.add)
+            payload = self._channel.take(length)
+            if length >= LARGE:
+                self._holdings.add(length)
+            return payload
+        except Refused:  # which is told for all clients in one place
+            return None
+        except OSError as error:  # no memory: the request fails, and the client can go on
+            log.error("a payload of %d bytes: %s", length, cause(error))
+            return None
 
     # -- the commands -------------------------------------------------------------------
 
-    def _read(self, flags: int, offset: int, length: int, data: Payload) -> Buffer:
+    def _read(self, flags: int, offset: int, length: int, data: Payload) -> Buffer | list[Chunk]:
+        if length <= self._small_payload:
+            return self._pread(length, offset)
         if length > self._max_payload:
             raise Refused(errno.EINVAL, f"more than {self._max_payload} bytes in one request")
-        return self._pread(length, offset)
+        return [_content(Extent(offset, length, 0), self._pread(length, offset))]
 
     def _read_again(self, count: int, offset: int) -> Buffer:
         """Return a part of a READ whose reply has begun to leave: an error cannot be told."""
@@ -277,14 +295,14 @@ class Transmission:
         if flags & wire.CMD_FLAG_DF or length > self._max_payload:
             return self._read(flags, offset, length, data)
         parts = self._gate.pread_sparse(length, offset)
-        if len(parts) == 1 and parts[0][1] is not None:
+        if len(parts) == 1 and parts[0][1] is not None and length < LARGE:
             return parts[0][1]
         return [_content(extent, part) for extent, part in parts]
 
     def _write(self, flags: int, offset: int, length: int, data: Payload) -> None:
         if data is None:
             if length <= self._max_payload:
-                raise OSError(errno.ENOMEM, "there was no memory for the data")
+                raise Refused(errno.ENOMEM, "there is no memory for the data at the moment")
             raise Refused(errno.EINVAL, f"more than {self._max_payload} bytes in one request")
         self._gate.pwrite(data, offset, bool(flags & wire.CMD_FLAG_FUA))
 

@@ -190,6 +190,7 @@ class Generation:
             self._stacks,
             os.getpid(),
             line,
+            self._service.memory_budget,
         )
         # A signal that reached the child before it has handlers of its own would be recorded
         # on the pipe of the supervisor, which would think it was meant.

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from setproctitle import setproctitle, setthreadtitle
 
+from nbdfork.server.budget import Budget
 from nbdfork.server.departures import Line
 from nbdfork.server.linux import SharedMemory
 from nbdfork.server.scoreboard import Scoreboard, Slot
@@ -37,7 +38,7 @@ STACK_SIGNAL = int(signal.SIGRTMIN) + 7
 """Makes a worker write its stack to a pipe, whatever it is doing.  Nothing else uses this one."""
 
 
-LOOK, STOP = b"n", b"s"
+LOOK, STOP, FULL = b"n", b"s", b"m"
 """What workers write to the pipe *changes*."""
 
 
@@ -48,8 +49,9 @@ class Inheritance(NamedTuple):
     the others are for clients that it serves at the same time.  *leash* is a pipe that reaches its
     end when the workers of its generation are to end, or the supervisor is dead.  *bell* is an
     eventfd that rings when the supervisor has given orders; it is never read.  A byte on the pipe
-    *changes* tells the supervisor to look at the scoreboard, or to stop.  *stacks* is a pipe for
-    what `STACK_SIGNAL` makes it say.  *line* is where its client is watched.
+    *changes* tells the supervisor to look at the scoreboard, to stop, or that the clients hold as
+    much as they may: *memory_budget* bytes.  *stacks* is a pipe for what `STACK_SIGNAL` makes it
+    say.  *line* is where its client is watched.
     """
 
     slots: range
@@ -62,19 +64,23 @@ class Inheritance(NamedTuple):
     stacks: int
     supervisor: int
     line: Line | None
+    memory_budget: int = 0
 
     def slot(self, place: int) -> Slot:
         """Return one of the worker's slots; the first, 0, is for itself."""
-        return Slot(self.memory, place, self.board)
+        budget = Budget(self.memory_budget, self.board, lambda: self._tell(FULL))
+        return Slot(self.memory, place, self.board, budget.has_room)
 
     def announce(self) -> None:
         """Tell the supervisor that the scoreboard has changed, and show in ps what it says."""
         state = self.board.state(self.slots[0]).name.lower()
         show_in_ps(f"worker {state} {self.board.clients(self.slots)}".rstrip(), "-worker")
-        try:
-            os.write(self.changes, LOOK)
-        except (BlockingIOError, BrokenPipeError):
-            pass  # full, so it will look anyway; or gone, and the leash will say so
+        self._tell(LOOK)
+
+    def _tell(self, what: bytes) -> None:
+        with suppress(BlockingIOError, BrokenPipeError):
+            # It is full, so the supervisor will look anyway; or gone, and the leash will say so.
+            os.write(self.changes, what)
 
     def stop_server(self) -> None:
         """Tell the supervisor to end, with all its workers.

@@ -13,6 +13,7 @@ shown to people.  What is read may be nonsense, if a worker has gone mad.
 import enum
 import mmap
 import os
+import threading
 import time
 from collections.abc import Callable
 from struct import Struct
@@ -45,7 +46,7 @@ _FIRST = _BUSY + 1  # how many requests there had been before this client's
 _PARTY = _BUSY + 2
 _CLOSING = _BUSY + 3
 _DISK = _BUSY + 4  # a number for the export, by which its clients are counted
-_PARTY_AT = _NUMBERS_AT + 8 * _PARTY
+_HELD = _BUSY + 5  # bytes, by the data of large requests
 _TEXTS_AT = 256
 _PEER_SIZE, _EXPORT_SIZE, _REASON_SIZE = 64, 256, 1024
 _PEER_AT = _TEXTS_AT
@@ -53,6 +54,7 @@ _EXPORT_AT = _PEER_AT + _PEER_SIZE
 _REASON_AT = _EXPORT_AT + _EXPORT_SIZE
 
 _MOST = (1 << 64) - 1
+_MOST_HELD = 1 << 28  # by one client; its worker has gone mad if it says more
 _FIRST_BUCKET_BITS = 14
 LATENCY_BOUNDS = tuple(1 << (_FIRST_BUCKET_BITS + 2 * n) for n in range(_LATENCIES - 1))
 """The upper bounds of the latency histogram's buckets, in nanoseconds: from 16 us on, each four
@@ -198,15 +200,21 @@ class Scoreboard:
 
     def count_party(self, party: int) -> int:
         """Return how many clients of a party there are (`Peer.party`)."""
-        end = self._offset(self.used)
-        numbers = self.bytes[self._offset(0) : end].cast("Q")[_PARTY_AT // 8 :: _SLOT_SIZE // 8]
-        return numbers.tolist().count(party)
+        return self._column(_PARTY).count(party)
+
+    def held(self) -> int:
+        """Return how many bytes the large requests of all clients hold."""
+        return sum(min(held, _MOST_HELD) for held in self._column(_HELD) if held)
+
+    def _column(self, place: int) -> list[int]:
+        """Return one of the numbers of all slots that were ever taken."""
+        first = (_NUMBERS_AT + 8 * place) // 8
+        used = self.bytes[self._offset(0) : self._offset(self.used)]
+        return used.cast("Q")[first :: _SLOT_SIZE // 8].tolist()
 
     def count_disk(self, number: int) -> int:
         """Return how many clients have the export of that *number*."""
-        end = self._offset(self.used)
-        numbers = self.bytes[self._offset(0) : end].cast("Q")
-        return numbers[_NUMBERS_AT // 8 + _DISK :: _SLOT_SIZE // 8].tolist().count(number)
+        return self._column(_DISK).count(number)
 
     @property
     def used(self) -> int:
@@ -236,11 +244,22 @@ class Scoreboard:
 class Slot:
     """A worker's slot, or that of one of its clients, as its owner writes it."""
 
-    def __init__(self, memory: SharedMemory, place: int, board: Scoreboard | None = None) -> None:
-        """Take the slot at *place* in what `Scoreboard.share` of *board* has returned."""
+    def __init__(
+        self,
+        memory: SharedMemory,
+        place: int,
+        board: Scoreboard | None = None,
+        has_room: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Take the slot at *place* in what `Scoreboard.share` of *board* has returned.
+
+        *has_room* says whether the requests of all slots hold no more than they may.
+        """
         self._board = board
         self._bytes = memory.bytes[place * _SLOT_SIZE :][:_SLOT_SIZE]
         self._numbers = self._bytes[_NUMBERS_AT:_TEXTS_AT].cast("Q")
+        self._has_room = has_room
+        self._holding = threading.Lock()
         self.on_closing: Callable[[], object] = lambda: None
         self.is_detached = False
 
@@ -258,7 +277,7 @@ class Slot:
         self._set_text(_EXPORT_AT, _EXPORT_SIZE, "")
         self._set_text(_REASON_AT, _REASON_SIZE, reason)
         if state is not State.SERVING:
-            self._numbers[_PARTY] = self._numbers[_DISK] = 0
+            self._numbers[_PARTY] = self._numbers[_DISK] = self._numbers[_HELD] = 0
         self._bytes[_STATE_AT] = state
 
     def begin(self, peer: str) -> None:
@@ -294,7 +313,25 @@ class Slot:
     def set_closing(self) -> None:
         """The connection is over: what the plugin does now is for its disk, not for the client."""
         self._numbers[_CLOSING] = 1
+        with self._holding:
+            self._numbers[_HELD] = 0
         self.on_closing()
+
+    def hold(self, count: int) -> bool:
+        """Large requests of the client hold *count* bytes more; return False, and count nothing, if
+        that is more than there may be.
+        """
+        with self._holding:
+            self._numbers[_HELD] += count
+        if self._has_room():
+            return True
+        self.let_go(count)
+        return False
+
+    def let_go(self, count: int) -> None:
+        """Large requests of the client hold *count* bytes less."""
+        with self._holding:  # what is not there was given up with the connection
+            self._numbers[_HELD] = max(0, self._numbers[_HELD] - count)
 
     def set_busy(self, since: int) -> None:
         """The plugin has been at work since then (`Entry.busy_since`), or is not (0)."""

@@ -29,6 +29,8 @@ class Service(NamedTuple):
     what it does counted in its slot; only those who fulfil the conditions of *admission* come so
     far.  A worker serves *clients_per_worker* clients (0: any number), *clients_at_once* of them at
     the same time, in the *sandbox*.  *one_process*: all clients need the same worker.
+    *memory_budget*: how many bytes of data the large requests of all clients may hold; 0 is any
+    number.
     """
 
     after_fork: Callable[[Callable[[], None], int], None]
@@ -40,6 +42,7 @@ class Service(NamedTuple):
     clients_at_once: int
     sandbox: Sandbox
     one_process: bool = False
+    memory_budget: int = 0
 
 
 Admitted: TypeAlias = tuple[socket.socket, Peer]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from nbdfork.server.generation import Generation
-from nbdfork.server.inheritance import STOP
+from nbdfork.server.inheritance import FULL, STOP
 from nbdfork.server.notify import Notifier
 from nbdfork.server.pool import PoolSize
 from nbdfork.server.scoreboard import Scoreboard
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KILL_SECONDS = 5.0
+
+SHORTAGE_SECONDS = 60.0
+"""That there is no memory left for large requests is told no more often than that."""
 
 
 class Supervisor:
@@ -56,6 +59,7 @@ class Supervisor:
         self._stop_requests = 0
         self._may_be_stopped_by_workers = service.sandbox.may_stop
         self._has_refused_to_stop = False
+        self._next_shortage = 0.0
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], object]] = {}
         self._verbs: dict[int, Callable[[], object]] = dict.fromkeys(STOP_SIGNALS, self.stop)
@@ -163,13 +167,26 @@ class Supervisor:
 
     def _hear_of_changes(self) -> None:
         """Take note of what workers say; the loop will look at the scoreboard."""
-        if STOP not in _empty(self._changes) or self._stop_requests:
+        heard = _empty(self._changes)
+        if FULL in heard:
+            self._tell_of_shortage()
+        if STOP not in heard or self._stop_requests:
             return
         if self._may_be_stopped_by_workers:
             self.stop()
         elif not self._has_refused_to_stop:  # once is enough: it may never end
             self._has_refused_to_stop = True
             log.warning("a worker asks to stop the server, but its plugin does not say it may")
+
+    def _tell_of_shortage(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_shortage:
+            self._next_shortage = now + SHORTAGE_SECONDS
+            log.warning(
+                "the data of large requests take %d bytes, as much as they may: others are refused"
+                " for the time being; see --memory-budget",
+                self._service.memory_budget,
+            )
 
     def _log_stack(self) -> None:
         """Log what a worker said of itself when it was asked where it is."""

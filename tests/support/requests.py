@@ -17,7 +17,18 @@ class Counted:
         self.busy_since = 0
         self.is_closing = False
 
+        self.held = 0
+        self.most_held = 1 << 40
+
     peer = "of a test"
+
+    def hold(self, count: int) -> bool:
+        fits = self.held + count <= self.most_held
+        self.held += count * fits
+        return fits
+
+    def let_go(self, count: int) -> None:
+        self.held -= count
 
     def set_closing(self) -> None:
         self.is_closing = True

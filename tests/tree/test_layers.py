@@ -32,6 +32,7 @@ ORDER = {
         ["departures", "errors", "files", "linux", "notify", "peers"],
         ["pool", "processes", "signals", "stopper"],
         ["sandbox", "scoreboard", "sockets"],
+        ["budget"],
         ["privileges", "daemon", "captive", "inheritance", "parent", "admission"],
         ["stdio", "entrance", "service", "watchdog"],
         ["threads"],
@@ -48,7 +49,7 @@ ORDER = {
     "protocol": [
         ["errors", "stream", "wire"],
         ["texts", "tls"],
-        ["access", "channel", "metacontexts", "optiondata"],
+        ["access", "channel", "metacontexts", "meter", "optiondata"],
         ["replies"],
         ["transmission"],
         ["handshake", "parallel"],

@@ -14,6 +14,7 @@ from nbdfork.protocol.channel import (
     BUFFER_SIZE,
     DISCARD_SIZE,
     JOIN_SIZE,
+    RESERVE_SIZE,
     SEND_SIZE,
     Channel,
 )
@@ -49,7 +50,7 @@ def test_large_payloads_wait_with_nothing_unsent_too() -> None:
     channel = Channel(stream)
     assert channel.receive(2)
     channel.put(b"reply")
-    assert bytes(channel.take(size)) == b"ab" + bytes(size - 2)
+    assert bytes(channel.take_large(size, lambda count: None)) == b"ab" + bytes(size - 2)
     assert stream.calls == ["recv", "send", "recv"]
 
 
@@ -118,7 +119,7 @@ def test_end_at_a_boundary_and_within_a_message() -> None:
         channel.receive(4)
     channel = Channel(Recorder(b"abc"))
     with pytest.raises(Disconnected):
-        channel.take(BUFFER_SIZE + 1)
+        channel.take_large(BUFFER_SIZE + 1, lambda count: None)
 
 
 def test_any_cut_gives_the_same_bytes() -> None:
@@ -280,3 +281,25 @@ def test_a_client_that_trickles_does_not_outlive_the_deadline(
     channel.set_deadline(0.05)
     with pytest.raises(Disconnected, match="timed out"):
         channel.discard(1000)
+
+
+def test_a_large_payload_is_reserved_as_it_comes_and_dropped_where_it_may_not() -> None:
+    size = 4 * RESERVE_SIZE
+    reserved: list[int] = []
+    pieces = [bytes(RESERVE_SIZE // 2)] * 8
+    channel = Channel(Recorder(*pieces, b"rest"))
+    assert len(channel.take_large(size, reserved.append)) == size
+    assert len(reserved) > 2
+    assert sum(reserved) == size
+
+    def refuse(count: int) -> None:
+        reserved.append(count)
+        if len(reserved) > 1:
+            raise OSError(errno.ENOMEM, "no more")
+
+    reserved.clear()
+    channel = Channel(Recorder(*pieces, b"rest"))
+    with pytest.raises(OSError, match="no more"):
+        channel.take_large(size, refuse)
+    assert sum(reserved) < size
+    assert bytes(channel.take(4)) == b"rest"

@@ -3,17 +3,19 @@
 import errno
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from nbdfork.backend.gate import Gate
+from nbdfork.backend.gate import LARGE, Gate
 from nbdfork.plugin import Export, PartialError
 from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import ProtocolError
 from nbdfork.protocol.parallel import ParallelTransmission, SharedChannel
 from nbdfork.protocol.transmission import MAX_DISCARD, MAX_PAYLOAD, Session, Transmission
+from tests.support.harness import receive
 from tests.support.requests import Counted, request
 from tests.support.stream import Recorder
 
@@ -190,3 +192,58 @@ def test_whatever_is_asked_while_the_server_ends_is_refused() -> None:
     Transmission(channel, Session(Gate(Disk(), read_only=False)), Counted()).refuse()
     channel.flush()
     assert [stream.sent[at + 4 : at + 8].hex() for at in (0, 16)] == ["0000006c"] * 2
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("size", [LARGE, SIZE, 3 * SIZE])
+def test_large_requests_hold_memory_until_they_are_answered(threads: int, size: int) -> None:
+    held: list[int] = []
+    with transmission(threads) as (serving, client, counted):
+
+        def pread(count: int, offset: int) -> bytes:
+            if count == size:
+                held.append(counted.held)
+            return bytes(count)
+
+        serving._gate.size = 4 * SIZE
+        serving._gate._pread = pread
+        serving._gate._pwrite = lambda *_: held.append(counted.held)
+        sender = threading.Thread(
+            target=client.sendall,
+            args=(
+                request(READ, 0, size)
+                + request(WRITE, 0, size, bytes(size))
+                + request(READ, 0, 512)
+                + request(DISC),
+            ),
+        )
+        sender.start()
+        taker = threading.Thread(target=receive, args=(client, 3 * 16 + size + 512))
+        taker.start()
+        serving.serve()
+        serving._channel.flush()
+        sender.join()
+        taker.join()
+        assert len(held) == 2
+        assert all(size <= most <= 2 * size for most in held)
+        assert counted.held == 0
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_without_memory_large_requests_fail_and_small_ones_do_not(threads: int) -> None:
+    sent = (
+        request(WRITE, 0, LARGE, bytes(LARGE))
+        + request(WRITE, 0, 2 * SIZE, bytes(2 * SIZE))
+        + request(READ, 0, LARGE)
+        + request(WRITE, 0, LARGE - 1, bytes(LARGE - 1))
+    )
+    with transmission(threads) as (serving, client, counted):
+        counted.most_held = LARGE - 1
+        sender = threading.Thread(target=client.sendall, args=(sent + request(DISC),))
+        sender.start()
+        serving.serve()
+        serving._channel.flush()
+        sender.join()
+        errors = sorted(struct.unpack(">II8x", receive(client, 16))[1] for _ in range(4))
+        assert errors == [0, errno.ENOMEM, errno.ENOMEM, errno.ENOMEM]
+        assert counted.held == 0
