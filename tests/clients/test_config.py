@@ -119,6 +119,12 @@ def test_each_export_has_as_many_clients_as_it_may_have(tmp_path: Path) -> None:
                 return False
 
         eventually(comes_in)
+        holder = libnbd().NBD()
+        holder.connect_uri(at(server, "one"))
+        (worker,) = eventually(server.serving)
+        assert refusal(at(server, "one")) != "ENOENT"
+        worker.kill()
+        eventually(comes_in)
 
 
 def test_each_export_has_its_own_rules(tmp_path: Path) -> None:
