@@ -1,12 +1,13 @@
 """Clients that leave while a plugin is at work for them: nobody else waits for that."""
 
+import ctypes
 import os
 import shutil
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,9 @@ from tests.support.harness import NBDFORK, Server, eventually, is_readable, run
 from tests.support.libnbd import connect, libnbd
 from tests.support.paths import SAMPLES
 from tests.support.raw import GREETING, Client, clients, header
+
+SYS_PIDFD_GETFD = 438  # asm-generic/unistd.h; not in glibc 2.36
+syscall = ctypes.CDLL(None).syscall
 
 WAITING = SAMPLES / "waiting.py"
 TCP = ("-i", "127.0.0.1", "-p", "0")
@@ -171,6 +175,41 @@ def test_a_client_that_only_sends_no_more_has_its_answer(
         stage.go_on()
         assert client.reply(512) == (0, b"x" * 512)
         client.close()
+
+
+def server_ends(worker: psutil.Process, client: socket.socket) -> Iterator[socket.socket]:
+    """Yield copies of what *worker* has of its connection with *client*."""
+    process = os.pidfd_open(worker.pid)
+    for fd in range(64):
+        copy = syscall(SYS_PIDFD_GETFD, process, fd, 0)
+        if copy < 0:
+            continue
+        try:
+            end = socket.socket(fileno=copy)
+        except OSError:  # it is none
+            os.close(copy)
+            continue
+        with end, suppress(OSError):
+            if end.family == socket.AF_INET and end.getpeername() == client.getsockname():
+                yield end
+    os.close(process)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the worker's socket is looked at")
+def test_over_tcp_one_who_has_closed_is_found_out_though_nobody_waits(stage: Stage) -> None:
+    """Its system answers for it for a while; then it says that nobody is there."""
+    with Server("-v", *stage.words("pread"), listen=TCP) as server:
+        client = Client(server).greet()
+        client.request(0, 0, 512)
+        stage.reached()
+        (worker,) = eventually(server.serving)
+        for end in server_ends(worker, client.socket):  # two minutes are too long for a test
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)
+        client.close()
+        eventually(lambda: not worker.is_running())
+        assert f"has left: worker {worker.pid} is killed" in server.log
 
 
 def test_what_is_done_for_the_disk_goes_on(stage: Stage) -> None:
