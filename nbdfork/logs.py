@@ -23,6 +23,7 @@ from datetime import datetime
 from io import TextIOWrapper
 from typing import Any, NamedTuple
 
+from nbdfork import console
 from nbdfork.backend import client
 from nbdfork.server import files
 
@@ -122,7 +123,8 @@ class _WithClient(_Plain):
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        return _client() + super().formatMessage(record)
+        whom = "" if record.name == __name__ else _client()  # nobody's, if it is about the log
+        return whom + super().formatMessage(record)
 
 
 class _Whole(_WithClient):
@@ -233,6 +235,7 @@ def set_up(destination: str, verbose: bool) -> None:
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
+    console.take_stderr(_note_of_lost)
     stderr = logging.StreamHandler(sys.stderr)
     stderr.setFormatter(_ForUser())
     handler = _handler(destination, stderr)
@@ -241,6 +244,15 @@ def set_up(destination: str, verbose: bool) -> None:
         stderr.addFilter(lambda record: record.levelno < logging.WARNING)
         root.addHandler(stderr)
     root.addHandler(handler)
+
+
+def _note_of_lost(count: int) -> str:
+    """Return a line for standard error, on which *count* messages are lost."""
+    text = "%d messages before this one are lost: nobody has read them"
+    record = logging.LogRecord(__name__, logging.WARNING, "", 0, text, (count,), None)
+    handlers = logging.getLogger().handlers
+    streams = (one for one in handlers if isinstance(one, logging.StreamHandler))
+    return next((one.format(record) for one in streams if one.stream is sys.stderr), text % count)
 
 
 def reopen() -> None:

@@ -2,7 +2,10 @@
 
 import os
 import re
+import time
 from pathlib import Path
+
+import pytest
 
 from tests.support.harness import Server, eventually, need, output
 from tests.support.libnbd import connected, fails
@@ -53,3 +56,24 @@ def test_logrotate_renames_the_log(tmp_path: Path) -> None:
         assert eventually(lambda: log.read_text().count("READ of") == 2)
         assert Path(f"{log}.1").read_text().count("READ of") == 2
         assert server.log == ""
+
+
+@pytest.mark.parametrize("sandbox", ["off", "auto"])
+def test_clients_are_served_while_nobody_reads_the_log(sandbox: str) -> None:
+    reader, writer = os.pipe()
+    with Server("-v", f"--sandbox={sandbox}", "memory", "1M", stderr=writer) as server:
+        os.close(writer)
+        began = time.monotonic()
+        for _ in range(3):  # each by another worker, and the supervisor has something to say too
+            with connected(server.uri) as client:
+                for _ in range(1000):  # a line for each
+                    client.pread(512, 0)
+        assert time.monotonic() - began < 15
+        os.set_blocking(reader, False)
+        with open(reader, "rb", buffering=0) as log:
+            while log.read(1 << 20):
+                pass
+            with connected(server.uri) as client:
+                client.pread(512, 0)
+            lost = b"messages before this one are lost"
+            assert eventually(lambda: lost in (log.read(1 << 20) or b""))

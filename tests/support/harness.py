@@ -157,7 +157,8 @@ def many_descriptors() -> Iterator[None]:
 class Server:
     """A server in the foreground, on a Unix domain socket unless *listen* says otherwise.
 
-    *within*: the words of a command that runs it, and does so in its own process.
+    *within*: the words of a command that runs it, and does so in its own process.  *stderr*: where
+    it writes its log, instead of what `log` reads.
 
     Use it as a context manager; leaving it stops the server and demands exit status 0.
     """
@@ -168,6 +169,7 @@ class Server:
         listen: tuple[str, ...] | None = None,
         environment: Mapping[str, str] | None = None,
         within: tuple[str | Path, ...] = (),
+        stderr: int | None = None,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="nbdfork-test"))
         self.socket = self.directory / "sock"
@@ -178,7 +180,7 @@ class Server:
                 [*within, *NBDFORK, "-f", "--print-uri", *where, *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=log if stderr is None else stderr,
                 env={**os.environ, **(environment or {})},
                 text=True,
             )
