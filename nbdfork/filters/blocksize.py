@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from nbdfork.filters import clipped
 from nbdfork.filters._ranges import SharedRanges
+from nbdfork.filters._values import power_of_2
 from nbdfork.plugin import (
     FAST_ZERO,
     FUA,
@@ -28,13 +29,6 @@ _MOST_DATA = 64 * 1024 * 1024
 _MOST_LENGTH = 2**32 - 1
 
 
-def _minblock(text: str) -> int:
-    value = parse.size(text)
-    if not 1 <= value <= 65536 or value & (value - 1):
-        raise ValueError("expected a power of 2 from 1 to 64k")
-    return value
-
-
 def _most(text: str) -> int:
     value = parse.size(text)
     if not 1 <= value <= _MOST_LENGTH:
@@ -45,7 +39,11 @@ def _most(text: str) -> int:
 class BlockSizes(Filter):
     """make requests fit for the disk below"""
 
-    minblock = Parameter(_minblock, metavar="SIZE", help="the blocks that the disk is asked for")
+    minblock = Parameter(
+        power_of_2(1, 65536, "from 1 to 64k"),
+        metavar="SIZE",
+        help="the blocks that the disk is asked for",
+    )
     maxdata = Parameter(_most, metavar="SIZE", help="the most bytes to read or write at once")
     maxlen = Parameter(_most, metavar="SIZE", help="the most bytes to trim, zero or cache at once")
 

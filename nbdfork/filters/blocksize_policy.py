@@ -7,19 +7,10 @@ import errno
 from collections.abc import Callable
 
 from nbdfork.filters._around import AroundExport, Kind, Request, T
+from nbdfork.filters._values import power_of_2
 from nbdfork.plugin import BlockSize, ConfigError, Export, Filter, Needs, Parameter, Server, parse
 
 _ANY = 2**32 - 1
-
-
-def _power(least: int, most: int, words: str) -> Callable[[str], int]:
-    def parsed(text: str) -> int:
-        value = parse.size(text)
-        if not least <= value <= most or value & (value - 1):
-            raise ValueError(f"expected a power of 2 {words}")
-        return value
-
-    return parsed
 
 
 def _maximum(text: str) -> int:
@@ -39,10 +30,12 @@ class BlockSizePolicy(Filter):
         help="what becomes of requests that do not keep to them",
     )
     blocksize_minimum = Parameter(
-        _power(1, 65536, "from 1 to 64k"), metavar="SIZE", help="all requests are multiples of it"
+        power_of_2(1, 65536, "from 1 to 64k"),
+        metavar="SIZE",
+        help="all requests are multiples of it",
     )
     blocksize_preferred = Parameter(
-        _power(512, 32 * 1024 * 1024, "from 512 to 32M"),
+        power_of_2(512, 32 * 1024 * 1024, "from 512 to 32M"),
         metavar="SIZE",
         help="the size that is best",
     )

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from nbdfork.filters import clipped
+from nbdfork.filters._values import power_of_2
 from nbdfork.plugin import (
     HOLE,
     MAY_TRIM,
@@ -56,13 +57,6 @@ extended headers may ask about all of a disk, of any size.
 _MOST_PREFERRED = 32 * 1024 * 1024  # of all block sizes that clients may be told to prefer
 
 
-def _block_size(text: str) -> int:
-    value = parse.size(text)
-    if not 4096 <= value <= 2**31 or value & (value - 1):
-        raise ValueError("expected a power of 2 from 4k to 2G")
-    return value
-
-
 def _when(text: str) -> bool | str:
     """Parse a truth value, or the absolute path of the file that makes it true."""
     if text.startswith("/"):
@@ -77,7 +71,10 @@ class Cow(Filter):
     """let clients write, but keep the disk as it is"""
 
     cow_block_size = Parameter(
-        _block_size, default=65536, metavar="SIZE", help="the size of the overlay's blocks"
+        power_of_2(4096, 2**31, "from 4k to 2G"),
+        default=65536,
+        metavar="SIZE",
+        help="the size of the overlay's blocks",
     )
     cow_on_cache = Parameter(
         parse.boolean, default=False, metavar="BOOL", help="keep what clients ask to cache, too"

@@ -4,11 +4,11 @@ Nothing else about the disk changes.  A client that has left, or a server that e
 wait: the request fails.
 """
 
-import re
 import time
 from collections.abc import Iterable
 
 from nbdfork.filters import not_fast, zero_or_write
+from nbdfork.filters._values import seconds
 from nbdfork.plugin import (
     FAST_ZERO,
     Buffer,
@@ -22,21 +22,9 @@ from nbdfork.plugin import (
     parse,
 )
 
-_LONGEST = 30 * 24 * 3600.0
-
-
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms)?", text, re.ASCII)
-    if match is None:
-        raise ValueError("expected seconds, as in 2 or 0.5, or milliseconds, as in 100ms")
-    seconds = float(match[1]) / (1000 if match[2] else 1)
-    if seconds > _LONGEST:
-        raise ValueError("too long: the limit is 30 days")
-    return seconds
-
 
 def _delay(what: str) -> "Parameter[float | None]":
-    return Parameter(_seconds, metavar="TIME", help=f"delay {what}")
+    return Parameter(seconds, metavar="TIME", help=f"delay {what}")
 
 
 class Delay(Filter):
@@ -82,10 +70,10 @@ class Delay(Filter):
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         return DelayExport(next, self) if self._delays_requests() else next
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, time: float) -> None:
         """Wait for so long.  Raises OSError if nobody waits for the end of it any more."""
-        if seconds:
-            self.server.wait(seconds)
+        if time:
+            self.server.wait(time)
 
 
 class DelayExport(FilterExport):

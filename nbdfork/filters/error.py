@@ -6,23 +6,14 @@ A request fails before anything is done; nothing else about the disk changes.
 import errno
 import os
 import random
-import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from nbdfork.filters import zero_or_write
+from nbdfork.filters._values import probability
 from nbdfork.plugin import Buffer, Export, Extent, Filter, FilterExport, Needs, Parameter, parse
 
 _ERRORS = ("EPERM", "EIO", "ENOMEM", "EINVAL", "ENOSPC", "ESHUTDOWN")  # all that NBD has
-
-
-def _rate(text: str) -> float:
-    if not re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?%?", text, re.ASCII | re.I):
-        raise ValueError("expected a probability, as in 0.5 or 50%")
-    rate = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    if rate > 1:
-        raise ValueError("expected a probability from 0 to 1, or from 0% to 100%")
-    return rate
 
 
 def _error_of(what: str) -> "Parameter[str | None]":
@@ -32,7 +23,7 @@ def _error_of(what: str) -> "Parameter[str | None]":
 
 
 def _rate_of(what: str) -> "Parameter[float | None]":
-    return Parameter(_rate, metavar="RATE", help=f"how many {what} fail, as in 0.5 or 50%")
+    return Parameter(probability, metavar="RATE", help=f"how many {what} fail, as in 0.5 or 50%")
 
 
 def _file_of(what: str) -> "Parameter[str | None]":

@@ -7,6 +7,7 @@ import errno
 from collections.abc import Iterator
 
 from nbdfork.filters import clipped, not_fast
+from nbdfork.filters._values import power_of_2
 from nbdfork.plugin import (
     FAST_ZERO,
     HOLE,
@@ -21,12 +22,7 @@ from nbdfork.plugin import (
     parse,
 )
 
-
-def _power_of_2(text: str) -> int:
-    value = parse.size(text)
-    if value < 1 or value & (value - 1):
-        raise ValueError("expected a power of 2, such as 512, 4k or 1M")
-    return value
+_power_of_2 = power_of_2(1, 2**62, "such as 512, 4k or 1M")
 
 
 class Truncate(Filter):

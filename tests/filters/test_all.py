@@ -11,6 +11,7 @@ from nbdfork.filters._unpack import UnpackFilter
 from nbdfork.plugin import (
     ConfigError,
     Export,
+    parameters_of,
 )
 from tests.support.disks import MIB, SIZE, Disk, ReadOnlyDisk, gate
 from tests.support.harness import Server, need, output, refused
@@ -42,7 +43,7 @@ def test_filters_that_count_zeroes_see_them_over_any_disk(name: str, tmp_path: P
         ("truncate", "round-up=0", "power of 2"),
         ("truncate", "round-down=1000", "power of 2"),
         ("log", "logappend=maybe", "true or false"),
-        ("delay", "rdelay=1us", "100ms"),
+        ("delay", "rdelay=1h", "100ms"),
         ("delay", "delay-open=-1", "100ms"),
         ("delay", "wdelay=31536000", "30 days"),
         ("delay", "delay-fast-zero=2", "true or false"),
@@ -55,6 +56,15 @@ def test_filters_that_count_zeroes_see_them_over_any_disk(name: str, tmp_path: P
         ("cow", "cow-block-size=1k", "4k to 2G"),
         ("cow", "cow-block-size=5000", "power of 2"),
         ("cow", "cow-on-read=relative", "absolute path"),
+        ("limit", "limit=-1", "whole number"),
+        ("time-limit", "time-limit=soon", "100ms"),
+        ("exitwhen", "exit-when-poll=0", "60"),
+        ("exitwhen", "exit-when-process-exits=0", "whole number"),
+        ("protect", "protect=12", "START-END"),
+        ("protect", "protect=9-8", "ends before"),
+        ("protect", "protect=0-08", "0x200"),
+        ("map", "map=0-511", "0-511:512"),
+        ("map", "map=5-4:0", "ends before"),
     ],
 )
 def test_a_bad_value_is_named_and_the_fix_told(name: str, argument: str, fix: str) -> None:
@@ -92,7 +102,8 @@ def test_an_export_is_a_plain_export_to_its_filter() -> None:
 
     assert isinstance(Slow(b""), Export)
     for name in load.available(load.FILTER):
-        if name in NEEDING_CONTENT:
+        declared = parameters_of(load.find(name, load.FILTER).plugin_class).values()
+        if name in NEEDING_CONTENT or any(parameter.required for parameter in declared):
             continue
         if issubclass(load.find(name, load.FILTER).plugin_class, UnpackFilter):
             continue  # it would have to be compressed

@@ -132,7 +132,7 @@ OWN_MODELS = {
 }
 """Filters that are there to make the thread model stricter."""
 
-IN_ONE_PROCESS = {"multi-conn"}
+IN_ONE_PROCESS = {"multi-conn", "openonce"}
 """Filters whose clients have to share a process, as it is with these parameters."""
 
 UNPACKING = [
@@ -196,6 +196,9 @@ WATCHING = [
     Kind("noparallel", {"serialize": "connections"}, same),
     Kind("readonly", {"readonly_file": "/nonexistent"}, same),
     Kind("fua", {"fua_mode": "pass"}, same),
+    Kind("limit", {"limit": "1000000"}, same),
+    Kind("time-limit", {}, same),
+    Kind("openonce", {}, same),
 ]
 """Filters that, so configured, pass on all they are asked."""
 
@@ -220,7 +223,7 @@ def test_filters_that_watch_pass_on_what_they_are_asked(
     stacks = [[], *([kind] for kind in WATCHING), WATCHING, [*reversed(WATCHING)]]
     asked = [called(stack, operation, arguments) for stack in stacks]
     if operation == "view":  # who watches reads sees them only if no view is given
-        sees = {"log", "delay", "error"}
+        sees = {"log", "delay", "error", "time-limit"}
         for stack, calls in zip(stacks, asked, strict=True):
             assert bool(calls) == (not sees & {kind.name for kind in stack})
         return
@@ -233,8 +236,9 @@ def test_filters_that_watch_pass_on_what_they_are_asked(
     [
         (Kind("offset", {"offset": "65536"}, same), 65536),
         (Kind("truncate", {"truncate": "65536"}, same), 0),
+        (Kind("map", {"map": "4096-8191:65536"}, same), 61440),
     ],
-    ids=["offset", "truncate"],
+    ids=["offset", "truncate", "map"],
 )
 def test_filters_that_move_the_disk_pass_on_the_same_of_another_place(
     kind: Kind, moved: int

@@ -147,6 +147,11 @@ BESIDE = [
     (["blocksize-policy", "blocksize-minimum=4096"], ()),
     (["checkwrite"], ()),
     (["swab"], ()),
+    (["limit", "limit=0"], ()),
+    (["exitwhen"], ()),
+    (["protect", "protect=0-511"], ()),
+    (["extentlist", "extentlist=/dev/null"], ()),
+    (["ddrescue", "ddrescue-mapfile=/dev/null"], ()),
 ]
 
 

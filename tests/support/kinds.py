@@ -176,13 +176,31 @@ KINDS = [
     Kind("checkwrite", {}, checked),
     Kind("swab", {}, in_words),
     Kind("swab", {"swab_bits": "8"}, same),
+    Kind("limit", {"limit": "0"}, same),
+    Kind("limit", {"limit": "1000000"}, same),
+    Kind("exitlast", {}, same),
+    Kind("exitwhen", {}, same),
+    Kind("time-limit", {}, same),
+    Kind("time-limit", {"time_limit": "0"}, same),
+    Kind("openonce", {}, same),
+    Kind("protect", {}, same),
+    Kind("protect", {"protect": "0-511"}, but(can_resize=False)),
+    Kind("extentlist", {"extentlist": "/dev/null"}, but(can_extents=True)),
+    Kind("map", {}, but(can_resize=False)),
+    Kind("map", {"map_size": "65536"}, but(can_resize=False, get_size=65536)),
+    Kind(
+        "ddrescue",
+        {"ddrescue_mapfile": "/dev/null"},
+        but(can_write=False, can_resize=False, can_cache="emulate"),
+    ),
 ]
 
 
-NEEDING_CONTENT = {"partition"}
-"""Filters that have to find something on the disk; they have tests of their own."""
+NEEDING_CONTENT = {"partition", "tls-fallback"}
+"""Filters that have to find something on the disk, or of the client; they have tests of their own.
+"""
 
-READING = {"cow", "checkwrite"}
+READING = {"cow", "checkwrite", "ddrescue"}
 """Filters that open what is below them read-only."""
 
 

@@ -126,7 +126,10 @@ UNPACKING = {"bzip2", "lz4", "frames"}
 
 TOGETHER = {
     "blocksize": {"blocksize_policy", "ranges"},
+    "clients": {"exitlast", "exitwhen", "limit", "openonce", "slots", "time_limit", "tls_fallback"},
     "content": {"checkwrite", "swab"},
+    "parts": {"ddrescue", "extentlist", "map", "protect"},
+    "all": {"values"},
     "names": {"exportname", "multi_conn"},
     "simple": {"around", "fua", "nocache", "nofilter", "noparallel", "readonly", "rotational"},
     "offset": {"part"},
