@@ -1,6 +1,7 @@
 """The manual pages, as their source and as a reader sees them."""
 
 import re
+from collections.abc import Iterator
 from functools import cache
 
 from tests.support.harness import output
@@ -40,3 +41,11 @@ def rendered(page: str) -> str:
 def unescaped(text: str) -> str:
     """Return what mdoc *text*, part of a literal display, stands for."""
     return re.sub(r"\\(?:\(..|.)", lambda match: ESCAPES[match[0]], text)
+
+
+def runs(text: str) -> Iterator[tuple[str, str]]:
+    """Yield (prompt, script) for each run of lines of *text* that has a prompt in front."""
+    for block in text.replace("\\\n", "").split("\n\n"):
+        lines = re.findall(r"^ +([$#]) (.*)", block, re.MULTILINE)
+        if lines:
+            yield lines[0][0], "\n".join(line for _, line in lines)

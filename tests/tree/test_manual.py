@@ -19,7 +19,7 @@ from nbdfork.backend.arguments import takes_any_key
 from nbdfork.options import TABLE
 from nbdfork.plugin import parameters_of
 from tests.support.harness import SECONDS, nbdfork, need, run
-from tests.support.manual import MANUAL, render, rendered, source, unescaped
+from tests.support.manual import MANUAL, render, rendered, runs, source, unescaped
 from tests.support.paths import ROOT
 
 PAGES = sorted(page.name for page in MANUAL.iterdir())
@@ -27,9 +27,9 @@ LAYER_PAGE = re.compile(r"nbdfork-([\w-]+)-(plugin|filter)\.[13]")
 LAYER_PAGES = [page for page in PAGES if LAYER_PAGE.fullmatch(page)]
 KINDS = {"plugin": load.PLUGIN, "filter": load.FILTER}
 
-NOT_RUN = {"guestfish", "nbd-client", "qemu-system-x86_64", "/dev/sda1"}
+NOT_RUN = {"guestfish", "nbd-client", "qemu-system-x86_64", "/dev/sda1", "vms", "vms/guest"}
 """What needs a guest, a device of the kernel, or a disk that may not be there.  Examples with one
-of these are not run; all others are."""
+of these are not run; all others are.  Those with a pool of a cluster are run by test_rbd."""
 
 FILE = re.compile(
     r"^\.Bd -literal(?: -offset \w+)?\n(# (\S+\.(?:py|toml))\n.*?)^\.Ed\n", re.MULTILINE | re.DOTALL
@@ -108,13 +108,6 @@ def examples(page: str) -> Iterator[tuple[str, str, int]]:
         found = list(runs(render("".join(parts[: number + 1]))))
         yield from ((*run, number) for run in found[len(seen) :])
         seen = found
-
-
-def runs(text: str) -> Iterator[tuple[str, str]]:
-    for block in text.replace("\\\n", "").split("\n\n"):
-        lines = re.findall(r"^ +([$#]) (.*)", block, re.MULTILINE)
-        if lines:
-            yield lines[0][0], "\n".join(line for _, line in lines)
 
 
 # -- what pages say ---------------------------------------------------------------------------
