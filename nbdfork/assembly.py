@@ -16,7 +16,7 @@ from nbdfork.backend.exports import Disks, Exports, Served
 from nbdfork.backend.life import Life
 from nbdfork.plugin import ConfigError, Needs, ThreadModel
 from nbdfork.protocol.access import admits_all
-from nbdfork.protocol.connection import Connection, Settings
+from nbdfork.protocol.connection import Connection, Settings, Threads
 from nbdfork.protocol.handshake import Offer
 from nbdfork.protocol.stream import Stream
 from nbdfork.server import budget
@@ -67,11 +67,14 @@ class Disk(NamedTuple):
             with_tls=self.with_tls,
         )
 
-    def threads_wanted(self) -> int:
+    def threads_wanted(self) -> Threads:
         """Return how many requests of one client are carried out at once."""
         if self.chain.thread_model() is not ThreadModel.PARALLEL:
-            return 1
-        return self.threads or (THREADS if self.chain.waits() else 1)
+            return Threads(1)
+        if self.threads:
+            return Threads(self.threads)
+        waits = self.chain.waits()
+        return Threads(1) if waits is False else Threads(THREADS, adaptive=waits is None)
 
 
 class Shelf(NamedTuple):
@@ -205,8 +208,8 @@ def connector(shelf: Shelf, terms: Terms) -> Connector:
     exports = shelf.served()
     threads = {str(disk.name): disk.threads_wanted() for disk in shelf.disks}
     most = max(threads.values())
-    if most > 1:
-        from nbdfork.protocol import parallel  # noqa: F401  # now, while it can be read
+    if most.number > 1:
+        from nbdfork.protocol import adaptive  # noqa: F401  # now, while it can be read
     settings = Settings(
         terms.newstyle,
         terms.handshake_limit,

@@ -29,7 +29,7 @@ def shelf(options: Options) -> Shelf:
         chain = layers.configure(layers.make(layers.find(options)), options)
         name = options.export_name if options.manners.only_export else None
         return Shelf.of(Disk(chain, name, options.read_only, options.threads))
-    server = Handle(single=options.single)
+    server = Handle(single=options.single, name=options.name)
     disks = [_disk(table, options, server) for table in options.exports]
     layers.set_debug_flags([disk.chain for disk in disks], options)
     default = next((table.name for table in options.exports if table.is_default), None)

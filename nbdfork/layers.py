@@ -39,7 +39,7 @@ def configure(layers: Sequence[Layer], options: Options) -> Chain:
     parameters and debug flags.  Raises `ConfigError`.
     """
     *filters, plugin = layers
-    chain = Chain(plugin, filters, server=Handle(single=options.single))
+    chain = Chain(plugin, filters, server=Handle(single=options.single, name=options.name))
     set_debug_flags([chain], options)
     chain.configure(options.arguments)
     return chain

@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         options = cli.parse_arguments(world.argv, world.activated, called)
+        logs.set_instance(options.name)
         if info.is_asked_for(options):
             info.show(options)
             return 0

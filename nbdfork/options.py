@@ -119,7 +119,7 @@ class Options(Declared):
         Option(
             "--handshake-limit SECONDS",
             "time a client has to choose an export ({default}; 0: any)",
-            values.seconds,
+            parse.delay,
         ),
     )
     hang_limit = Field(
@@ -127,7 +127,7 @@ class Options(Declared):
         Option(
             "--hang-limit SECONDS",
             "time a call to the plugin may take before its worker is killed (0: any)",
-            values.seconds,
+            parse.delay,
         ),
     )
     hang_warning = Field(
@@ -135,7 +135,7 @@ class Options(Declared):
         Option(
             "--hang-warning SECONDS",
             "time it may take before the log tells where it is ({default}; 0: any)",
-            values.seconds,
+            parse.delay,
         ),
     )
     help = Field(False, Flag("-h, --help", "print this help, and that of PLUGIN if given", True))
@@ -144,7 +144,7 @@ class Options(Declared):
         Option(
             "--idle-limit SECONDS",
             "time a client may be silent, or not take its replies (0: any)",
-            values.seconds,
+            parse.delay,
         ),
     )
     address = Field(
@@ -207,6 +207,10 @@ class Options(Declared):
             "most data of all clients' large requests (half of the memory; 0: any)",
             parse.size,
         ),
+    )
+    name = Field[str | None](
+        None,
+        Option("--name NAME", "tell this server from others by a name, in messages", values.text),
     )
     no_extended_headers = Field(
         False,
@@ -272,7 +276,7 @@ class Options(Declared):
         Option(
             "--shutdown-limit SECONDS",
             "time workers have to finish when the server ends ({default})",
-            values.seconds,
+            parse.delay,
         ),
     )
     single = Field(

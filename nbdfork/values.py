@@ -3,7 +3,6 @@
 Each function raises ValueError, with a message for the user, if nothing can be.
 """
 
-import math
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -30,14 +29,6 @@ def port(text: str) -> str:
     if not text:
         raise ValueError("a port number or a service name is expected")
     return text
-
-
-def seconds(text: str) -> float:
-    """Parse a number of seconds."""
-    value = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", text, re.ASCII) else math.inf
-    if value == math.inf:
-        raise ValueError("a number of seconds is expected")
-    return value
 
 
 def rule(text: str) -> "Rule":

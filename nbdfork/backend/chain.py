@@ -121,9 +121,13 @@ class Chain:
         """Return the strictest thread model of all layers."""
         return min(self._each("thread_model", lambda plugin: plugin.thread_model()))
 
-    def waits(self) -> bool:
-        """Return whether several requests of one client should be carried out at once."""
-        return any(self._each("waits", lambda plugin: plugin.waits()))
+    def waits(self) -> bool | None:
+        """Return whether several requests of one client should be carried out at once.
+
+        None: that is to be found out.
+        """
+        answers = set(self._each("waits", lambda plugin: plugin.waits()))
+        return True if True in answers else None if None in answers else False
 
     def has_named_exports(self) -> bool:
         """Return whether clients choose among exports by their names."""

@@ -117,7 +117,7 @@ class Exports:
                 log.error("the export %r cannot be opened: %s", name, cause(error))
                 raise UnknownExport(name) from error
             try:
-                seeks = not self._chain.waits()
+                seeks = self._chain.waits() is not True
                 gate = Gate(export, self._read_only, self._chain.lock, seeks_holes=seeks)
             except BaseException:
                 export.close()

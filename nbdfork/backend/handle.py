@@ -12,10 +12,13 @@ from nbdfork.plugin import Server, Stdio
 
 
 class Handle(Server):
-    """The handle that all layers of one backend share; *single* is the option `-s`."""
+    """The handle that all layers of one backend share; *single* is the option `-s`, and *name* what
+    the user calls the server.
+    """
 
-    def __init__(self, *, single: bool = False) -> None:
+    def __init__(self, *, single: bool = False, name: str | None = None) -> None:
         self._single = single
+        self._name = name
         self._one_process = False
         self._ending = -1
         self._stop: Callable[[], None] | None = None
@@ -36,6 +39,10 @@ class Handle(Server):
     @property
     def stdio(self) -> Stdio:
         return Stdio(*map(_is_of_use, (0, 1, 2)))
+
+    @property
+    def name(self) -> str | None:
+        return self._name
 
     @property
     def one_process(self) -> bool:

@@ -10,11 +10,7 @@ LONGEST = 30 * 24 * 3600.0
 
 def seconds(text: str) -> float:
     """Parse a time: "2" or "0.5" seconds, or "100ms", "5us" or "5ns"; up to 30 days."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|ms|us|\u03bcs|ns)?", text, re.ASCII)
-    if match is None:
-        raise ValueError("expected seconds, as in 2 or 0.5, or milliseconds, as in 100ms")
-    units = {None: 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "\u03bcs": 1e-6, "ns": 1e-9}
-    value = float(match[1]) * units[match[2]]
+    value = parse.delay(text)
     if value > LONGEST:
         raise ValueError("too long: the limit is 30 days")
     return value
@@ -22,11 +18,7 @@ def seconds(text: str) -> float:
 
 def probability(text: str) -> float:
     """Parse a probability: "0.5", "1e-8", "50%" or "1:1000"."""
-    number = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?"
-    match = re.fullmatch(rf"({number})(?:(%)|:({number}))?", text, re.ASCII | re.IGNORECASE)
-    if match is None or (match[3] and not float(match[3])):
-        raise ValueError("expected a probability, as in 0.5, 50% or 1:2")
-    value = float(match[1]) / (100 if match[2] else float(match[3] or 1))
+    value = parse.probability(text)
     if value > 1:
         raise ValueError("expected a probability from 0 to 1, or from 0% to 100%")
     return value

@@ -23,7 +23,9 @@ def _error_of(what: str) -> "Parameter[str | None]":
 
 
 def _rate_of(what: str) -> "Parameter[float | None]":
-    return Parameter(probability, metavar="RATE", help=f"how many {what} fail, as in 0.5 or 50%")
+    return Parameter(
+        probability, metavar="RATE", help=f"how many {what} fail, as in 0.5, 50% or 1:2"
+    )
 
 
 def _file_of(what: str) -> "Parameter[str | None]":

@@ -4,6 +4,7 @@ Each takes the text the user typed and returns the value, or raises ValueError w
 that completes "PLUGIN: KEY=VALUE: ...".
 """
 
+import math
 import os
 import re
 from collections.abc import Callable
@@ -27,16 +28,33 @@ _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
 
 
+_DELAYS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "ns": 1e-9}
+
+_REAL = r"\+?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+
+
 def size(text: str) -> int:
-    """Parse a number of bytes: "512", "10k", "1G"; suffixes b s(ectors) k M G T P E."""
-    match = re.fullmatch(r"([0-9]+)([A-Za-z]?)", text.strip(), re.ASCII)
+    """Parse a number of bytes: "512", "10k", "1G"; suffixes b s(ectors) k M G T P E.
+
+    As in C, digits after 0x are hexadecimal, and those after any other 0 octal.
+    """
+    match = re.fullmatch(r"\+?(0x[0-9a-f]+|[0-9]+)([a-z]?)", text.strip(), re.ASCII | re.I)
     unit = _SUFFIXES.get(match[2].lower()) if match else None
-    if match is None or unit is None:
+    try:
+        value = _whole_in_c(match[1]) * unit if match and unit else None
+    except ValueError:  # an 8 or a 9 in an octal number
+        value = None
+    if value is None:
         raise ValueError(f"not a size: {_how_to_write(text.strip())}")
-    value = int(match[1]) * unit
     if value > MAX_SIZE:
         raise ValueError("too large: the limit is 2^63-1 bytes")
     return value
+
+
+def _whole_in_c(digits: str) -> int:
+    if digits[:2].lower() == "0x":
+        return int(digits, 16)
+    return int(digits, 8 if digits.startswith("0") else 10)
 
 
 def _how_to_write(text: str) -> str:
@@ -45,6 +63,31 @@ def _how_to_write(text: str) -> str:
         power = _SUFFIXES[match[2].lower()].bit_length() - 1
         return f"write {match[1]}{match[2].upper()}, that is {match[1]} times 2^{power} bytes"
     return "write a number of bytes in decimal digits, or use a suffix as in 512k, 10M, 1G"
+
+
+def delay(text: str) -> float:
+    """Parse a time, and return seconds: "2", "0.5", "100ms"; suffixes s ms us ns."""
+    match = re.fullmatch(rf"({_REAL})(\D*)", text)
+    unit = _DELAYS.get(match[2]) if match else None
+    if match is None or unit is None:
+        raise ValueError("expected a number of seconds, as in 2 or 0.5, or a time as in 100ms")
+    value = float(match[1]) * unit
+    if value >= 2**32:
+        raise ValueError("too long: the limit is 2^32 seconds")
+    return value
+
+
+def probability(text: str) -> float:
+    """Parse how probable something is: "0.1", "10%", "1:10" or "1/10"; it may be more than 1."""
+    match = re.fullmatch(rf"({_REAL})(?:%|[:/]({_REAL}))?", text)
+    if match is None:
+        raise ValueError("expected a probability, as in 0.1, 10%, 1:10 or 1/10")
+    number, divisor = float(match[1]), float(match[2] or 1)
+    if text.endswith("%"):
+        divisor = 100.0
+    if (number and not divisor) or number == math.inf:
+        raise ValueError("expected a probability, and not without end")
+    return number / divisor if number else 0.0
 
 
 def path(text: str) -> str:
@@ -85,4 +128,4 @@ def whole(least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
-__all__ = ["MAX_SIZE", "boolean", "choice", "path", "size", "whole"]
+__all__ = ["MAX_SIZE", "boolean", "choice", "delay", "path", "probability", "size", "whole"]

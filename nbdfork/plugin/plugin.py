@@ -116,12 +116,13 @@ class Plugin(Export):
         """
         return False
 
-    def waits(self) -> bool:
+    def waits(self) -> bool | None:
         """Whether requests spend their time waiting for something else, as a network does.
 
         Then several requests of one client are carried out at the same time, each in a thread
         (`--threads`), if the thread model is `PARALLEL`: an export's methods must bear that.
-        Large reads are not preceded by a look for holes, which would be one more wait.
+        Large reads are not preceded by a look for holes, which would be one more wait.  None is for
+        a disk that may wait or not: the server finds out, for each client again and again.
         """
         return False
 

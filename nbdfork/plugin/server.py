@@ -42,6 +42,11 @@ class Server:
         return False
 
     @property
+    def name(self) -> str | None:
+        """What the user calls this server (`--name`), if anything."""
+        return None
+
+    @property
     def one_process(self) -> bool:
         """Whether one process serves all clients, and runs `Plugin.unload`; known in `get_ready`.
 

@@ -28,6 +28,15 @@ LEFT_OLDSTYLE = (
 )
 
 
+class Threads(NamedTuple):
+    """How many requests of one client are carried out at the same time; if *adaptive*, only as long
+    as that turns out to be worth it.
+    """
+
+    number: int
+    adaptive: bool = False
+
+
 class Settings(NamedTuple):
     """How clients are spoken to.
 
@@ -41,10 +50,10 @@ class Settings(NamedTuple):
     newstyle: bool
     handshake_limit: float
     offer: handshake.Offer
-    threads: int
+    threads: Threads
     spins: bool
     idle_limit: float = 0.0
-    threads_of: Callable[[str], int] | None = None
+    threads_of: Callable[[str], Threads] | None = None
 
 
 class Connection:
@@ -188,25 +197,27 @@ class Connection:
 
 
 def _channel(stream: Stream, settings: Settings) -> Channel:
-    if settings.threads == 1:
+    if settings.threads.number == 1:
         return Channel(stream, settings.spins)
     from nbdfork.protocol.parallel import SharedChannel  # most servers have no use for it
 
-    return SharedChannel(stream)
+    return SharedChannel(stream, settings.spins)
 
 
 def _transmission(
     channel: Channel, session: Session, meter: Meter, settings: Settings
 ) -> Transmission:
     threads = settings.threads
-    if threads == 1:
+    if threads.number == 1:
         return Transmission(channel, session, meter)
+    from nbdfork.protocol.adaptive import AdaptiveTransmission
     from nbdfork.protocol.parallel import ParallelTransmission, SharedChannel
 
     assert isinstance(channel, SharedChannel)
     if settings.threads_of is not None:
         threads = settings.threads_of(session.name)
-    return ParallelTransmission(channel, session, meter, threads)
+    kind = AdaptiveTransmission if threads.adaptive else ParallelTransmission
+    return kind(channel, session, meter, threads.number)
 
 
 def _flush(gate: Gate) -> None:

@@ -35,22 +35,34 @@ _WITH_DATA = (wire.CMD_READ, wire.CMD_WRITE)
 
 
 class SharedChannel(Channel):
-    """A channel whose replies come from several threads: each leaves at once, and whole."""
+    """A channel whose replies come from several threads: each leaves at once, and whole.
 
-    def __init__(self, stream: Stream) -> None:
-        super().__init__(stream)
+    Those of the thread *alone*, if there is one, leave in batches as usual.
+    """
+
+    alone: int | None = None
+
+    def __init__(self, stream: Stream, spins: bool = False) -> None:
+        super().__init__(stream, spins)
         self._lock = threading.RLock()
         self._is_broken = False  # a reply was sent in part: nothing may follow it
 
     def put(self, message: bytes) -> None:
         with self._lock:
             super().put(message)
-            self.flush()
+            self._flush_reply()
 
     def put_with_data(self, header: bytes, data: Buffer, offset: int = 0) -> None:
         with self._lock:
             super().put_with_data(header, data, offset)
+            self._flush_reply()
+
+    def _flush_reply(self) -> None:
+        if threading.get_ident() != self.alone:
             self.flush()
+
+    def _may_spin(self) -> bool:
+        return self.alone is not None and super()._may_spin()
 
     def flush(self) -> None:
         with self._lock:

@@ -86,6 +86,9 @@ class Python(Plugin):
     def thread_model(self) -> ThreadModel:
         return self._model
 
+    def waits(self) -> bool | None:
+        return None  # only the script's author knows
+
     def has_named_exports(self) -> bool:
         return self._load().get("list_exports") is not None
 

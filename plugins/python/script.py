@@ -5,6 +5,7 @@ that names the file, the callback and the fix.  Later they are `PythonScriptErro
 for the client and the traceback for the log.
 """
 
+import errno
 import inspect
 import logging
 import sys
@@ -85,11 +86,14 @@ SIGNATURES_OF_VERSION_1 = {
 class PythonScriptError(OSError):
     """A callback failed while serving.
 
-    The client gets the errno; the log gets all about *cause*, an exception or a text.
+    The client gets the errno, and the *text*, if there is one; the log gets all about *cause*, an
+    exception or a text.
     """
 
-    def __init__(self, path: str, callback: str, code: int, cause: BaseException | str) -> None:
-        super().__init__(code, f"{callback} failed in the script")
+    def __init__(
+        self, path: str, callback: str, code: int, cause: BaseException | str, text: str = ""
+    ) -> None:
+        super().__init__(code, text or f"{callback} failed in the script")
         self._where = f"{path}: {callback}"
         self._cause = cause
 
@@ -105,6 +109,21 @@ class PythonScriptError(OSError):
         if len(text) > _MAX_TEXT:
             text = f"{text[: _MAX_TEXT // 2]} [...] {text[-_MAX_TEXT // 2 :]}"
         return f"{self._where}: {text}"
+
+
+def _errno_of(cause: BaseException | str) -> int:
+    """Return the errno of an exception that has one, or 0: there are numbers that are none."""
+    if not isinstance(cause, OSError) or cause.errno not in errno.errorcode:
+        return 0
+    is_foreign = any(kind.__module__ in ("socket", "ssl") for kind in type(cause).__mro__)
+    return 0 if is_foreign or cause.errno is None else cause.errno
+
+
+def _said_by(cause: BaseException | str) -> str:
+    """Return what a script has said about an error that it has given an errno."""
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return str(cause)
 
 
 class PythonScript:
@@ -262,8 +281,13 @@ class PythonScript:
         return self.error(name, "the script does not have this callback, but says it can")
 
     def error(self, name: str, cause: BaseException | str) -> PythonScriptError:
-        """Return the error of a callback; its errno is the one given to set_error, or EIO."""
-        return PythonScriptError(self.path, name, request.error or _EIO, cause)
+        """Return the error of a callback.
+
+        Its errno is the one given to set_error, or that of an OSError, or EIO.
+        """
+        said = request.error or _errno_of(cause)
+        text = _said_by(cause) if said else ""
+        return PythonScriptError(self.path, name, said or _EIO, cause, text)
 
     @contextmanager
     def _starting(self, what: str) -> Iterator[None]:

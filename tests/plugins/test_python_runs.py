@@ -3,7 +3,6 @@
 import errno
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -418,20 +417,6 @@ def test_loading_leaves_the_main_module_alone(tmp_path: Path) -> None:
     before = sys.modules["__main__"]
     configured(script(tmp_path, text))
     assert sys.modules["__main__"] is before
-
-
-def test_functions_of_the_module_take_what_nbdkits_take() -> None:
-    wrong = (
-        (nbdkit_module.debug, 5),
-        (nbdkit_module.set_error, "x"),
-        (nbdkit_module.parse_size, 5),
-    )
-    for function, argument in wrong:
-        with pytest.raises(TypeError):
-            function(argument)
-    with ThreadPoolExecutor() as pool:  # a thread that has never had a client
-        with pytest.raises(RuntimeError, match="export_name failed"):
-            pool.submit(nbdkit_module.export_name).result()
 
 
 def test_dump_plugin_tells_the_versions() -> None:

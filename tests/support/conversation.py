@@ -8,7 +8,7 @@ from nbdfork.backend.exports import Exports
 from nbdfork.backend.life import Life
 from nbdfork.plugin import Plugin
 from nbdfork.protocol import wire
-from nbdfork.protocol.connection import Connection, Settings
+from nbdfork.protocol.connection import Connection, Settings, Threads
 from nbdfork.protocol.handshake import Offer
 from tests.support.requests import Counted
 from tests.support.stream import Recorder
@@ -68,6 +68,6 @@ def converse(
     """
     stream = stream or Recorder()
     stream.pieces += [piece for piece in pieces if piece]
-    settings = Settings(offer is not None, 10.0, offer or Offer(), threads=1, spins=False)
+    settings = Settings(offer is not None, 10.0, offer or Offer(), threads=Threads(1), spins=False)
     Connection(stream, exports, settings, on_export, Counted()).serve()
     return stream.sent

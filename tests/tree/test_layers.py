@@ -53,6 +53,7 @@ ORDER = {
         ["replies"],
         ["transmission"],
         ["handshake", "parallel"],
+        ["adaptive"],
         ["connection"],
     ],
     "plugin": [

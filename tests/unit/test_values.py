@@ -14,7 +14,6 @@ from nbdfork.server.sandbox.limits import UNLIMITED
         (values.text, "", ""),
         (values.port, "nbd", "nbd"),
         (values.port, "65535", "65535"),
-        (values.seconds, ".5", 0.5),
         (values.permissions, "0660", 0o660),
         (values.mask, "0x3", 3),
         (values.debug_flag, "file.zero=1", ("file", "zero", 1)),
@@ -35,7 +34,6 @@ def test_values(parse: Callable[[str], object], text: str, value: object) -> Non
     [
         (values.port, "65536", "a TCP port is at most 65535"),
         (values.port, "", "a port number or a service name"),
-        (values.seconds, "1e3", "a number of seconds"),
         (values.permissions, "rw", "three octal digits"),
         (values.mask, "65536", "a number up to 0xffff"),
         (values.debug_flag, "zero=1", "expected nbdfork.FLAG=N, PLUGIN.FLAG=N or FILTER.FLAG=N"),
