@@ -135,8 +135,9 @@ class Declared:
 
     @classmethod
     def fields(cls) -> tuple[Field[Any], ...]:
-        """Return the fields, in their order."""
-        return tuple(value for value in vars(cls).values() if isinstance(value, Field))
+        """Return the fields, in their order; those of a base class follow."""
+        everything = (value for kind in cls.__mro__ for value in vars(kind).values())
+        return tuple(value for value in everything if isinstance(value, Field))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, type(self)) and vars(self) == vars(other)

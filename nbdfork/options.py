@@ -8,9 +8,10 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from nbdfork import values
-from nbdfork.declaration import Declared, Field, Flag, Gathered, Option
+from nbdfork.declaration import Field, Flag, Gathered, Option
 from nbdfork.manners import NBDFORK
 from nbdfork.plugin import parse
+from nbdfork.tlsoptions import TlsOptions
 
 if TYPE_CHECKING:
     from nbdfork.configfile import ExportTable
@@ -19,10 +20,11 @@ _MOST = 1_000_000
 _FOR_TCP = "-p -i -4 -6"
 
 
-class Options(Declared):
+class Options(TlsOptions):
     """What the user asked for.  Paths are absolute.
 
-    The fields stand in the order in which `--help` and the manual page have their options.
+    The fields stand in the order in which `--help` has their options; those for TLS are in
+    `tlsoptions`.
     """
 
     plugin = Field[str | None](None)
@@ -312,45 +314,6 @@ class Options(Declared):
             parse.whole(1, 1024),
         ),
     )
-    tls = Field(
-        "off",
-        Option(
-            "--tls off|on|require",
-            "refuse, offer or demand TLS",
-            parse.choice("off", "on", "require"),
-            implies="-n",
-        ),
-    )
-    tls_certificates = Field(
-        None,
-        Option(
-            "--tls-certificates DIR",
-            "the folder with the server's certificate and key",
-            parse.path,
-            implies="--tls=on",
-        ),
-    )
-    tls_psk = Field(
-        None,
-        Option(
-            "--tls-psk FILE",
-            "clients and their keys, instead of certificates",
-            parse.path,
-            implies="--tls=on",
-            excludes={
-                "--tls-certificates --tls-verify-peer": "keys take the place of certificates"
-            },
-        ),
-    )
-    tls_verify_peer = Field(
-        False,
-        Flag(
-            "--tls-verify-peer",
-            "demand a certificate of each client that uses TLS",
-            True,
-            implies="--tls=on",
-        ),
-    )
     unix = Field(  # "-" is a private socket
         None,
         Option(
@@ -386,6 +349,14 @@ class Options(Declared):
             excludes={"-u": "each worker has a user of its own, and the supervisor is root"},
         ),
     )
+
+    @classmethod
+    def fields(cls) -> tuple[Field[Any], ...]:
+        """Return the fields, those for TLS in their alphabetical place."""
+        tls = TlsOptions.fields()
+        own = super().fields()[: -len(tls)]
+        place = own.index(Options.unix)
+        return (*own[:place], *tls, *own[place:])
 
 
 FIELDS = Options.fields()

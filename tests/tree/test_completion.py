@@ -65,7 +65,7 @@ def test_completing_options(complete: Callable[..., set[str]]) -> None:
 
 
 PLAIN = {"EXPORTNAME", "IPADDR", "MASK", "MODE", "N", "NAME.FLAG=N", "NAME=VALUE", "PORT"}
-PLAIN |= {"FIRST-LAST", "RULE", "SECONDS"}
+PLAIN |= {"FIRST-LAST", "NAME", "RULE", "SECONDS", "SIZE"}
 """The forms of arguments that nothing is known of."""
 
 

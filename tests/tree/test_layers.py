@@ -85,6 +85,7 @@ ORDER = {
 ROOF = [
     ["declaration", "logs", "manners", "tomlplaces", "types", "uri", "values"],
     ["assembly", "configfile", "credentials", "launch"],
+    ["tlsoptions"],
     ["options"],
     ["cli", "configschema", "layers"],
     ["configdump", "disks", "embed", "info"],

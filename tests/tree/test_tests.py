@@ -76,6 +76,7 @@ WITHOUT_UNIT_TESTS = {
     "scripting/guard": "it guards a process: faults/test_helpers.py",
     "scripting/helper": "it needs a helper process: plugins/test_host.py",
     "scripting/template": "it needs a helper process: plugins/test_host.py",
+    "tlsoptions": "declarations, tested with all others: test_options.py",
     "server/errors": "exceptions without methods",
     "server/generation": "a pool of processes: clients/test_pool.py",
     "server/supervisor": "a pool of processes: clients/test_pool.py",
