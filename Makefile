@@ -9,7 +9,8 @@ TARGET =
 SHELL_SCRIPTS = .ci/run contrib/bootstrap contrib/bench/scripts/dd.sh \
     contrib/packaging/nbdfork.init contrib/packaging/bash-completion/nbdfork
 
-.PHONY: check lint style types shell test unit fuzz soak torture coverage sanitize sanitize-short clean
+.PHONY: check lint style types shell test unit html fuzz soak torture coverage sanitize \
+    sanitize-short clean
 
 check: lint test sanitize-short
 
@@ -20,7 +21,7 @@ style:
 	$(PYTHON) -m ruff format --check .
 
 types:
-	$(PYTHON) -m mypy --strict $(TARGET) nbdfork plugins tests contrib/examples/*.py
+	$(PYTHON) -m mypy --strict $(TARGET) nbdfork plugins tests contrib/examples/*.py doc/site/build.py
 	$(PYTHON) -m mypy --strict $(TARGET) -p contrib.bench
 
 shell:
@@ -35,6 +36,10 @@ test:
 
 unit:
 	$(PYTHON) -m pytest -n $(JOBS) tests/unit
+
+# The guides, the manual and the contract as a site, in build/html.
+html:
+	$(PYTHON) doc/site/build.py build/html
 
 # What a test has in short: very many clients at once, and one after another.  Ten minutes or more.
 soak:

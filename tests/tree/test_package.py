@@ -19,7 +19,7 @@ import pytest
 from tests.support.harness import need_modules, output
 from tests.support.paths import PACKAGING, ROOT
 
-DEVELOPERS = {"test", "unit"}
+DEVELOPERS = {"site", "test", "unit"}
 """Extras that are not for users."""
 
 UNPUBLISHED = (".ci/", ".gitattributes", ".gitignore", ".pre-commit-config.yaml")
