@@ -4,20 +4,27 @@ It is the gzip filter over the file.  The filter reads what it needs to know of 
 server starts.
 """
 
-from nbdfork.filters import gzip
-from nbdfork.filters._unpack import UnpackFilter, UnpackPlugin
+from nbdfork.filters.gzip import Gzip as Filter
 from nbdfork.plugin import Parameter
+
+from ._parts.unpacked import Unpacker, UnpackPlugin
 
 
 class Gzip(UnpackPlugin):
     """serve what is in a gzip file"""
 
     index_size = Parameter(
-        gzip.index_size,
-        default=64 * 1024 * 1024,
+        Filter.gzip_index_size.parse,
+        default=Filter.gzip_index_size.default,
         metavar="SIZE",
-        help="the most that the index may take",
+        help=Filter.gzip_index_size.help,
+    )
+    scratch = Parameter(
+        Filter.gzip_scratch.parse,
+        default=Filter.gzip_scratch.default,
+        metavar="SIZE",
+        help=Filter.gzip_scratch.help,
     )
 
-    def make_filter(self) -> UnpackFilter:
-        return gzip.Gzip("index-size", gzip_index_size=self.index_size)
+    def make_filter(self) -> Unpacker:
+        return Filter(gzip_index_size=self.index_size, gzip_scratch=self.scratch)

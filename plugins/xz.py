@@ -3,29 +3,46 @@
 It is the xz filter over the file; the parameters have nbdkit's names.
 """
 
-from nbdfork.filters import xz
-from nbdfork.filters._blocks import MAX_INDEX, max_block, max_depth, max_index
-from nbdfork.filters._unpack import UnpackFilter, UnpackPlugin
+from nbdfork.filters.xz import Keys
+from nbdfork.filters.xz import Xz as Filter
 from nbdfork.plugin import Parameter
+
+from ._parts.unpacked import Unpacker, UnpackPlugin
 
 
 class Xz(UnpackPlugin):
     """serve what is in an xz file"""
 
     maxblock = Parameter(
-        max_block, default=512 * 1024 * 1024, metavar="SIZE", help="the largest block to decode"
+        Filter.xz_max_block.parse,
+        default=Filter.xz_max_block.default,
+        metavar="SIZE",
+        help=Filter.xz_max_block.help,
     )
     maxdepth = Parameter(
-        max_depth, default=8, metavar="N", help="how many blocks each client keeps"
+        Filter.xz_max_depth.parse,
+        default=Filter.xz_max_depth.default,
+        metavar="N",
+        help=Filter.xz_max_depth.help,
     )
     maxindex = Parameter(
-        max_index, default=MAX_INDEX, metavar="N", help="how many blocks there may be"
+        Filter.xz_max_index.parse,
+        default=Filter.xz_max_index.default,
+        metavar="N",
+        help=Filter.xz_max_index.help,
+    )
+    scratch = Parameter(
+        Filter.xz_scratch.parse,
+        default=Filter.xz_scratch.default,
+        metavar="SIZE",
+        help=Filter.xz_scratch.help,
     )
 
-    def make_filter(self) -> UnpackFilter:
-        return xz.Xz(
-            xz.Keys("maxblock", "maxindex"),
+    def make_filter(self) -> Unpacker:
+        return Filter(
+            Keys("maxblock", "maxindex"),
             xz_max_block=self.maxblock,
             xz_max_depth=self.maxdepth,
             xz_max_index=self.maxindex,
+            xz_scratch=self.scratch,
         )

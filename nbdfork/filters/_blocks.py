@@ -8,15 +8,17 @@ others.  Nothing here knows any format.
 
 import errno
 import io
-import json
 import logging
+import struct
 from abc import ABC, abstractmethod
+from array import array
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
+from nbdfork.filters._decoded import Share
 from nbdfork.filters._source import Source
 from nbdfork.plugin import Buffer, Export, PartialError, Support, parse
 
@@ -32,29 +34,83 @@ class Block(NamedTuple):
     length: int
 
 
+class Blocks(Sequence[Block]):
+    """Any number of blocks, each of which takes 32 bytes of memory."""
+
+    def __init__(self, blocks: Iterable[Block] = ()) -> None:
+        self._numbers = array("Q")
+        for block in blocks:
+            self.append(block)
+
+    def append(self, block: Block) -> None:
+        """Put *block* after the others."""
+        self._numbers.extend(block)
+
+    def offsets(self) -> "array[int]":
+        """Return where each begins on the disk."""
+        return self._numbers[:: len(Block._fields)]
+
+    def dump(self) -> bytes:
+        """Return them as bytes."""
+        return self._numbers.tobytes()
+
+    @classmethod
+    def load(cls, data: bytes) -> "Blocks":
+        """Return the blocks that `dump` made *data* of."""
+        blocks = cls()
+        blocks._numbers.frombytes(data)
+        return blocks
+
+    def __len__(self) -> int:
+        return len(self._numbers) // len(Block._fields)
+
+    @overload
+    def __getitem__(self, at: int) -> Block: ...
+    @overload
+    def __getitem__(self, at: slice) -> "Blocks": ...
+    def __getitem__(self, at: int | slice) -> "Block | Blocks":
+        if isinstance(at, slice):
+            return Blocks([self[number] for number in range(*at.indices(len(self)))])
+        if not -len(self) <= at < len(self):
+            raise IndexError("there are fewer blocks")
+        start = at % len(self) * len(Block._fields)
+        return Block(*self._numbers[start : start + len(Block._fields)])
+
+    def __iter__(self) -> Iterator[Block]:
+        numbers = iter(self._numbers)
+        return map(Block._make, zip(*[numbers] * len(Block._fields), strict=True))
+
+
 class Disk(NamedTuple):
     """The blocks of a disk, without a gap.
 
     If they end before its *size*, the rest is lost for the reason *damage*.
     """
 
-    blocks: Sequence[Block]
+    blocks: Blocks
     size: int
     damage: str = ""
 
+    def dump(self, more: bytes = b"") -> bytes:
+        """Return it as bytes, together with *more*."""
+        damage = self.damage.encode(errors="surrogateescape")
+        blocks = self.blocks.dump()
+        return _DISK.pack(self.size, len(damage), len(blocks)) + damage + blocks + more
 
-def dump(disk: Disk) -> bytes:
-    """Return *disk* as bytes."""
-    return json.dumps(disk).encode()
+    @classmethod
+    def load(cls, data: bytes) -> "tuple[Disk, bytes]":
+        """Return what `dump` made *data* of."""
+        size, first, second = _DISK.unpack_from(data)
+        start = _DISK.size + first
+        end = start + second
+        damage = data[_DISK.size : start].decode(errors="surrogateescape")
+        return cls(Blocks.load(data[start:end]), size, damage), data[end:]
 
 
-def load(data: bytes) -> Disk:
-    """Return the disk that `dump` made *data* of."""
-    blocks, size, damage = json.loads(data)
-    return Disk([Block(*block) for block in blocks], size, damage)
+_DISK = struct.Struct("<QQQ")  # its size, and the lengths of the damage and the blocks that follow
 
 
-def lossy(source: Source, blocks: Sequence[Block], size: int, damage: str) -> Disk:
+def lossy(source: Source, blocks: Blocks, size: int, damage: str) -> Disk:
     """Return the disk that is in *source*, and warn if there is *damage*."""
     if damage:
         good = sum(block.size for block in blocks)
@@ -95,7 +151,7 @@ max_depth = parse.whole(1, 65536)
 
 
 MAX_INDEX = 256 * 1024
-"""How many blocks an index may have by default: each takes a client a few hundred bytes."""
+"""How many blocks an index may have by default: each takes a client some 40 bytes."""
 
 max_index = parse.whole(1, 2**32)
 """Parse how many blocks an index may have."""
@@ -114,8 +170,8 @@ class Limit(NamedTuple):
             raise refused(
                 source,
                 f"there are more than {self.most} blocks, too many for {self.key}={self.value}:"
-                f" compress it in larger ones, or raise {self.key}, which costs each client a few"
-                " hundred bytes a block",
+                f" compress it in larger ones, or raise {self.key}, which costs each client 40"
+                " bytes a block",
             )
 
 
@@ -172,18 +228,22 @@ class _Cache:
 
 
 class BlocksExport(Export, ABC):
-    """The *disk* in *source*, with up to *capacity* bytes of decoded blocks kept.
+    """The *disk* in *source*, with up to *capacity* bytes of decoded blocks kept, and some of them
+    in the *share* of all workers.
 
     Of the facts of the export below, only what people are told of it, with the name of the
     *format*, and whether seeking is slow are passed on: the rest is about the compressed data.  A
     client that asks to cache a range gets its blocks decoded.
     """
 
-    def __init__(self, source: Source, disk: Disk, capacity: int, format: str) -> None:
+    def __init__(
+        self, source: Source, disk: Disk, share: Share, capacity: int, format: str
+    ) -> None:
         self.source = source
         self._format = format
         self._disk = disk
-        self._offsets = [block.offset for block in disk.blocks]
+        self._share = share
+        self._offsets = disk.blocks.offsets()
         self._end = disk.blocks[-1].offset + disk.blocks[-1].size if disk.blocks else 0
         self._cache = _Cache(capacity)
 
@@ -211,7 +271,7 @@ class BlocksExport(Export, ABC):
         return below and f"expansion of {self._format}-compressed image: {below}"  # nbdkit's words
 
     def pread(self, count: int, offset: int) -> Buffer:
-        parts: list[memoryview] = []
+        parts: list[Buffer] = []
         position, end = offset, offset + count
         while position < end:
             try:
@@ -226,13 +286,21 @@ class BlocksExport(Export, ABC):
             position += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _read(self, count: int, offset: int) -> memoryview:
-        """Return what the block at *offset* has of a range."""
+    def _read(self, count: int, offset: int) -> Buffer:
+        """Return the first part of a range: what is kept of it, or what is in the next block."""
         if offset >= self._end:
             raise damaged(self.source, self._disk.damage)
+        kept = self._share.read(min(count, self._end - offset), offset)
+        if kept is not None:
+            return kept
         block = self._disk.blocks[bisect_right(self._offsets, offset) - 1]
         inside = offset - block.offset
-        return memoryview(self._cache.get(block, self.decode))[inside : inside + count]
+        return memoryview(self._cache.get(block, self._decode))[inside : inside + count]
+
+    def _decode(self, block: Block) -> Buffer:
+        data = self.decode(block)
+        self._share.keep(data, block.offset)
+        return data
 
     def close(self) -> None:
         self.source.next.close()
@@ -253,11 +321,12 @@ class SeekingExport(BlocksExport):
         self,
         source: Source,
         disk: Disk,
+        share: Share,
         capacity: int,
         format: str,
         open_file: Callable[[], io.BufferedReader],
     ) -> None:
-        super().__init__(source, disk, capacity, format)
+        super().__init__(source, disk, share, capacity, format)
         self._open_file = open_file
         self._file: io.BufferedReader | None = None
         self._lock = Lock()

@@ -8,10 +8,11 @@ the interface of those in the standard library.
 import itertools
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from nbdfork.filters._blocks import (
     Block,
+    Blocks,
     BlocksExport,
     Disk,
     Limit,
@@ -20,6 +21,7 @@ from nbdfork.filters._blocks import (
     refused,
     size_with_loss,
 )
+from nbdfork.filters._decoded import Share
 from nbdfork.filters._source import Source
 from nbdfork.plugin import Buffer
 
@@ -34,6 +36,10 @@ _OUTPUT = 1024 * 1024
 
 _MOST_ZEROES = 64 * 1024 * 1024
 """So much of what follows the last frame is looked at: a block device may be very large."""
+
+
+Sink: TypeAlias = Callable[[bytes], None]
+"""What takes the content of a disk from its beginning on."""
 
 
 class Decompressor(Protocol):
@@ -96,40 +102,44 @@ class Frames(NamedTuple):
     *damage*.
     """
 
-    blocks: list[Block]
+    blocks: Blocks
     end: int
     damage: str
 
     @property
     def size(self) -> int:
         """How many bytes of the disk they have."""
-        return sum(block.size for block in self.blocks)
+        last = self.blocks[-1]
+        return last.offset + last.size
 
     def disk(self, source: Source) -> Disk:
         """Return the disk in *source* that is made of them."""
-        blocks = [block for block in self.blocks if block.size]
+        blocks = Blocks(block for block in self.blocks if block.size)
         size = size_with_loss(self.size) if self.damage else self.size
         return lossy(source, blocks, size, self.damage)
 
 
-def scan(source: Source, codec: Codec, limit: Limit) -> Frames:
-    """Decode all of *source* to find its frames; nothing is kept.
+def scan(source: Source, codec: Codec, limit: Limit | None, sink: Sink) -> Frames:
+    """Decode all of *source* to find its frames; *sink* is given what they hold.
 
     What follows the last frame may be zeroes, as on a tape or a block device; anything else is
     damage, or as the format has it.  Raises OSError if there is no frame, nothing of the first can
     be decoded, or there are more than the *limit* allows.
     """
-    blocks: list[Block] = []
+    blocks = Blocks()
     offset = place = 0
     damage = ""
     while place < source.end and not damage:
         head = source.pread_ahead(_HEAD, place)
         if not codec.begins(head):
             break
-        limit.check(source, len(blocks) + 1)
+        if limit is not None:
+            limit.check(source, len(blocks) + 1)
         if excess := codec.excess(head, place):
             raise refused(source, excess)
-        block, damage = _scan_frame(source, codec, Block(offset, 0, place, 0))
+        block, damage = _scan_frame(source, codec, Block(offset, 0, place, 0), sink)
+        if limit is None:
+            blocks = Blocks()
         blocks.append(block)
         offset += block.size
         place += block.length
@@ -159,7 +169,7 @@ def _what_follows(source: Source, codec: Codec, place: int) -> str:
     return f"what follows the {codec.word} data at byte {place} is neither a frame nor zeroes"
 
 
-def _scan_frame(source: Source, codec: Codec, block: Block) -> tuple[Block, str]:
+def _scan_frame(source: Source, codec: Codec, block: Block, sink: Sink) -> tuple[Block, str]:
     """Return the frame that begins where *block* does, and what is wrong with it, or "".
 
     If the frame cannot be decoded to its end, the block is what can be decoded of it.  If only its
@@ -176,7 +186,7 @@ def _scan_frame(source: Source, codec: Codec, block: Block) -> tuple[Block, str]
             damage = f"the {codec.word} data are truncated: they end at byte {place}"
             break
         try:
-            size += _output_of(decompressor, piece)
+            size += _output_of(decompressor, piece, sink)
         except codec.errors as error:
             if codec.mismatch in str(error):
                 where = f"the {codec.word} data from byte {block.place} on"
@@ -188,12 +198,16 @@ def _scan_frame(source: Source, codec: Codec, block: Block) -> tuple[Block, str]
     return block._replace(size=size, length=place - block.place), damage
 
 
-def _output_of(decompressor: Decompressor, piece: bytes) -> int:
+def _output_of(decompressor: Decompressor, piece: bytes, sink: Sink) -> int:
     """Return how many bytes come out when *piece* goes in."""
-    size = len(decompressor.decompress(piece, _OUTPUT))
-    while not (decompressor.eof or decompressor.needs_input):
-        size += len(decompressor.decompress(b"", _OUTPUT))
-    return size
+    size = 0
+    while True:
+        output = decompressor.decompress(piece, _OUTPUT)
+        sink(output)
+        size += len(output)
+        if decompressor.eof or decompressor.needs_input:
+            return size
+        piece = b""
 
 
 def pieces(source: Source, block: Block) -> Iterable[bytes]:
@@ -232,8 +246,10 @@ def unpack(
 class FramesExport(BlocksExport):
     """A *disk* of which each block is a frame of *codec*."""
 
-    def __init__(self, source: Source, disk: Disk, capacity: int, codec: Codec) -> None:
-        super().__init__(source, disk, capacity, codec.word)
+    def __init__(
+        self, source: Source, disk: Disk, share: Share, capacity: int, codec: Codec
+    ) -> None:
+        super().__init__(source, disk, share, capacity, codec.word)
         self._codec = codec
         self._errors: tuple[type[Exception], ...] = (ValueError, *codec.errors)
         self._last = disk.blocks[-1] if disk.damage else None  # this frame is incomplete
@@ -245,7 +261,7 @@ class FramesExport(BlocksExport):
         if excess := codec.excess(first[:_HEAD], block.place):
             raise damaged(self.source, excess)
         data = itertools.chain([first], data)
-        whole = block is not self._last
+        whole = block != self._last
         try:
             return unpack(codec.new(), data, block.size, whole, codec.may_end)
         except self._errors as error:

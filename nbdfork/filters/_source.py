@@ -9,14 +9,15 @@ import io
 import os
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from nbdfork.plugin import DescriptorExport, Export, ScratchFile, SharedCounter, SharedLock
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-_RECORD = struct.Struct("<32sQ")  # the key, and the length of what follows
+_RECORD = struct.Struct("<32sQQ")  # the key, and the lengths of facts and bulk, which follow
 _SAMPLE = 4096
 _AHEAD = 1024 * 1024
 _LOCKS = 16  # for disks: two different ones rarely have to share a lock
@@ -69,6 +70,10 @@ class Source(io.RawIOBase):
             start, data = self._window = offset, self.pread(max(count, _AHEAD), offset)
         return data[offset - start : offset - start + count]
 
+    def reached(self) -> int:
+        """Return about how far `pread_ahead` has come."""
+        return self._window[0]
+
     def fingerprint(self) -> bytes:
         """Return a key that another disk, or this one after a change, is unlikely to have."""
         sample = self.pread(_SAMPLE, 0) + self.pread(_SAMPLE, max(0, self.end - _SAMPLE))
@@ -100,6 +105,15 @@ class Source(io.RawIOBase):
         return len(data)
 
 
+class Learnt(NamedTuple):
+    """What was learnt of a disk: some *facts*, and the *bulk*, which is read in parts when it is
+    needed, by a function of a count and an offset.
+    """
+
+    facts: bytes
+    bulk: Callable[[int, int], bytes]
+
+
 class IndexStore:
     """What was learnt of compressed disks: a log of records in a scratch file that workers share.
 
@@ -115,8 +129,9 @@ class IndexStore:
         self._appending = SharedLock()
         self._learning = [SharedLock() for _ in range(_LOCKS)]
 
-    def get(self, source: Source, learn: Callable[[], bytes]) -> bytes:
-        """Return what is known of *source*; the first worker that asks calls *learn* to find out.
+    def get(self, source: Source, learn: Callable[[], tuple[bytes, list[bytes]]]) -> Learnt:
+        """Return what is known of *source*; the first worker that asks calls *learn* to find out,
+        which returns the facts and the parts of the bulk.
 
         Other workers that ask about the same disk wait meanwhile.  An error that *learn* raises is
         not remembered.
@@ -125,27 +140,34 @@ class IndexStore:
         if (found := self._find(key)) is None:
             with self._learning[key[0] % _LOCKS]:
                 if (found := self._find(key)) is None:
-                    found = learn()
+                    facts, bulk = learn()
                     with self._appending:
-                        self._append(key, found)
+                        self._append(key, facts, bulk)
+                    found = self._find(key)
+        assert found is not None
         return found
 
-    def _find(self, key: bytes) -> bytes | None:
+    def _find(self, key: bytes) -> Learnt | None:
         place, end = 0, self._end.value
         while place < end:
-            known, length = _RECORD.unpack(self._log.pread(_RECORD.size, place))
+            known, length, more = _RECORD.unpack(self._log.pread(_RECORD.size, place))
             place += _RECORD.size
             if known == key:
-                return self._log.pread(length, place)
-            place += length
+                bulk = partial(self._read, place + length)
+                return Learnt(self._log.pread(length, place), bulk)
+            place += length + more
         return None
 
-    def _append(self, key: bytes, data: bytes) -> None:
-        place = self._end.value
-        record = _RECORD.pack(key, len(data)) + data
+    def _read(self, start: int, count: int, offset: int) -> bytes:
+        return self._log.pread(count, start + offset)
+
+    def _append(self, key: bytes, facts: bytes, bulk: list[bytes]) -> None:
+        place = start = self._end.value
         try:
-            self._log.pwrite(memoryview(record), place, 0)
+            for part in (_RECORD.pack(key, len(facts), sum(map(len, bulk))), facts, *bulk):
+                self._log.pwrite(memoryview(part), place, 0)
+                place += len(part)
         except OSError as error:
             text = f"what was learnt of the data cannot be kept: {error.strerror}"
             raise OSError(error.errno, text, self._scratch.directory) from error
-        self._end.add(len(record))
+        self._end.add(place - start)

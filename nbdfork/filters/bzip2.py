@@ -12,21 +12,21 @@ from nbdfork.filters._blocks import (
     LIBRARY_ERRORS,
     MAX_INDEX,
     Block,
+    Blocks,
     BlocksExport,
     Disk,
     Limit,
     SeekingExport,
     damaged,
-    dump,
-    load,
     lossy,
     max_index,
     refused,
     size_with_loss,
 )
-from nbdfork.filters._source import IndexStore, Source
-from nbdfork.filters._unpack import UnpackFilter
-from nbdfork.plugin import ConfigError, Export, Parameter
+from nbdfork.filters._decoded import Recorder, Share
+from nbdfork.filters._source import Source
+from nbdfork.filters._unpack import Facts, UnpackFilter, scratch_parameter
+from nbdfork.plugin import ConfigError, Parameter
 
 _MAGIC = b"BZh"
 _PIECE = 1024 * 1024
@@ -53,51 +53,65 @@ class Bzip2(UnpackFilter):
         max_index, default=MAX_INDEX, metavar="N", help="how many blocks there may be"
     )
 
+    bzip2_scratch = scratch_parameter()
+
     def get_ready(self) -> None:
         self._library = _library()
-        self._store = IndexStore()
+        super().get_ready()
 
-    def unpack(self, next: Export, name: str) -> BlocksExport:
-        source = Source(next, name)
-        if source.pread(len(_MAGIC), 0) != _MAGIC:
-            raise refused(source, "these are not bzip2 data")
-        disk = load(self._store.get(source, lambda: dump(self._learn(source))))
+    def scratch(self) -> int:
+        return self.bzip2_scratch
 
+    def serve(self, source: Source, disk: Disk, share: Share, facts: Facts) -> BlocksExport:
         def open_file() -> Any:
             file = self._library.IndexedBzip2File(source)
             file.set_block_offsets(_offsets(disk))
             return file
 
-        return SeekingExport(source, disk, _KEEP, "bzip2", open_file)
+        return SeekingExport(source, disk, share, _KEEP, "bzip2", open_file)
 
-    def _learn(self, source: Source) -> Disk:
+    def learn(self, source: Source, recorder: Recorder) -> tuple[Disk, bytes, list[bytes]]:
         """Return the disk in *source*; where its blocks are in the source is in bits.
 
         Raises OSError if nothing of it can be decoded.
         """
+        if source.pread(len(_MAGIC), 0) != _MAGIC:
+            raise refused(source, "these are not bzip2 data")
         most = self.bzip2_max_index
         _check_count(source, Limit("bzip2-max-index", most, most))
-        damage = ""
         file = self._library.IndexedBzip2File(source)
         try:
-            offsets = file.block_offsets()
-        except LIBRARY_ERRORS as error:
-            offsets = file.available_block_offsets()
-            damage = (
-                f"damaged or truncated bzip2 data at or after byte {max(offsets) // 8}: {error}"
-            )
+            offsets, damage = _read_all(file, source, recorder)
         finally:
             file.close()  # otherwise its threads abort the process when it exits
-        points = sorted(offsets.items())
-        blocks = [
+        blocks = Blocks(
             Block(offset, stop - offset, place, end - place)
-            for (place, offset), (end, stop) in pairwise(points)
-        ]
-        size = points[-1][1]
+            for (place, offset), (end, stop) in pairwise(offsets)
+            if stop > offset
+        )
+        size = offsets[-1][1]
         if damage and not size:
             raise damaged(source, f"{damage}; nothing of it can be decoded")
-        blocks = [block for block in blocks if block.size]
-        return lossy(source, blocks, size_with_loss(size) if damage else size, damage)
+        disk = lossy(source, blocks, size_with_loss(size) if damage else size, damage)
+        return disk, b"", []
+
+
+def _read_all(file: Any, source: Source, recorder: Recorder) -> tuple[list[tuple[int, int]], str]:
+    """Return where the blocks of *file* begin, in the source and on the disk, and its end; and what
+    is wrong with it, or "".
+    """
+    damage = ""
+    buffer = bytearray(_PIECE)
+    try:
+        while count := file.raw.readinto(buffer):
+            recorder.write(bytes(memoryview(buffer)[:count]))
+        offsets = file.block_offsets()
+    except LIBRARY_ERRORS as error:
+        if source.failure is not None:
+            raise source.failure from error
+        offsets = file.available_block_offsets()
+        damage = f"damaged or truncated bzip2 data at or after byte {max(offsets) // 8}: {error}"
+    return sorted(offsets.items()), damage
 
 
 def _check_count(source: Source, limit: Limit) -> None:

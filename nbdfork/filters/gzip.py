@@ -1,56 +1,50 @@
 """The gzip filter: serve what is in gzip data.
 
-Deflated data can only be decoded from the beginning, unless there is an index of points where
-decoding can resume.  It is made for the first client of a disk, in two passes over all of the
-data, and shared with the others.  What lies between two points is decoded at once: a block.
+Deflated data can only be decoded from the beginning, unless there are points where decoding can
+resume: each needs the 32 KiB before it.  They are collected in the one pass over all of the data
+that is made for the first client of a disk, and which also checks the members and finds where they
+end and what is wrong with them.  What lies between two points is decoded at once: a block.
 
-The library that makes the index accepts data that are truncated, or followed by something else, as
-if nothing were wrong.  So the first pass checks the members, and finds where they end and what is
-wrong with them; the second one makes the index of what is good.  Only then is the size of the disk
-known, which decides how far apart the points are.
+Only at the end is the size of the disk known, so when there are too many points, every other one is
+dropped, and from then on they are twice as far apart.
 """
 
-import errno
-import io
 import zlib
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import closing
-from typing import Any, NamedTuple, NoReturn
+from itertools import pairwise
 
 from nbdfork.filters._blocks import (
-    LIBRARY_ERRORS,
     Block,
+    Blocks,
     BlocksExport,
     Disk,
-    Limit,
-    SeekingExport,
     damaged,
-    dump,
-    load,
     lossy,
     size_with_loss,
 )
+from nbdfork.filters._decoded import Recorder, Share
+from nbdfork.filters._deflate import RAW, WINDOW, Inflater, Point, library
 from nbdfork.filters._frames import Codec, Frames, scan
-from nbdfork.filters._source import IndexStore, Source
-from nbdfork.filters._unpack import UnpackFilter
-from nbdfork.plugin import ConfigError, Export, Parameter, parse
+from nbdfork.filters._source import Source
+from nbdfork.filters._unpack import Facts, UnpackFilter, scratch_parameter
+from nbdfork.plugin import Buffer, ConfigError, Parameter, parse
 
-_WINDOW = 32 * 1024  # of deflate: what a point of the index takes
 _SPACING = 1024 * 1024  # bytes of the disk between two points, at least
 _LARGEST = 16 * 1024 * 1024  # bytes of the disk to decode at once, unless points are further apart
-_KEEP = 64 * 1024 * 1024  # bytes of the disk that each client keeps, and two blocks at least
+_KEEP = 16 * 1024 * 1024  # bytes of the disk that each client keeps, and two blocks at least
 _BEST_RATIO = 1032  # of deflate
-_MEMBER_COST = 256  # bytes that a member takes while the index is made, or a little more
-_PIECE = 1024 * 1024
+_READ = 128 * 1024
 _TRAILER = 8  # bytes of a member's checksum and size
+_FIELDS = 5  # of a point: as it is, but for the window, and where that is and how long
 _MEMBER = b"\x1f\x8b\x08"  # RFC 1952, section 2.3
-_GZIP_FORMAT = 16 + 15  # zlib: a member with header and trailer, and the largest window
 
 
 def index_size(text: str) -> int:
     """Parse the size of an index."""
     value = parse.size(text)
-    if value < 32 * _WINDOW:
+    if value < 32 * WINDOW:
         raise ValueError("an index takes at least 1M")
     return value
 
@@ -64,144 +58,196 @@ class Gzip(UnpackFilter):
         metavar="SIZE",
         help="the most that the index may take",
     )
-
-    def __init__(self, key: str = "gzip-index-size", **parameters: Any) -> None:
-        """*key* is what users know the parameter as."""
-        super().__init__(**parameters)
-        self._key = key
+    gzip_scratch = scratch_parameter()
 
     def get_ready(self) -> None:
-        _library()
-        self._store = IndexStore()
+        try:
+            library()
+        except OSError as error:
+            raise ConfigError(f"gzip needs zlib: {error} (Debian: zlib1g)") from None
+        super().get_ready()
 
-    def unpack(self, next: Export, name: str) -> BlocksExport:
-        source = Source(next, name)
-        size = self.gzip_index_size
-        limit = Limit(self._key, size, size // _MEMBER_COST)
-        points = size // _WINDOW
-        known = Known.load(self._store.get(source, lambda: learn(source, points, limit).dump()))
-        good = source.limited(known.end)
-        largest = max((block.size for block in known.disk.blocks), default=0)
-        capacity = max(_KEEP, 2 * largest)
-        return SeekingExport(good, known.disk, capacity, "gzip", lambda: self._reopen(source, good))
+    def scratch(self) -> int:
+        return self.gzip_scratch
 
-    def _reopen(self, source: Source, good: Source) -> Any:
-        """Return the library's file of what is *good* of *source*.
+    def learn(self, source: Source, recorder: Recorder) -> tuple[Disk, bytes, list[bytes]]:
+        pass_ = Pass(self.gzip_index_size // WINDOW)
+        codec = Codec("gzip", pass_.new, (zlib.error,), "incorrect", _begins, takes_garbage=True)
+        frames = scan(source, codec, None, recorder.write)
+        points = [point for point in pass_.points if point.offset < frames.size]
+        size = _size_with_loss(source, frames) if frames.damage else frames.size
+        blocks = _blocks(points, frames.size, frames.end, pass_.spacing)
+        disk = lossy(source, Blocks(blocks), size, frames.damage)
+        return disk, Points.dump(points, frames.end), [point.window for point in points]
 
-        It has a copy of the index; to keep another for each client would be a waste.
-        """
-        file = _open(good)
-        known = Known.load(self._store.get(source, lambda: _has_changed(source)))
-        file.import_index(fileobj=io.BytesIO(known.points))
-        return file
+    def serve(self, source: Source, disk: Disk, share: Share, facts: Facts) -> BlocksExport:
+        largest = max((block.size for block in disk.blocks), default=0)
+        return GzipExport(source, disk, share, max(_KEEP, 2 * largest), Points(facts))
 
 
-class _Member:
-    """A decompressor for a member, as `scan` wants it."""
+def _begins(head: bytes) -> bool:
+    return head.startswith(_MEMBER)
 
-    def __init__(self) -> None:
-        self._inflate = zlib.decompressobj(_GZIP_FORMAT)
+
+class Pass:
+    """A decompressor of one member after another that collects up to *most* points on the way.
+
+    They are at least *spacing* bytes of the disk apart.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.points: list[Point] = []
+        self.spacing = _SPACING
+        self._most = most
+        self._inflater = Inflater()
+        self._offset = self._place = 0  # where the member begins, on the disk and in the source
+
+    def new(self) -> "Pass":
+        """Begin with the next member."""
+        self._offset += self._inflater.given
+        self._place += self._inflater.taken
+        self._inflater.reset()
+        return self
 
     @property
     def eof(self) -> bool:
-        return self._inflate.eof
+        return self._inflater.eof
 
     @property
     def needs_input(self) -> bool:
-        return not self._inflate.unconsumed_tail
+        return self._inflater.needs_input
 
     @property
     def unused_data(self) -> bytes:
-        return self._inflate.unused_data
+        return self._inflater.unused_data
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
-        return self._inflate.decompress(self._inflate.unconsumed_tail + data, max_length)
+        """Return up to *max_length* bytes."""
+        inflater = self._inflater
+        wanted = self.points[-1].offset + self.spacing if self.points else 0  # the next point
+        left = wanted - self._offset - inflater.given
+        if left > 0:
+            return inflater.decompress(data, left if max_length < 0 else min(left, max_length))
+        output = inflater.to_next_point(data, max_length)
+        if inflater.is_at_point():
+            self.points.append(inflater.point(self._offset, self._place))
+            if len(self.points) > self._most:
+                self.points = self.points[::2]
+                self.spacing *= 2
+        return output
 
 
-_CODEC = Codec(
-    "gzip",
-    _Member,
-    (zlib.error,),
-    "incorrect",
-    lambda head: head.startswith(_MEMBER),
-    takes_garbage=True,
-)
+def _blocks(points: list[Point], size: int, end: int, spacing: int) -> Iterator[Block]:
+    """Yield the blocks of a disk of *size* bytes in a source that ends at *end*: what is between
+    *points*.
 
-
-class Known(NamedTuple):
-    """What was learnt of gzip data: the *disk*, their *end*, and the library's *points*."""
-
-    disk: Disk
-    end: int
-    points: bytes
-
-    def dump(self) -> bytes:
-        """Return it as bytes."""
-        return b"%b\n%d\n%b" % (dump(self.disk), self.end, self.points)
-
-    @classmethod
-    def load(cls, data: bytes) -> "Known":
-        """Return what `dump` made *data* of."""
-        disk, end, points = data.split(b"\n", 2)
-        return cls(load(disk), int(end), points)
-
-
-def learn(source: Source, most_points: int, limit: Limit) -> Known:
-    """Make the index of *source*; it has about *most_points* at the most.
-
-    Raises OSError if these are not gzip data, nothing can be decoded, or there are more members
-    than the *limit* allows.
-    """
-    frames = scan(source, _CODEC, limit)
-    spacing = max(_SPACING, -(-frames.size // most_points))
-    # Reading fails where the trailer of a member, and nothing before it, has been cut off.
-    for lost in range(_TRAILER + 2 if frames.damage else 1):
-        good = source.limited(frames.end - lost)
-        with closing(_open(good, spacing)) as file:
-            try:
-                points = _make_index(file)
-            except LIBRARY_ERRORS as error:
-                if good.failure is not None:
-                    raise good.failure from error
-                continue
-            index = io.BytesIO()
-            file.export_index(fileobj=index)
-        readable = points[-1][0]
-        size = _size_with_loss(source, frames, readable) if frames.damage else readable
-        disk = lossy(source, list(_blocks(points, spacing)), size, frames.damage)
-        return Known(disk, good.end, index.getvalue())
-    raise damaged(source, "no index of the gzip data can be made")
-
-
-def _make_index(file: Any) -> list[tuple[int, int]]:
-    """Have *file* make its index, and return the points, where in the disk and in the source; the
-    last is where both end.
-
-    Raises one of `LIBRARY_ERRORS` if it is not able to, or cannot read on from the last point.
-    """
-    file.build_full_index()
-    points = list(file.seek_points())
-    file.raw.seek(points[-2][0] if len(points) > 1 else 0)
-    buffer = bytearray(_PIECE)
-    while file.raw.readinto(buffer):
-        pass
-    return points
-
-
-def _blocks(points: list[tuple[int, int]], spacing: int) -> Iterator[Block]:
-    """Yield the blocks of a disk: what is between *points* of the index.
-
-    A small member has a point of its own, and a block has many of these; and what is far from a
-    point to the next makes several blocks.
+    What is far from a point to the next makes several blocks.
     """
     most = max(_LARGEST, 2 * spacing)
-    last, _ = points[-1]
-    first, place = points[0]
-    for stop, end in points:
-        if stop - first >= spacing or stop == last:
-            for start in range(first, stop, most):
-                yield Block(start, min(most, stop - start), place, end - place)
-            first, place = stop, end
+    for point, following in pairwise([*points, Point(size, end, 0, b"")]):
+        length = following.place - point.place
+        for start in range(point.offset, following.offset, most):
+            count = min(most, following.offset - start)
+            yield Block(start, count, point.place, length)
+
+
+class Points:
+    """The points of a disk; their windows are read when they are needed.
+
+    The source ends at *end*.
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        numbers = array("Q")
+        numbers.frombytes(facts.small)
+        self.end = numbers.pop()
+        self._numbers = numbers
+        self._offsets = numbers[::_FIELDS]
+        self._read = facts.read
+
+    @classmethod
+    def dump(cls, points: list[Point], end: int) -> bytes:
+        """Return what there is to be known of *points*, but for their windows, as bytes."""
+        numbers = array("Q")
+        start = 0
+        for offset, place, bits, window in points:
+            numbers.extend((offset, place, bits, start, len(window)))
+            start += len(window)
+        numbers.append(end)
+        return numbers.tobytes()
+
+    def before(self, offset: int) -> Point:
+        """Return the last point that is not after *offset*."""
+        at = (bisect_right(self._offsets, offset) - 1) * _FIELDS
+        offset, place, bits, start, length = self._numbers[at : at + _FIELDS]
+        return Point(offset, place, bits, self._read(length, start))
+
+
+class GzipExport(BlocksExport):
+    """The *disk* of which each block is decoded from one of the *points* on."""
+
+    def __init__(
+        self, source: Source, disk: Disk, share: Share, capacity: int, points: Points
+    ) -> None:
+        super().__init__(source, disk, share, capacity, "gzip")
+        self._points = points
+
+    def decode(self, block: Block) -> Buffer:
+        point = self._points.before(block.offset)
+        data = bytearray(block.size)  # at once: to grow would take more
+        done = 0
+        content = Content(self.source, self._points.end, point)
+        try:
+            content.skip(block.offset - point.offset)
+            while done < block.size:
+                part = content.read(block.size - done)
+                data[done : done + len(part)] = part
+                done += len(part)
+        except (zlib.error, EOFError) as error:
+            where = f"damaged gzip data at or after byte {block.place}"
+            raise damaged(self.source, f"{where}: {error}") from error
+        return data
+
+
+class Content:
+    """What is in *source* from *point* on, through any number of members, up to byte *end*."""
+
+    def __init__(self, source: Source, end: int, point: Point) -> None:
+        self._source = source.limited(end)
+        self._next = point.place  # to be read
+        self._inflater = Inflater(RAW)
+        before = source.pread(1, point.place - 1) if point.bits else b""
+        self._inflater.resume(point, before)
+        self._trailer = _TRAILER  # what follows raw data; zlib itself reads those of whole members
+
+    def skip(self, count: int) -> None:
+        """Go on by *count* bytes."""
+        while count:
+            count -= len(self.read(count))
+
+    def read(self, count: int) -> bytes:
+        """Return some bytes, up to *count*, or none yet.
+
+        Raises EOFError if there are no more, zlib.error for what is damaged.
+        """
+        data = b""
+        if self._inflater.eof:
+            data = self._inflater.unused_data
+            while len(data) <= self._trailer:
+                data += self._more()
+            data = data[self._trailer :]
+            self._trailer = 0
+            self._inflater.reset()
+        elif self._inflater.needs_input:
+            data = self._more()
+        return self._inflater.decompress(data, count)
+
+    def _more(self) -> bytes:
+        data = self._source.pread(_READ, self._next)
+        if not data:
+            raise EOFError("they end too early")
+        self._next += len(data)
+        return data
 
 
 def _size_in_trailer(source: Source) -> int:
@@ -209,34 +255,13 @@ def _size_in_trailer(source: Source) -> int:
     return int.from_bytes(source.pread(4, source.end - 4), "little")
 
 
-def _size_with_loss(source: Source, frames: Frames, good: int) -> int:
-    """Return the size of a disk of which only the first *good* bytes can be decoded.
+def _size_with_loss(source: Source, frames: Frames) -> int:
+    """Return the size of a disk of which only the size of *frames* can be decoded.
 
     The damage may be in a member that has its trailer, and then that tells; or not.
     """
+    good = frames.size
     size = frames.blocks[-1].offset + _size_in_trailer(source)
     while size <= good:
         size += 2**32
     return size if size - good <= _BEST_RATIO * (source.end - frames.end) else size_with_loss(good)
-
-
-def _open(source: Source, spacing: int = _SPACING) -> Any:
-    return _library().IndexedGzipFile(
-        fileobj=source,
-        skip_crc_check=True,  # it has been checked
-        spacing=spacing,
-        window_size=_WINDOW,
-        readbuf_size=64 * 1024,
-    )
-
-
-def _has_changed(source: Source) -> NoReturn:
-    raise OSError(errno.ESTALE, f"{source.name}: the gzip data have changed")
-
-
-def _library() -> Any:
-    try:
-        import indexed_gzip
-    except ImportError:
-        raise ConfigError('gzip needs indexed_gzip: pip install "nbdfork[gzip]"') from None
-    return indexed_gzip

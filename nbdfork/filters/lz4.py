@@ -13,18 +13,18 @@ from typing import Any
 from nbdfork.filters._blocks import (
     MAX_INDEX,
     BlocksExport,
+    Disk,
     Limit,
     check_blocks,
-    dump,
-    load,
     max_block,
     max_depth,
     max_index,
 )
+from nbdfork.filters._decoded import Recorder, Share
 from nbdfork.filters._frames import Codec, FramesExport, scan
-from nbdfork.filters._source import IndexStore, Source
-from nbdfork.filters._unpack import UnpackFilter
-from nbdfork.plugin import ConfigError, Export, Parameter
+from nbdfork.filters._source import Source
+from nbdfork.filters._unpack import Facts, UnpackFilter, scratch_parameter
+from nbdfork.plugin import ConfigError, Parameter
 
 _MAGIC = 4  # bytes
 _FRAME = 0x184D2204
@@ -47,13 +47,20 @@ class Lz4(UnpackFilter):
         max_index, default=MAX_INDEX, metavar="N", help="how many frames there may be"
     )
 
+    lz4_scratch = scratch_parameter()
+
     def get_ready(self) -> None:
         self._codec = _codec()
-        self._store = IndexStore()
+        super().get_ready()
 
-    def unpack(self, next: Export, name: str) -> BlocksExport:
-        source = Source(next, name)
-        disk = load(self._store.get(source, lambda: self._learn(source)))
+    def scratch(self) -> int:
+        return self.lz4_scratch
+
+    def learn(self, source: Source, recorder: Recorder) -> tuple[Disk, bytes, list[bytes]]:
+        limit = Limit("lz4-max-index", self.lz4_max_index, self.lz4_max_index)
+        return scan(source, self._codec, limit, recorder.write).disk(source), b"", []
+
+    def serve(self, source: Source, disk: Disk, share: Share, facts: Facts) -> BlocksExport:
         largest = check_blocks(
             source,
             disk.blocks,
@@ -61,13 +68,7 @@ class Lz4(UnpackFilter):
             self.lz4_max_block,
             "compress it in smaller frames (split --filter=lz4)",
         )
-        return FramesExport(source, disk, largest * self.lz4_max_depth, self._codec)
-
-    def _limit(self) -> Limit:
-        return Limit("lz4-max-index", self.lz4_max_index, self.lz4_max_index)
-
-    def _learn(self, source: Source) -> bytes:
-        return dump(scan(source, self._codec, self._limit()).disk(source))
+        return FramesExport(source, disk, share, largest * self.lz4_max_depth, self._codec)
 
 
 def _codec() -> Codec:

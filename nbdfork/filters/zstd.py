@@ -6,27 +6,28 @@ its first client to find out, and the result is shared with the others.
 """
 
 import struct
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 from nbdfork.filters._blocks import (
     MAX_INDEX,
     Block,
+    Blocks,
     BlocksExport,
     Disk,
     Limit,
     check_blocks,
-    dump,
-    load,
     max_block,
     max_depth,
     max_index,
     refused,
 )
+from nbdfork.filters._decoded import Recorder, Share
 from nbdfork.filters._frames import Codec, FramesExport, scan
-from nbdfork.filters._source import IndexStore, Source
-from nbdfork.filters._unpack import UnpackFilter
-from nbdfork.plugin import ConfigError, Export, Parameter, parse
+from nbdfork.filters._source import Source
+from nbdfork.filters._unpack import Facts, UnpackFilter, scratch_parameter
+from nbdfork.plugin import ConfigError, Parameter, parse
 
 # RFC 8878, sections 3.1.1 and 3.1.2; a skippable frame has any of 16 magic numbers.
 _FRAME = 0xFD2FB528
@@ -42,6 +43,7 @@ _TABLE_FOOTER = struct.Struct("<IBI")  # number of frames, descriptor, magic
 _SEEKABLE = 0x8F92EAB1
 _HAS_CHECKSUMS = 0x80
 _RESERVED = 0x7C
+_ENTRIES = 16 * 1024  # of a table that are read in one step
 
 
 def _max_window(text: str) -> int:
@@ -72,15 +74,23 @@ class Zstd(UnpackFilter):
         help="the largest window to decode with",
     )
 
+    zstd_scratch = scratch_parameter()
+
     def get_ready(self) -> None:
         self._codec = _codec(self.zstd_max_window)
-        self._store = IndexStore()
+        super().get_ready()
 
-    def unpack(self, next: Export, name: str) -> BlocksExport:
-        source = Source(next, name)
-        disk = read_table(source, self._limit())
+    def scratch(self) -> int:
+        return self.zstd_scratch
+
+    def learn(self, source: Source, recorder: Recorder) -> tuple[Disk, bytes, list[bytes]]:
+        limit = Limit("zstd-max-index", self.zstd_max_index, self.zstd_max_index)
+        disk = read_table(source, limit)
         if disk is None:
-            disk = load(self._store.get(source, lambda: self._learn(source)))
+            disk = scan(source, self._codec, limit, recorder.write).disk(source)
+        return disk, b"", []
+
+    def serve(self, source: Source, disk: Disk, share: Share, facts: Facts) -> BlocksExport:
         largest = check_blocks(
             source,
             disk.blocks,
@@ -88,13 +98,7 @@ class Zstd(UnpackFilter):
             self.zstd_max_block,
             "compress it in smaller frames (pzstd)",
         )
-        return FramesExport(source, disk, largest * self.zstd_max_depth, self._codec)
-
-    def _limit(self) -> Limit:
-        return Limit("zstd-max-index", self.zstd_max_index, self.zstd_max_index)
-
-    def _learn(self, source: Source) -> bytes:
-        return dump(scan(source, self._codec, self._limit()).disk(source))
+        return FramesExport(source, disk, share, largest * self.zstd_max_depth, self._codec)
 
 
 def _codec(max_window: int) -> Codec:
@@ -180,17 +184,30 @@ def read_table(source: Source, limit: Limit) -> Disk | None:
     if start < 0 or descriptor & _RESERVED:
         raise refused(source, "the zstd seek table is damaged")
     limit.check(source, count)
-    table = source.pread(source.end - start, start)
-    if _TABLE_HEADER.unpack_from(table) != (_TABLE, inside):
+    header = source.pread(_TABLE_HEADER.size, start)
+    if len(header) < _TABLE_HEADER.size or _TABLE_HEADER.unpack(header) != (_TABLE, inside):
         raise refused(source, "the zstd seek table is damaged")
-    entries = entry.iter_unpack(table[_TABLE_HEADER.size : -_TABLE_FOOTER.size])
-    blocks = []
+    blocks = Blocks()
     offset = place = 0
-    for length, size, *_ in entries:
+    for length, size in _entries(source, start + _TABLE_HEADER.size, count, entry):
         if not size and not _is_empty(source, place, length):
             raise refused(source, "the zstd seek table does not match the data before it")
-        blocks.append(Block(offset, size, place, length))
+        if size:
+            blocks.append(Block(offset, size, place, length))
         offset, place = offset + size, place + length
     if place != start:
         raise refused(source, "the zstd seek table does not match the data before it")
-    return Disk([block for block in blocks if block.size], offset)
+    return Disk(blocks, offset)
+
+
+def _entries(
+    source: Source, place: int, count: int, entry: struct.Struct
+) -> Iterator[tuple[int, int]]:
+    """Yield the sizes of the frames, compressed and not, that the *count* entries at *place* tell;
+    they are read in parts.
+    """
+    for first in range(0, count, _ENTRIES):
+        some = min(count - first, _ENTRIES)
+        data = source.pread(some * entry.size, place + first * entry.size)
+        for length, size, *_ in entry.iter_unpack(data):
+            yield length, size

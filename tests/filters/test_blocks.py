@@ -2,7 +2,9 @@
 
 import threading
 
-from nbdfork.filters import _blocks, _source
+import pytest
+
+from nbdfork.filters import _blocks, _decoded, _source
 from nbdfork.plugin import Buffer
 from tests.support.compressed import Below
 
@@ -13,7 +15,9 @@ class Counting(_blocks.BlocksExport):
     def __init__(self, capacity: int) -> None:
         blocks = [_blocks.Block(n * 10, 10, n, 1) for n in range(20)]
         source = _source.Source(Below(b"x"), "disk")
-        super().__init__(source, _blocks.Disk(blocks, 200), capacity, "test")
+        disk = _blocks.Disk(_blocks.Blocks(blocks), 200)
+        share = _decoded.Share(_decoded.Decoded(0), 0, 200)
+        super().__init__(source, disk, share, capacity, "test")
         self.decoded: list[int] = []
         self.may_go_on = threading.Event()
         self.may_go_on.set()
@@ -49,3 +53,15 @@ def test_threads_that_want_one_block_share_it() -> None:
     for thread in threads:
         thread.join(30)
     assert export.decoded == [0]
+
+
+def test_blocks_as_bytes() -> None:
+    blocks = _blocks.Blocks(_blocks.Block(n * 7, 7, 2**62 + n, n) for n in range(5))
+    disk = _blocks.Disk(blocks, 2**63 - 1, "it is \udcff")
+    loaded, more = _blocks.Disk.load(disk.dump(b"and more"))
+    assert (list(loaded.blocks), *loaded[1:], more) == (list(blocks), *disk[1:], b"and more")
+    assert blocks[-1] == blocks[4] == (28, 7, 2**62 + 4, 4)
+    assert list(blocks[1:3]) == [blocks[1], blocks[2]]
+    assert list(blocks.offsets()) == [0, 7, 14, 21, 28]
+    with pytest.raises(IndexError):
+        blocks[5]

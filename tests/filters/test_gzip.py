@@ -1,16 +1,17 @@
 """The gzip filter: points to go on from, members, checksums."""
 
 import gzip
+import random
 from pathlib import Path
 
 import pytest
 
-from nbdfork.filters import _blocks, _source
+from nbdfork.filters import _blocks
 from nbdfork.filters import gzip as gzip_filter
+from nbdfork.filters._deflate import Point
 from tests.support.compressed import (
     MIB,
     SIZE,
-    Below,
     all_of,
     all_of_first,
     read_error,
@@ -19,33 +20,45 @@ from tests.support.compressed import (
     unpacked,
 )
 
-LIMIT = _blocks.Limit("gzip-index-size", 4 * MIB, 16384)
+
+def without_scratch(data: bytes, **parameters: str) -> gzip_filter.GzipExport:
+    """Return the disk when nothing is kept of the pass that was made over it."""
+    export = unpacked("gzip", data, gzip_scratch="0", **parameters)
+    assert isinstance(export, gzip_filter.GzipExport)
+    return export
 
 
 def test_many_small_gzip_members(content: bytes) -> None:
     data = b"".join(gzip.compress(content[i : i + 9999], 1) for i in range(0, SIZE, 9999))
-    known = gzip_filter.learn(_source.Source(Below(data), "disk"), 64, LIMIT)
-    assert len(known.disk.blocks) <= SIZE // MIB + 1
-    assert all_of(unpacked("gzip", data)) == content
+    export = without_scratch(data)
+    assert len(export._disk.blocks) <= SIZE // MIB + 1
+    assert all_of(export) == content
+    empty = gzip.compress(b"")
+    assert all_of(without_scratch(empty * 3000 + data + empty * 3000)) == content
 
 
-def test_a_smaller_index_has_points_further_apart(files: dict[str, Path], content: bytes) -> None:
-    source = _source.Source(Below(files["gzip"].read_bytes()), "disk")
-    many = gzip_filter.learn(source, 64, LIMIT)
-    few = gzip_filter.learn(source, 2, LIMIT)
-    assert len(few.disk.blocks) <= 3 < len(many.disk.blocks)
-    assert len(few.points) < len(many.points)
-    assert sum(block.size for block in few.disk.blocks) == SIZE
+def test_a_smaller_index_has_points_further_apart() -> None:
+    content = random.Random(1).randbytes(MIB) * 36
+    data = gzip.compress(content, 1)
+    many = without_scratch(data)
+    few = without_scratch(data, gzip_index_size="1M")
+    assert len(few._disk.blocks) <= 32 < 36 <= len(many._disk.blocks)
+    assert len(few._points._offsets) <= 32
+    for export in (many, few):
+        for offset in (0, 3 * MIB - 9, 21 * MIB, 36 * MIB - 99):
+            assert bytes(export.pread(99, offset)) == content[offset : offset + 99]
 
 
 def test_what_is_far_from_a_point_is_divided() -> None:
-    export = unpacked("gzip", gzip.compress(bytes(40 * MIB), 9))
-    assert isinstance(export, _blocks.BlocksExport)
+    data = gzip.compress(bytes(40 * MIB), 9)
+    export = without_scratch(data)
     assert export.get_size() == 40 * MIB
     assert bytes(export.pread(MIB, 39 * MIB)) == bytes(MIB)
-    parts = list(gzip_filter._blocks([(0, 10), (50 * MIB, 99)], MIB))
+    points = [Point(0, 10, 0, b"")]
+    parts = list(gzip_filter._blocks(points, 50 * MIB, 99, MIB))
     assert [part.size // MIB for part in parts] == [16, 16, 16, 2]
     assert [part.offset // MIB for part in parts] == [0, 16, 32, 48]
+    assert {(part.place, part.length) for part in parts} == {(10, 89)}
 
 
 def test_damage_in_the_middle_of_gzip(

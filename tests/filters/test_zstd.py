@@ -25,7 +25,7 @@ def test_zstd_with_a_seek_table_needs_no_pass(content: bytes) -> None:
         below = Below(b"".join(frames) + seek_table(frames, content, checksums))
         export = filter_of("zstd").unpack(below, "disk")
         assert export.get_size() == SIZE
-        assert below.read < 200
+        assert below.read < 2 * 4096 + 400  # the ends tell whether the disk has changed
         assert all_of(export) == content
 
 
@@ -61,7 +61,7 @@ def test_a_zstd_seek_table_is_not_read_because_it_says_that_it_is_long() -> None
     below = Below(bytes(800 * MIB + 8) + footer)
     with pytest.raises(OSError, match="there are more than 262144 blocks"):
         filter_of("zstd").unpack(below, "disk")
-    assert below.read < 200
+    assert below.read < 2 * 4096 + 200  # a sample of both ends
 
 
 LONG = "zstd -q --long=28"  # a window of 256 MiB, however little there is

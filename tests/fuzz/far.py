@@ -17,7 +17,7 @@ from nbdfork.plugins.ssh.sftp import READ, Sftp
 
 from nbdfork.cli import UsageError, parse_arguments
 from nbdfork.filters import gzip, lz4, xz, zstd
-from nbdfork.filters._source import Source
+from nbdfork.filters._source import Learnt, Source
 from nbdfork.filters._unpack import UnpackFilter
 from nbdfork.plugin import Server
 from tests.support.compressed import Below
@@ -63,11 +63,15 @@ class _Forgetful:
     """Instead of an `IndexStore`: what was learnt of the last input does not help with the next."""
 
     def __init__(self) -> None:
-        self._last: tuple[Source | None, bytes] = (None, b"")
+        self._last: tuple[Source | None, Learnt | None] = (None, None)
 
-    def get(self, source: Source, learn: Callable[[], bytes]) -> bytes:
-        if self._last[0] is not source:
-            self._last = (source, learn())
+    def get(self, source: Source, learn: Callable[[], tuple[bytes, list[bytes]]]) -> Learnt:
+        if self._last[0] is not source or self._last[1] is None:
+            facts, parts = learn()
+            bulk = b"".join(parts)
+            known = Learnt(facts, lambda count, offset: bulk[offset : offset + count])
+            self._last = (source, known)
+            return known
         return self._last[1]
 
 
@@ -80,10 +84,10 @@ def _ready(filter: UnpackFilter) -> UnpackFilter:
 @cache
 def _filters() -> dict[str, UnpackFilter]:
     return {
-        "gzip": _ready(gzip.Gzip(gzip_index_size=_MOST)),
-        "lz4": _ready(lz4.Lz4(lz4_max_block=_MOST)),
-        "xz": _ready(xz.Xz(xz_max_block=_MOST)),
-        "zstd": _ready(zstd.Zstd(zstd_max_block=_MOST)),
+        "gzip": _ready(gzip.Gzip(gzip_index_size=_MOST, gzip_scratch=0)),
+        "lz4": _ready(lz4.Lz4(lz4_max_block=_MOST, lz4_scratch=0)),
+        "xz": _ready(xz.Xz(xz_max_block=_MOST, xz_scratch=0)),
+        "zstd": _ready(zstd.Zstd(zstd_max_block=_MOST, zstd_scratch=0)),
     }
 
 

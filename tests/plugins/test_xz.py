@@ -16,10 +16,14 @@ from tests.support.harness import nbdfork
 def test_the_plugin_names_the_file_that_cannot_be_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def deny(path: str, flags: int) -> int:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-
     path = tmp_path / "disk.xz"
+    os_open = os.open
+
+    def deny(name: str, flags: int, mode: int = 0o777) -> int:
+        if name == str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+        return os_open(name, flags, mode)
+
     path.write_bytes(lzma.compress(b"few words"))
     plugin = find("xz").plugin_class(file=str(path))
     plugin.config_complete()

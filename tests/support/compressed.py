@@ -17,7 +17,7 @@ MIB = 1 << 20
 SIZE = 6 * MIB + 1234
 
 LIBRARIES = {
-    "gzip": "indexed_gzip",
+    "gzip": "zlib",
     "xz": "xz",
     "bzip2": "rapidgzip",
     "zstd": "backports.zstd",
