@@ -21,6 +21,7 @@ from nbdfork.protocol.handshake import Offer
 from nbdfork.protocol.stream import Stream
 from nbdfork.server import budget
 from nbdfork.server.admission import EVERYBODY, Admission, Rules
+from nbdfork.server.control import Settings as ControlSettings
 from nbdfork.server.errors import StartupError
 from nbdfork.server.notify import Notifier
 from nbdfork.server.peers import Peer
@@ -139,13 +140,15 @@ def supervisor(
     plan: Plan,
     hang_limits: HangLimits = DEFAULT_LIMITS,
     notifier: Notifier | None = None,
+    controlled: ControlSettings | None = None,
+    drain_limit: float = 0.0,
 ) -> Supervisor:
     """Return the supervisor of a pool that serves the disks of *shelf* on *listeners*.
 
     A plugin whose clients share what is in its memory is served by one worker that stays; then
     *size* has no meaning, but for the most clients at once.  *shutdown_limit*: how many seconds
     workers get, at the end, to finish with their clients; *hang_limits*: how long plugins may take.
-    *notifier* tells a service manager.
+    *notifier* tells a service manager; *controlled* and *drain_limit*: see `Supervisor`.
     The workers are in sandboxes as *plan* has them.
     """
     life = shelf.life
@@ -173,7 +176,16 @@ def supervisor(
         one_process,
         budget.default_limit() if terms.memory_budget is None else terms.memory_budget,
     )
-    return Supervisor(listeners, size, service, shutdown_limit, hang_limits, notifier)
+    return Supervisor(
+        listeners,
+        size,
+        service,
+        shutdown_limit,
+        hang_limits,
+        notifier,
+        controlled,
+        drain_limit,
+    )
 
 
 def _after_fork(life: Life, stop: Callable[[], None], ending: int) -> None:

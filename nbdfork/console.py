@@ -54,6 +54,11 @@ class Console(io.RawIOBase):
     def fileno(self) -> int:
         return self._fd
 
+    def descriptors(self) -> list[int]:
+        """Return those that it needs beyond the one that it writes to."""
+        own = [] if self._own < 0 else [self._own]
+        return [self._lost, *own, *([self._socket.fileno()] if self._socket else [])]
+
     def isatty(self) -> bool:
         return os.isatty(self._fd)
 
@@ -138,6 +143,12 @@ class _Stream(io.TextIOWrapper):
 
     def __init__(self, note: Note) -> None:
         super().__init__(Console(2, note), "utf-8", "backslashreplace", line_buffering=True)
+
+
+def descriptors() -> list[int]:
+    """Return those that standard error needs beyond its own."""
+    console = sys.stderr.buffer if isinstance(sys.stderr, _Stream) else None
+    return console.descriptors() if isinstance(console, Console) else []
 
 
 def take_stderr(note: Note) -> None:

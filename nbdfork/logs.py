@@ -264,6 +264,15 @@ def reopen() -> None:
     logging.getLogger(__name__).warning("SIGUSR1: the log %s", what)
 
 
+def keep_in_child() -> list[int]:
+    """In a process whose descriptors are about to be closed: return those that messages need."""
+    syslog.closelog()  # it is opened again when it is needed
+    handlers = logging.getLogger().handlers
+    streams = [one.stream for one in handlers if isinstance(one, _FileHandler)]
+    files_ = [stream.fileno() for stream in streams if stream is not None]
+    return [*files_, *console.descriptors()]
+
+
 def begin_service() -> None:
     """From now on, say all that is known of each message on standard error, too.
 

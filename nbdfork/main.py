@@ -12,16 +12,14 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from nbdfork import assembly, cli, disks, info, layers, logs, manners
-from nbdfork.assembly import Shelf, Terms
+from nbdfork import assembly, cli, disks, info, layers, logs, manners, translation
+from nbdfork.assembly import Shelf
 from nbdfork.backend.life import Life
-from nbdfork.launch import Listening, Start, endpoint, tls_parameters
+from nbdfork.launch import Listening, Start, endpoint
 from nbdfork.options import Options
 from nbdfork.plugin import ConfigError
-from nbdfork.protocol import wire
-from nbdfork.protocol.handshake import Offer
 from nbdfork.server import (
     daemon,
     departures,
@@ -32,23 +30,16 @@ from nbdfork.server import (
     sockets,
     stdio,
 )
-from nbdfork.server.admission import Rules
 from nbdfork.server.errors import StartupError
 from nbdfork.server.inheritance import show_in_ps, show_program
 from nbdfork.server.notify import Notifier
 from nbdfork.server.pool import PoolSize
-from nbdfork.server.sandbox.sandbox import Plan
-from nbdfork.server.sandbox.users import Users
 from nbdfork.server.scoreboard import Scoreboard, Slot
 from nbdfork.server.signals import STOP_SIGNALS
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.stopper import Stopper
 from nbdfork.server.watchdog import HangLimits
 from nbdfork.uri import Endpoint
-
-if TYPE_CHECKING:
-    from nbdfork.protocol.tls import Tls
-    from nbdfork.server.captive import Captive
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +121,7 @@ def _serve(options: Options, world: _World) -> int:
     shelf = disks.shelf(options)
     life = shelf.life
     _show_in_ps("supervisor", shelf, world)
-    terms = _terms(options, layers.is_newstyle(life.chains, options))
+    terms = translation.terms(options, layers.is_newstyle(life.chains, options))
     listening = Listening(
         options.address,
         options.port,
@@ -141,7 +132,7 @@ def _serve(options: Options, world: _World) -> int:
     )
     listeners = listening.listen()
     with Start(listeners, options.pidfile) as start:
-        where = endpoint(listeners, options.export_name, _tls_parameters(options))
+        where = endpoint(listeners, options.export_name, translation.tls_parameters(options))
         life.get_ready()
         if not options.foreground:
             _announce(options, where, listeners)  # soon there will be nobody to tell
@@ -152,16 +143,25 @@ def _serve(options: Options, world: _World) -> int:
             size = PoolSize(options.max_clients, options.spare_workers, options.clients_per_worker)
             limit = options.shutdown_limit
             hangs = HangLimits(options.hang_warning, options.hang_limit)
-            plan = _plan(options, identity)
+            plan = translation.plan(options, identity)
             supervisor = assembly.supervisor(
-                shelf, listeners, terms, size, limit, plan, hangs, notifier
+                shelf,
+                listeners,
+                terms,
+                size,
+                limit,
+                plan,
+                hangs,
+                notifier,
+                translation.controlled(options, shelf, listeners, identity),
+                options.drain_limit,
             )
             supervisor.on_signal(signal.SIGUSR1, logs.reopen)
             if options.foreground:  # a signal, which the reader may send now, ends it cleanly
                 _announce(options, where, listeners)
             # The command keeps the privileges of its user; it can connect already, and will be
             # served.
-            captive = _start_captive(options, where) if options.run is not None else None
+            captive = translation.start_captive(options, where) if options.run is not None else None
             if identity is not None:
                 processes.load()
                 listeners.give_private_to(identity.uid, identity.gid)
@@ -184,7 +184,7 @@ def _serve_single(options: Options, world: _World) -> int:
     shelf = disks.shelf(options)
     life = shelf.life
     _show_in_ps("single", shelf, world)
-    terms = _terms(options, layers.is_newstyle(life.chains, options))
+    terms = translation.terms(options, layers.is_newstyle(life.chains, options))
     with Start(None, options.pidfile) as start:
         life.get_ready()
         try:
@@ -199,7 +199,7 @@ def _serve_single(options: Options, world: _World) -> int:
                 parent.stop_with(parent.watch(world.parent), STOP_SIGNALS[0])
             if isinstance(client, socket.socket):
                 sockets.prepare_client(client, options.keepalive)
-            plan = _plan(options, identity)
+            plan = translation.plan(options, identity)
             sandbox = assembly.sandbox(shelf, plan, clients=1)
             sandbox.hide_others()
             sandbox.enter()
@@ -231,7 +231,7 @@ def _check(options: Options) -> int:
     """Say whether a server could be started so: all but what it takes to listen is tried."""
     privileges.look_up(options.user, options.group)
     shelf = disks.shelf(options)
-    terms = _terms(options, layers.is_newstyle(shelf.life.chains, options))
+    terms = translation.terms(options, layers.is_newstyle(shelf.life.chains, options))
     what = options.config or options.plugin
     count = f"{len(shelf.disks)} exports" if len(shelf.disks) > 1 else "1 export"
     style = "newstyle" if terms.newstyle else "oldstyle"
@@ -271,57 +271,6 @@ def _after_fork(life: Life, stopper: Stopper) -> None:
         raise StartupError(f"cannot start to serve: {type(error).__name__}: {error}") from error
 
 
-def _plan(options: Options, identity: privileges.Identity | None) -> Plan:
-    """Return how the sandboxes of the processes that serve clients are to be."""
-    uid = os.geteuid() if identity is None else identity.uid
-    users = None
-    if options.worker_uids is not None:
-        users = Users(*options.worker_uids, None if identity is None else identity.gid)
-    return Plan(options.sandbox, dict(options.limits), uid, users)
-
-
-def _terms(options: Options, newstyle: bool) -> Terms:
-    """Return how clients are to be served.  Raises `StartupError` if TLS cannot be had."""
-    flags = wire.FLAG_FIXED_NEWSTYLE | wire.FLAG_NO_ZEROES
-    offer = Offer(
-        flags=flags & options.mask_handshake,
-        extended_headers=not (options.no_extended_headers or options.no_structured_replies),
-        structured_replies=not options.no_structured_replies,
-        meta_contexts=not options.no_meta_contexts,
-        tls=_tls(options),
-    )
-    return Terms(
-        newstyle,
-        offer,
-        options.handshake_limit,
-        options.idle_limit,
-        options.keepalive,
-        options.max_clients_per_address,
-        Rules(options.allow, options.deny),
-        options.memory_budget,
-    )
-
-
-def _tls(options: Options) -> "Tls | None":
-    if options.tls == "off":
-        return None
-    from nbdfork import credentials  # and all that it imports
-
-    return credentials.load(
-        certificates=options.tls_certificates,
-        psk=options.tls_psk,
-        verify_peer=options.tls_verify_peer,
-        required=options.tls == "require",
-    )
-
-
-def _tls_parameters(options: Options) -> dict[str, str] | None:
-    """Return what a client on this machine needs for TLS; None if it can do without."""
-    if options.tls != "require":
-        return None
-    return tls_parameters(options.tls_certificates, options.tls_psk)
-
-
 def _announce(options: Options, where: Endpoint, listeners: Listeners) -> None:
     watched = options.foreground and options.run is None and sys.stdout.isatty()
     if options.print_uri or watched or log.isEnabledFor(logging.INFO):
@@ -329,20 +278,3 @@ def _announce(options: Options, where: Endpoint, listeners: Listeners) -> None:
         log.info("listening on %s: %s", listeners.describe(), uri)
         if options.print_uri or watched:
             print(options.manners.announcement(uri), flush=True)
-
-
-def _start_captive(options: Options, where: Endpoint) -> "Captive":
-    from nbdfork.server.captive import Captive  # and all that it imports
-
-    command = options.run or ""
-    variables = {
-        "nbd": where.uri() if options.manners.nbd_is_uri else where.for_command(command),
-        "uri": where.uri(),
-        "port": "" if where.port is None else str(where.port),
-        "unixsocket": where.unix_path or "",
-        "exportname": where.export_name,
-        "tls": {"off": "", "on": "1", "require": "2"}[options.tls],
-        "tls_certificates": options.tls_certificates or "",
-        "tls_psk": options.tls_psk or "",
-    }
-    return Captive(command, variables)

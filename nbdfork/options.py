@@ -35,18 +35,8 @@ class Options(TlsOptions):
 
     family = Field(
         socket.AF_UNSPEC,
-        Flag(
-            "-4, --ipv4-only",
-            "use only IPv4 for listening",
-            socket.AF_INET,
-            not_activated=True,
-        ),
-        Flag(
-            "-6, --ipv6-only",
-            "use only IPv6 for listening",
-            socket.AF_INET6,
-            not_activated=True,
-        ),
+        Flag("-4, --ipv4-only", "use only IPv4 for listening", socket.AF_INET, not_activated=True),
+        Flag("-6, --ipv6-only", "use only IPv6 for listening", socket.AF_INET6, not_activated=True),
     )
     allow = Gathered(
         Option("--allow RULE", "let only these clients in (may be repeated)", values.rule)
@@ -72,6 +62,14 @@ class Options(TlsOptions):
             excludes={"--filter -e --dump-plugin": "the file says which exports there are"},
         ),
     )
+    control = Field(
+        None,
+        Option(
+            "--control SOCKET",
+            "tell of clients, and take orders, on this Unix domain socket",
+            parse.path,
+        ),
+    )
     debug = Gathered(  # (owner, flag, value)
         Option(
             "-D, --debug NAME.FLAG=N",
@@ -80,6 +78,14 @@ class Options(TlsOptions):
         )
     )
     deny = Gathered(Option("--deny RULE", "refuse these clients (may be repeated)", values.rule))
+    drain_limit = Field(
+        0.0,
+        Option(
+            "--drain-limit SECONDS",
+            "time clients may stay once nobody is let in any more (0: any)",
+            parse.seconds,
+        ),
+    )
     dump_config = Field(False, Flag("--dump-config", "print how nbdfork was installed", True))
     dump_config_file = Field(
         False,
@@ -101,8 +107,7 @@ class Options(TlsOptions):
         ),
     )
     exit_with_parent = Field(
-        False,
-        Flag("--exit-with-parent", "end when the parent process does", True, implies="-f"),
+        False, Flag("--exit-with-parent", "end when the parent process does", True, implies="-f")
     )
     filters = Gathered(  # the first is nearest to the client
         Option(
@@ -110,8 +115,7 @@ class Options(TlsOptions):
         )
     )
     foreground = Field(
-        False,
-        Flag("-f, --no-fork, --foreground", "do not fork into the background", True),
+        False, Flag("-f, --no-fork, --foreground", "do not fork into the background", True)
     )
     group = Field(
         None, Option("-g, --group GROUP", "change to this group, by name or number", values.text)
@@ -189,9 +193,7 @@ class Options(TlsOptions):
     max_clients = Field(
         256,
         Option(
-            "--max-clients N",
-            "the most clients served at once ({default})",
-            parse.whole(1, _MOST),
+            "--max-clients N", "the most clients served at once ({default})", parse.whole(1, _MOST)
         ),
     )
     max_clients_per_address = Field[int | None](
@@ -223,8 +225,7 @@ class Options(TlsOptions):
         Flag("--no-mc, --no-meta-contexts", "refuse metadata contexts, to test clients", True),
     )
     no_structured_replies = Field(
-        False,
-        Flag("--no-sr, --no-structured-replies", "refuse structured replies and more", True),
+        False, Flag("--no-sr, --no-structured-replies", "refuse structured replies and more", True)
     )
     newstyle = Field[bool | None](  # None: what the plugin's exports ask for
         None,
@@ -239,9 +240,7 @@ class Options(TlsOptions):
     pidfile = Field(
         None,
         Option(
-            "-P, --pid-file, --pidfile PIDFILE",
-            "write the server's process ID there",
-            parse.path,
+            "-P, --pid-file, --pidfile PIDFILE", "write the server's process ID there", parse.path
         ),
     )
     port = Field(
@@ -291,9 +290,8 @@ class Options(TlsOptions):
             excludes={
                 f"{_FOR_TCP} -U --run --print-uri": "with -s the client is on stdin and stdout",
                 "--max-clients --max-clients-per-address --spare-workers --clients-per-worker"
-                " --hang-limit --hang-warning --allow --deny --worker-uids --memory-budget": (
-                    "with -s there is one client and no pool of workers"
-                ),
+                " --hang-limit --hang-warning --allow --deny --worker-uids --memory-budget"
+                " --control --drain-limit": ("with -s there is one client and no pool of workers"),
             },
             not_activated=True,
         ),

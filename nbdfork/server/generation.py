@@ -53,7 +53,7 @@ class Generation:
         stacks: int,
         private: Callable[[], Iterable[int]],
     ) -> None:
-        self._number = number
+        self.number = number
         self._board = board
         self._listeners = listeners
         self._size = size
@@ -90,13 +90,12 @@ class Generation:
         """The processes that have not been reaped yet."""
         return self._workers.keys()
 
-    def describe(self) -> str:
-        """Return in a line how many clients are served, for people."""
+    def clients(self) -> int:
+        """Return how many clients are served."""
         states = [self._board.state(slot) for slots in self._workers.values() for slot in slots]
         own = [self._board.state(slots[0]) for slots in self._workers.values()]
         several = self._service.clients_at_once > 1  # then a worker's own slot is nobody's
-        clients = states.count(State.SERVING) - (own.count(State.SERVING) if several else 0)
-        return f"Serving {clients} client{'' if clients == 1 else 's'}"
+        return states.count(State.SERVING) - (own.count(State.SERVING) if several else 0)
 
     # -- as many as there should be -----------------------------------------------------
 
@@ -160,7 +159,7 @@ class Generation:
     # -- forking ------------------------------------------------------------------------
 
     def _fork(self) -> None:
-        slots = self._board.claim(self._number, _slots_per_worker(self._service))
+        slots = self._board.claim(self.number, _slots_per_worker(self._service))
         if slots is None:
             return
         try:
@@ -217,6 +216,20 @@ class Generation:
         finally:
             logging.shutdown()
             os._exit(status)
+
+    def disconnect(self, pid: int) -> str:
+        """Tell a worker to finish with its client and end; return why not, if it cannot be done."""
+        if pid not in self._workers or self._board.state(self._workers[pid][0]) in _WAITING:
+            return f"there is no client {pid}"
+        if self._service.clients_at_once > 1:
+            return "the worker serves several clients, and ends only with all of them"
+        log.warning("client %s is disconnected", self._board.entry(self._workers[pid][0]).client)
+        processes.send(pid, signal.SIGTERM)
+        return ""
+
+    def renew_spares(self) -> None:
+        """Replace the workers that wait: they would go on as they were forked."""
+        self._retire(self._spares())
 
     # -- reaping ------------------------------------------------------------------------
 
@@ -327,10 +340,16 @@ class Generation:
         self._has_started = not _BOOTING.intersection(states)
         return self._has_started
 
+    def let_go(self) -> None:
+        """Let workers end as soon as they have no client; none is forked any more."""
+        if self._leash_end >= 0:
+            os.close(self._leash_end)
+            self._leash_end = -1
+
     def stop(self) -> None:
         """Tell all workers to finish with their clients and end."""
+        self.let_go()
         self._ended_at = time.monotonic()
-        os.close(self._leash_end)
         for pid in self._workers:
             processes.send(pid, signal.SIGTERM)
 

@@ -8,13 +8,16 @@ touches a client's bytes, and it knows its workers by the scoreboard.
 
 import gc
 import logging
+import math
 import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
+from nbdfork.server.control import Control
+from nbdfork.server.control import Settings as ControlSettings
 from nbdfork.server.generation import Generation
 from nbdfork.server.inheritance import FULL, STOP
 from nbdfork.server.notify import Notifier
@@ -35,11 +38,16 @@ KILL_SECONDS = 5.0
 SHORTAGE_SECONDS = 60.0
 """That there is no memory left for large requests is told no more often than that."""
 
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
+"""How much may be logged."""
+
 
 class Supervisor:
     """A pool of workers and its life.  From its making on, stop signals are recorded.
 
     *shutdown_limit*: how many seconds workers get, at the end, to finish with their clients.
+    *controlled*: by which socket operators are served, if there is one.  *drain_limit*: how many
+    seconds clients may stay when nobody is let in any more; 0: any number.
     """
 
     def __init__(
@@ -50,6 +58,8 @@ class Supervisor:
         shutdown_limit: float,
         hang_limits: HangLimits = DEFAULT_LIMITS,
         notifier: Notifier | None = None,
+        controlled: ControlSettings | None = None,
+        drain_limit: float = 0.0,
     ) -> None:
         self._notifier = notifier or Notifier()
         self._listeners = listeners
@@ -84,6 +94,18 @@ class Supervisor:
             self._private,
         )
         self.watch(self._generation.departures, self._generation.hear_of_departures)
+        self._drain_limit = drain_limit
+        self._draining_until = math.inf
+        self._is_draining = False
+        self._orders: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any] | None]] = {
+            "state": self._tell_state,
+            "drain": self._order_drain,
+            "disconnect": self._order_disconnect,
+            "log-level": self._order_log_level,
+        }
+        self._control: Control | None = None
+        if controlled is not None:
+            self._control = Control(controlled, board, self._carry_out)
         self._record_signals()
 
     def run(self, on_ready: Callable[[], None], captive: "Captive | None" = None) -> None:
@@ -99,11 +121,16 @@ class Supervisor:
             self._start()
             on_ready()
             self._notifier.tell_ready()
-            while not self._stop_requests:
-                self._generation.adjust()
+            while not self._stop_requests and not self._has_drained():
+                if not self._is_draining:
+                    self._generation.adjust()
                 self._generation.watch_for_hangs()
-                self._notifier.set_status(self._generation.describe())
-                self._wait(self._generation.pause())
+                self._notifier.set_status(self._describe())
+                pause = self._generation.pause()
+                if self._is_draining and self._drain_limit:
+                    left = max(0.0, self._draining_until - time.monotonic())
+                    pause = left if pause is None else min(pause, left)
+                self._wait(pause)
         finally:
             self._drain()
 
@@ -205,11 +232,74 @@ class Supervisor:
         if self._captive is not None and self._captive.has_ended() and not self._stop_requests:
             self.stop()
 
+    def drain(self) -> None:
+        """Let nobody in any more; end when all clients have left, or after the drain limit."""
+        if not self._is_draining:
+            log.warning("draining: nobody is let in any more, and the server ends with its clients")
+            self._is_draining = True
+            self._draining_until = time.monotonic() + self._drain_limit
+            self._listeners.close()
+            self._generation.let_go()
+
+    def _has_drained(self) -> bool:
+        if not self._is_draining:
+            return False
+        is_over = self._drain_limit and time.monotonic() >= self._draining_until
+        return bool(is_over) or not self._generation.workers
+
+    def _describe(self) -> str:
+        clients = self._generation.clients()
+        text = f"Serving {clients} client{'' if clients == 1 else 's'}"
+        return f"{text}, and lets nobody in any more" if self._is_draining else text
+
+    # -- orders from the control socket -------------------------------------------------
+
+    def _start_control(self) -> None:
+        if self._control is not None:
+            self.watch(self._control.start(), self._hear_of_control)
+
+    def _hear_of_control(self) -> None:
+        assert self._control is not None
+        fd = self._control.fileno()
+        if not self._control.hear():
+            self.unwatch(fd)
+            self._control.reap()
+            if not self._stop_requests:
+                log.error("the process of the control socket has ended: another one is started")
+                self._start_control()
+
+    def _carry_out(self, order: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        verb = self._orders.get(str(order.get("verb")))
+        return {"error": "there is no such order"} if verb is None else verb(order)
+
+    def _tell_state(self, order: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"generation": self._generation.number, "draining": self._is_draining}
+
+    def _order_drain(self, order: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.drain()
+        return {"clients": self._generation.clients()}
+
+    def _order_disconnect(self, order: Mapping[str, Any]) -> Mapping[str, Any]:
+        identity = str(order.get("id"))
+        if not identity.isdecimal():
+            return {"error": f"there is no client {identity}"}
+        error = self._generation.disconnect(int(identity))
+        return {"error": error} if error else {}
+
+    def _order_log_level(self, order: Mapping[str, Any]) -> Mapping[str, Any]:
+        level = LEVELS.get(str(order.get("level")))
+        if level is None:
+            return {"error": f"a level is one of: {', '.join(LEVELS)}"}
+        logging.getLogger().setLevel(level)
+        self._generation.renew_spares()
+        return {}
+
     # -- the start and the end ----------------------------------------------------------
 
     def _start(self) -> None:
         """Fork the first workers and wait until they are ready for clients."""
         self._service.sandbox.hide_others()  # not earlier: the captive command may mount something
+        self._start_control()
         self._generation.adjust()
         while not self._generation.has_started() and not self._stop_requests:
             self._wait(None)
@@ -238,6 +328,8 @@ class Supervisor:
         for signum in STOP_SIGNALS:  # the interpreter, ending, would restore all but ignored ones
             signal.signal(signum, signal.SIG_IGN)
         self._generation.close()
+        if self._control is not None:
+            self._control.close()
         for fd in (
             *(self._changes, self._changes_end),
             *(self._stacks, self._stacks_end),

@@ -57,6 +57,8 @@ class Threads:
                     self._begin(client)
                     self._wait_for_one()
         finally:
+            for listener in self._inherited.listeners:  # or clients would wait there in vain
+                listener.close()
             for thread in tuple(self._threads):
                 while thread.is_alive():
                     thread.join(_SIGNAL_CHECK_SECONDS)

@@ -34,7 +34,7 @@ ORDER = {
         ["sandbox", "scoreboard", "sockets"],
         ["budget"],
         ["privileges", "daemon", "captive", "inheritance", "parent", "admission"],
-        ["stdio", "entrance", "service", "watchdog"],
+        ["control", "stdio", "entrance", "service", "watchdog"],
         ["threads"],
         ["worker"],
         ["generation"],
@@ -83,11 +83,12 @@ ORDER = {
 """Within a wing, each row may import only rows above it."""
 
 ROOF = [
-    ["declaration", "logs", "manners", "tomlplaces", "types", "uri", "values"],
-    ["assembly", "configfile", "credentials", "launch"],
+    ["ctltop", "declaration", "logs", "manners", "metrics", "status"],
+    ["tomlplaces", "types", "uri", "values"],
+    ["assembly", "controlhttp", "ctl", "configfile", "credentials", "launch"],
     ["tlsoptions"],
     ["options"],
-    ["cli", "configschema", "layers"],
+    ["cli", "configschema", "layers", "translation"],
     ["configdump", "disks", "embed", "info"],
     ["main", "pytest_plugin"],
 ]
@@ -166,7 +167,7 @@ def test_the_roof_stands_in_its_order() -> None:
 def test_only_the_command_line_knows_the_options() -> None:
     """Below it, functions take the values that they use; `embed` takes its defaults from there."""
     knowing = {path.stem for path in PACKAGE.rglob("*.py") if "nbdfork.options" in imports(path)}
-    about_files = {"configdump", "configschema", "disks"}
+    about_files = {"configdump", "configschema", "disks", "translation"}
     assert knowing == {"cli", "embed", "info", "layers", "main"} | about_files
 
 
@@ -272,9 +273,10 @@ def test_magic_numbers_of_the_protocol_stand_in_one_file() -> None:
         assert path.name == "wire.py" or not any(n > 0xFFFFFFFF for n in numbers), path
 
 
-def test_forks_stand_in_three_places() -> None:
+def test_forks_stand_in_four_places() -> None:
     places = {path.stem for path in PACKAGE.rglob("*.py") if "os.fork()" in path.read_text()}
-    assert places == {"generation", "launch", "embed"}  # a worker, a daemon, a program's server
+    # A worker, a daemon, a program's server, and what operators talk to.
+    assert places == {"generation", "launch", "embed", "control"}
 
 
 def test_a_start_imports_only_what_every_server_needs() -> None:

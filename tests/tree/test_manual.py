@@ -197,6 +197,7 @@ def test_there_are_no_other_pages() -> None:
         "nbdfork.1",
         "nbdfork.3",
         "nbdfork.conf.5",
+        "nbdforkctl.1",
     }
 
 
@@ -265,7 +266,8 @@ def path() -> Iterator[str]:
             script = Path(name, command)
             script.write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
             script.chmod(0o755)
-        Path(name, "nbdfork").symlink_to(Path(sys.executable).parent / "nbdfork")
+        for command in ("nbdfork", "nbdforkctl"):
+            Path(name, command).symlink_to(Path(sys.executable).parent / command)
         yield f"{name}:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
