@@ -83,7 +83,7 @@ class Options(TlsOptions):
         Option(
             "--drain-limit SECONDS",
             "time clients may stay once nobody is let in any more (0: any)",
-            parse.seconds,
+            parse.delay,
         ),
     )
     dump_config = Field(False, Flag("--dump-config", "print how nbdfork was installed", True))
