@@ -161,8 +161,9 @@ def _is_empty(source: Source, place: int, length: int) -> bool:
     if int.from_bytes(head[:4], "little") & ~0xF == _SKIPPABLE:
         return True
     library = _library()
+    decompressor = library.ZstdDecompressor()
     try:
-        return not library.ZstdDecompressor().decompress(head, 1)
+        return not decompressor.decompress(head, 1) and bool(decompressor.eof)
     except library.ZstdError:
         return False
 
