@@ -5,7 +5,7 @@ with the place where it stands.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import chdir, contextmanager
 from typing import TYPE_CHECKING
 
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from nbdfork.configfile import ExportTable, Place, Setting
 
 
-def shelf(options: Options) -> Shelf:
-    """Return what *options* ask to be served, all of it configured.  Raises `ConfigError`."""
+def shelf(options: Options, confine: Callable[[], None] | None = None) -> Shelf:
+    """Return what *options* ask to be served, all of it configured.
+
+    *confine*: see `Server.confine`.  Raises `ConfigError`.
+    """
     if options.config is None:
-        chain = layers.configure(layers.make(layers.find(options)), options)
+        chain = layers.configure(layers.make(layers.find(options)), options, confine)
         name = options.export_name if options.manners.only_export else None
         return Shelf.of(Disk(chain, name, options.read_only, options.threads))
-    server = Handle(single=options.single, name=options.name)
+    server = Handle(single=options.single, name=options.name, confine=confine)
     disks = [_disk(table, options, server) for table in options.exports]
     layers.set_debug_flags([disk.chain for disk in disks], options)
     default = next((table.name for table in options.exports if table.is_default), None)

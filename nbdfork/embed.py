@@ -17,6 +17,7 @@ import psutil
 from nbdfork import assembly, launch
 from nbdfork.assembly import Disk, Shelf, Terms
 from nbdfork.backend.chain import Chain, Layer
+from nbdfork.backend.handle import Handle
 from nbdfork.launch import Listening, ReadyPipe
 from nbdfork.options import Options
 from nbdfork.plugin import ConfigError, Filter, Plugin, parse
@@ -24,6 +25,7 @@ from nbdfork.protocol.handshake import Offer
 from nbdfork.server import daemon
 from nbdfork.server.errors import StartupError
 from nbdfork.server.pool import PoolSize
+from nbdfork.server.sandbox.programs import confinement
 from nbdfork.server.sandbox.sandbox import Plan
 from nbdfork.server.sockets import Listeners
 from nbdfork.uri import Endpoint
@@ -137,7 +139,8 @@ def serve(
     limit = Options.handshake_limit.default
     terms = Terms(is_newstyle, offer, limit)
     _demand_unused(plugin, *filters)
-    chain = Chain(_layer(plugin), [_layer(one) for one in filters])
+    server = Handle(confine=confinement(plan))
+    chain = Chain(_layer(plugin), [_layer(one) for one in filters], server=server)
     chain.configure(())
     _served.update({id(one): one for one in (plugin, *filters)})
     shelf = Shelf.of(Disk(chain, export_name, read_only))

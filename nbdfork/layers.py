@@ -3,7 +3,7 @@
 Serving and `--dump-plugin` both go this way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nbdfork import logs
 from nbdfork.backend import load
@@ -34,12 +34,15 @@ def _made(found: Found) -> Layer:
         return Layer(found.name, found.plugin_class())
 
 
-def configure(layers: Sequence[Layer], options: Options) -> Chain:
+def configure(
+    layers: Sequence[Layer], options: Options, confine: Callable[[], None] | None = None
+) -> Chain:
     """Return the plugin, which is the last of *layers*, behind the filters, all with their
-    parameters and debug flags.  Raises `ConfigError`.
+    parameters and debug flags.  *confine*: see `Server.confine`.  Raises `ConfigError`.
     """
     *filters, plugin = layers
-    chain = Chain(plugin, filters, server=Handle(single=options.single, name=options.name))
+    server = Handle(single=options.single, name=options.name, confine=confine)
+    chain = Chain(plugin, filters, server=server)
     set_debug_flags([chain], options)
     chain.configure(options.arguments)
     return chain

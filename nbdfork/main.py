@@ -34,6 +34,7 @@ from nbdfork.server.errors import StartupError
 from nbdfork.server.inheritance import show_in_ps, show_program
 from nbdfork.server.notify import Notifier
 from nbdfork.server.pool import PoolSize
+from nbdfork.server.sandbox.programs import confinement
 from nbdfork.server.scoreboard import Scoreboard, Slot
 from nbdfork.server.signals import STOP_SIGNALS
 from nbdfork.server.sockets import Listeners
@@ -118,7 +119,8 @@ def _serve(options: Options, world: _World) -> int:
     _set_up_logs(options, options.log or "stderr")
     notifier = Notifier(os.environ)
     identity = privileges.look_up(options.user, options.group)
-    shelf = disks.shelf(options)
+    plan = translation.plan(options, identity)
+    shelf = disks.shelf(options, confinement(plan))
     life = shelf.life
     _show_in_ps("supervisor", shelf, world)
     terms = translation.terms(options, layers.is_newstyle(life.chains, options))
@@ -143,7 +145,6 @@ def _serve(options: Options, world: _World) -> int:
             size = PoolSize(options.max_clients, options.spare_workers, options.clients_per_worker)
             limit = options.shutdown_limit
             hangs = HangLimits(options.hang_warning, options.hang_limit)
-            plan = translation.plan(options, identity)
             supervisor = assembly.supervisor(
                 shelf,
                 listeners,
@@ -181,7 +182,8 @@ def _serve_single(options: Options, world: _World) -> int:
     client = stdio.take_over(world.closed)
     _set_up_logs(options, options.log or ("syslog" if stdio.is_null(2) else "stderr"))
     identity = privileges.look_up(options.user, options.group)
-    shelf = disks.shelf(options)
+    plan = translation.plan(options, identity)
+    shelf = disks.shelf(options, confinement(plan))
     life = shelf.life
     _show_in_ps("single", shelf, world)
     terms = translation.terms(options, layers.is_newstyle(life.chains, options))
@@ -199,7 +201,6 @@ def _serve_single(options: Options, world: _World) -> int:
                 parent.stop_with(parent.watch(world.parent), STOP_SIGNALS[0])
             if isinstance(client, socket.socket):
                 sockets.prepare_client(client, options.keepalive)
-            plan = translation.plan(options, identity)
             sandbox = assembly.sandbox(shelf, plan, clients=1)
             sandbox.hide_others()
             sandbox.enter()
@@ -229,8 +230,8 @@ def _give_up_if_busy(meter: Slot, life: Life) -> None:
 
 def _check(options: Options) -> int:
     """Say whether a server could be started so: all but what it takes to listen is tried."""
-    privileges.look_up(options.user, options.group)
-    shelf = disks.shelf(options)
+    plan = translation.plan(options, privileges.look_up(options.user, options.group))
+    shelf = disks.shelf(options, confinement(plan))
     terms = translation.terms(options, layers.is_newstyle(shelf.life.chains, options))
     what = options.config or options.plugin
     count = f"{len(shelf.disks)} exports" if len(shelf.disks) > 1 else "1 export"

@@ -13,12 +13,19 @@ from nbdfork.plugin import Server, Stdio
 
 class Handle(Server):
     """The handle that all layers of one backend share; *single* is the option `-s`, and *name* what
-    the user calls the server.
+    the user calls the server.  *confine*: see `Server.confine`.
     """
 
-    def __init__(self, *, single: bool = False, name: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        single: bool = False,
+        name: str | None = None,
+        confine: Callable[[], None] | None = None,
+    ) -> None:
         self._single = single
         self._name = name
+        self._confine = confine
         self._one_process = False
         self._ending = -1
         self._stop: Callable[[], None] | None = None
@@ -47,6 +54,10 @@ class Handle(Server):
     @property
     def one_process(self) -> bool:
         return self._one_process
+
+    @property
+    def confine(self) -> Callable[[], None] | None:
+        return self._confine
 
     @property
     def ending(self) -> int:

@@ -8,7 +8,7 @@ import errno
 import math
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from nbdfork.plugin.client import departure
@@ -62,6 +62,16 @@ class Server:
         where errors go.  A server in the background has none of them.
         """
         return Stdio(input=False, output=False, error=False)
+
+    @property
+    def confine(self) -> Callable[[], None] | None:
+        """What puts a new process into a sandbox, before it becomes a program that serves clients.
+
+        It is for programs that are started before there are workers, which are in sandboxes
+        themselves (`--sandbox`, `--limit`), and so is what they start: pass it on to
+        `subprocess.Popen` as `preexec_fn`.  None if nothing is to be taken from them.
+        """
+        return None
 
     @property
     def ending(self) -> int:

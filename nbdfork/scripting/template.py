@@ -59,9 +59,16 @@ class Template:
             }
             try:
                 # Descriptors that the user opened for the script stay open.
-                self._process = subprocess.Popen(command, env=environment, close_fds=False)
+                self._process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    close_fds=False,
+                    preexec_fn=server.confine,  # there are no threads yet
+                )
             except OSError as error:
                 raise ConfigError(f"{command[0]}: cannot be run: {error.strerror}") from error
+            except subprocess.SubprocessError as error:
+                raise ConfigError(f"{command[0]}: cannot be put into a sandbox") from error
             finally:
                 os.close(log_fd)
 

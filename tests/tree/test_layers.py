@@ -45,6 +45,7 @@ ORDER = {
         ["capabilities", "landlock", "seccomp"],
         ["visibility"],
         ["sandbox"],
+        ["programs"],
     ],
     "protocol": [
         ["errors", "stream", "wire"],

@@ -7,12 +7,16 @@ from contextlib import suppress
 from nbdfork.server.sandbox import calls
 
 # linux/capability.h
-_CHOWN, _DAC_OVERRIDE, _DAC_READ_SEARCH, _FOWNER, _FSETID, _SETPCAP = 0, 1, 2, 3, 4, 8
+_CHOWN, _DAC_OVERRIDE, _DAC_READ_SEARCH, _FOWNER, _FSETID = 0, 1, 2, 3, 4
+_SETGID, _SETUID, _SETPCAP = 6, 7, 8
 _VERSION_3 = 0x20080522
 _MOST = 64
 
 FILES = sum(1 << one for one in (_CHOWN, _DAC_OVERRIDE, _DAC_READ_SEARCH, _FOWNER, _FSETID))
 """What lets root use the files of others, as bits."""
+
+IDENTITY = 1 << _SETGID | 1 << _SETUID
+"""What lets root become another user."""
 
 _HEADER = struct.pack("=Ii", _VERSION_3, 0)
 _SETS = struct.Struct("=6I")  # twice 32 bits of: effective, permitted, inheritable
@@ -39,15 +43,16 @@ def keep_only(kept: int) -> None:
         calls.call("capset", _HEADER, _SETS.pack(low, low, 0, high, high, 0))
 
 
-def empty_bounding_set() -> None:
-    """Take away what programs that root starts would get; nothing, without the right to do so.
+def bound(kept: int) -> None:
+    """Let programs that root starts have none but *kept*; without the right to do so, do nothing.
 
     Raises OSError.
     """
     if permitted() >> _SETPCAP & 1:
         with suppress(OSError):  # of the first capability that this kernel does not have
             for capability in range(_MOST):
-                calls.prctl(_PR_CAPBSET_DROP, capability)
+                if not kept >> capability & 1:
+                    calls.prctl(_PR_CAPBSET_DROP, capability)
 
 
 def forbid_new_ones() -> None:

@@ -63,8 +63,9 @@ class Sandbox:
 
     *one_client*: a worker serves only one, and no code of a plugin runs before that.  *workers*:
     so many there can be at the same time.
-    *logs_to_syslog*: messages go to the system's log.  Raises `StartupError` if it cannot be as it
-    has to.
+    *logs_to_syslog*: messages go to the system's log.  *for_programs*: the capabilities that
+    another program, which this process becomes, has beside those for files, if it is root's; None:
+    what it starts has none.  Raises `StartupError` if it cannot be as it has to.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Sandbox:
         one_client: bool,
         workers: int = 1,
         logs_to_syslog: bool = False,
+        for_programs: int | None = None,
     ) -> None:
         self._is_off = plan.mode == "off"
         self._is_required = plan.mode == "require"
@@ -93,7 +95,8 @@ class Sandbox:
         self._has_file_wall = not self._programs and landlock.version() > 0
         self._is_exact = one_client and self._has_file_wall and bool(needs.read or needs.write)
         has_files = self._programs or needs.read or needs.write
-        self._kept = capabilities.FILES if has_files else 0
+        self._kept = (capabilities.FILES if has_files else 0) | (for_programs or 0)
+        self._is_for_program = for_programs is not None
         self._rules: Ruleset | None = None
         self._file_rules: Ruleset | None = None
         if not self._is_off and landlock.version():
@@ -124,7 +127,8 @@ class Sandbox:
                 if not os.path.isdir(path):  # what replaces it is in the same directory
                     rules.allow(os.path.dirname(path), rights)
                     rules.allow(os.path.dirname(os.path.realpath(path)), rights)
-        rules.fix()
+        if not self._is_for_program:  # or it would stay open in all workers
+            rules.fix()
         return rules
 
     def _allow_files(self, rules: Ruleset) -> None:
@@ -197,7 +201,8 @@ class Sandbox:
             return
         self._raise("no new privileges", capabilities.forbid_new_ones)
         if self._programs:
-            self._raise("an empty bounding set", capabilities.empty_bounding_set)
+            bound = self._kept if self._is_for_program else 0
+            self._raise("a small bounding set", lambda: capabilities.bound(bound))
         self._become_user(place)
         if not self._limits["core"]:
             self._raise("closing its memory", visibility.close_memory)

@@ -94,3 +94,12 @@ def test_streams_that_lead_nowhere_are_of_no_use() -> None:
         finally:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_what_puts_programs_into_a_sandbox_is_passed_on() -> None:
+    assert Handle().confine is None
+    done: list[None] = []
+    confine = Handle(confine=lambda: done.append(None)).confine
+    assert confine is not None
+    confine()
+    assert done == [None]

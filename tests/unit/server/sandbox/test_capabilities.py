@@ -1,6 +1,9 @@
 """Capabilities are given up, and never come back.  Each test gives up those of a fork."""
 
+import os
 from pathlib import Path
+
+import pytest
 
 from nbdfork.server.sandbox import capabilities
 from tests.support.forks import in_a_fork
@@ -27,10 +30,19 @@ def test_only_those_that_are_kept_are_left() -> None:
 
 def test_what_is_given_up_cannot_be_had_again() -> None:
     def give_up() -> list[int]:
-        capabilities.empty_bounding_set()
+        capabilities.bound(0)
         capabilities.forbid_new_ones()
         capabilities.keep_only(0)
         capabilities.keep_only(capabilities.FILES)
         return [status("CapPrm"), status("CapEff"), status("NoNewPrivs")]
 
     assert in_a_fork(give_up) == [0, 0, 1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has any to bound")
+def test_what_programs_of_root_can_have_is_bounded() -> None:
+    def bound() -> int:
+        capabilities.bound(capabilities.FILES)
+        return status("CapBnd")
+
+    assert in_a_fork(bound) == capabilities.FILES
