@@ -221,7 +221,7 @@ def connector(shelf: Shelf, terms: Terms) -> Connector:
     threads = {str(disk.name): disk.threads_wanted() for disk in shelf.disks}
     most = max(threads.values())
     if most.number > 1:
-        from nbdfork.protocol import adaptive  # noqa: F401  # now, while it can be read
+        from nbdfork.protocol import adaptive, pipelined  # noqa: F401  # now, while they can be read
     settings = Settings(
         terms.newstyle,
         terms.handshake_limit,

@@ -11,6 +11,15 @@ from nbdfork.plugin import (
     Extent,
     PartialError,
     Support,
+    Unfinished,
 )
 
-__all__ = ["NOT_SUPPORTED", "REQ_ONE", "BlockSize", "Extent", "PartialError", "Support"]
+__all__ = [
+    "NOT_SUPPORTED",
+    "REQ_ONE",
+    "BlockSize",
+    "Extent",
+    "PartialError",
+    "Support",
+    "Unfinished",
+]

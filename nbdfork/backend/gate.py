@@ -90,7 +90,7 @@ class Gate:
         self.can_write = not read_only and export.can_write()
         self.can_flush = export.can_flush()
         self.fua = export.can_fua() if self.can_write else Support.NONE
-        self._fua_flag = FUA if self.fua is Support.NATIVE else 0
+        self.fua_flag = FUA if self.fua is Support.NATIVE else 0
         self.can_trim = self.can_write and export.can_trim()
         zero = export.can_zero()
         self._zeroes_itself = bool(zero)
@@ -130,6 +130,7 @@ class Gate:
         self.on_large_read: Callable[[int], object] = lambda count: None
         """Is told of `LARGE` numbers of bytes before they are read into memory; may raise OSError
         instead."""
+        self.open_pipeline = export.pipeline if lock is None else None
 
     def forgo_views(self) -> None:
         """Return data only as memory that can be read: encryption reads what is sent."""
@@ -165,7 +166,7 @@ class Gate:
         """Write *data* at *offset*; with *fua*, to stable storage."""
         self._check_write(len(data), offset, errno.ENOSPC)
         if len(data):
-            self._pwrite(data, offset, self._fua_flag if fua else 0)
+            self._pwrite(data, offset, self.fua_flag if fua else 0)
             if fua:
                 self._finish_fua()
 
@@ -182,7 +183,7 @@ class Gate:
             raise Refused(errno.EINVAL, "this export cannot trim")
         if count:
             self._known_data = (0, 0)
-            self._trim(count, offset, self._fua_flag if fua else 0)
+            self._trim(count, offset, self.fua_flag if fua else 0)
             if fua:
                 self._finish_fua()
 
@@ -198,7 +199,7 @@ class Gate:
         flags = (MAY_TRIM if may_trim else 0) | (FAST_ZERO if fast else 0)
         try:
             if count:
-                self._zero_or_write(count, offset, flags | (self._fua_flag if fua else 0))
+                self._zero_or_write(count, offset, flags | (self.fua_flag if fua else 0))
         except OSError as error:
             if not fast or error.errno not in NOT_SUPPORTED:
                 raise

@@ -30,6 +30,7 @@ from nbdfork.plugin.loaded import LoadedFile
 from nbdfork.plugin.lost import LostWrites
 from nbdfork.plugin.parameters import Parameter, Secret, parameters_of, shown
 from nbdfork.plugin.password import read_password
+from nbdfork.plugin.pipeline import Ended, Pipeline, Unfinished
 from nbdfork.plugin.plugin import Plugin, ThreadModel
 from nbdfork.plugin.server import Server, Stdio
 from nbdfork.plugin.shared import ScratchFile, SharedBuffer, SharedCounter, SharedLock
@@ -49,6 +50,7 @@ __all__ = [
     "Buffer",
     "ConfigError",
     "DescriptorExport",
+    "Ended",
     "Export",
     "ExportInfo",
     "Extent",
@@ -59,6 +61,7 @@ __all__ = [
     "Needs",
     "Parameter",
     "PartialError",
+    "Pipeline",
     "Plugin",
     "ScratchFile",
     "Secret",
@@ -69,6 +72,7 @@ __all__ = [
     "Stdio",
     "Support",
     "ThreadModel",
+    "Unfinished",
     "client",
     "parameters_of",
     "parse",

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import NamedTuple
 
+from nbdfork.plugin.pipeline import Pipeline
 from nbdfork.types import Buffer
 
 # The flags have the values of nbdkit's NBDKIT_FLAG_*.
@@ -185,6 +186,14 @@ class Export:
         with extended headers.
         """
         raise self._missing("context_extents")
+
+    def pipeline(self) -> Pipeline | None:
+        """Return how one thread can have many reads and writes under way, or None.
+
+        It is asked for once, when a client has opened the export, and only if several of its
+        requests may be carried out at once.
+        """
+        return None
 
     def close(self) -> None:
         """The client has gone."""

@@ -29,6 +29,7 @@ _METHODS = tuple(
 _MADE_OF = {
     "pread": ("pread_into",),
     "view": ("pread", "pread_into"),
+    "pipeline": ("pread", "pread_into", "pwrite"),
     "write_zeroes": ("pwrite",),
 }
 """Methods that do by others what `next` does not do in the same way if one of these is overridden:

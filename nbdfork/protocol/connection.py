@@ -199,9 +199,9 @@ class Connection:
 def _channel(stream: Stream, settings: Settings) -> Channel:
     if settings.threads.number == 1:
         return Channel(stream, settings.spins)
-    from nbdfork.protocol.parallel import SharedChannel  # most servers have no use for it
+    from nbdfork.protocol.pipelined import PipelinedChannel  # most servers have no use for it
 
-    return SharedChannel(stream, settings.spins)
+    return PipelinedChannel(stream, settings.spins)
 
 
 def _transmission(
@@ -210,12 +210,17 @@ def _transmission(
     threads = settings.threads
     if threads.number == 1:
         return Transmission(channel, session, meter)
+    from nbdfork.backend.pipelined import pipeline_of
     from nbdfork.protocol.adaptive import AdaptiveTransmission
-    from nbdfork.protocol.parallel import ParallelTransmission, SharedChannel
+    from nbdfork.protocol.parallel import ParallelTransmission
+    from nbdfork.protocol.pipelined import PipelinedChannel, PipelinedTransmission
 
-    assert isinstance(channel, SharedChannel)
+    assert isinstance(channel, PipelinedChannel)
     if settings.threads_of is not None:
         threads = settings.threads_of(session.name)
+    pipeline = pipeline_of(session.gate) if threads.number > 1 else None
+    if pipeline is not None:
+        return PipelinedTransmission(channel, session, meter, threads.number, pipeline)
     kind = AdaptiveTransmission if threads.adaptive else ParallelTransmission
     return kind(channel, session, meter, threads.number)
 

@@ -58,3 +58,7 @@ class Holdings:
         """Count nothing any more for the request of this thread: it is over."""
         if count := self._counts.pop(get_ident(), 0):
             self._meter.let_go(count)
+
+    def take_over(self) -> int:
+        """Return what is counted for the request of this thread; the caller will let it go."""
+        return self._counts.pop(get_ident(), 0)

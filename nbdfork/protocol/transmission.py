@@ -202,13 +202,7 @@ class Transmission:
                 raise Refused(errno.EINVAL, f"the flags {flags:#06x} are not allowed on it")
             result = operation(flags, offset, length, payload)
         except Exception as error:
-            code, text = _wire_error(error, command, flags, offset, length)
-            done = None
-            if isinstance(error, PartialError) and 0 <= error.done < length:
-                done = error.done
-            self._errors += 1
-            self._holdings.release()
-            replies.error(cookie, offset, code, text, done)
+            self._fail(error, flags, command, cookie, offset, length)
         else:
             if result is None:
                 if payload is not None:
@@ -222,6 +216,16 @@ class Transmission:
             else:
                 self._bytes_read += length
                 replies.data(cookie, offset, result)
+
+    def _fail(
+        self, error: Exception, flags: int, command: int, cookie: bytes, offset: int, length: int
+    ) -> None:
+        """Reply that a request has failed with *error*."""
+        code, text = _wire_error(error, command, flags, offset, length)
+        done = error.done if isinstance(error, PartialError) and 0 <= error.done < length else None
+        self._errors += 1
+        self._holdings.release()
+        self._replies.error(cookie, offset, code, text, done)
 
     def _answer_with_payload(
         self, flags: int, command: int, cookie: bytes, offset: int, length: int

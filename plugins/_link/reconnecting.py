@@ -51,6 +51,10 @@ class Link(ABC):
         Return False if another link has replaced this one meanwhile.
         """
         request()
+        return self.count_write()
+
+    def count_write(self) -> bool:
+        """Count a request that has changed what is at the far end; return as `counted_write`."""
         with self._counting:
             self._writes += 1
             return not self._is_replaced
@@ -99,6 +103,8 @@ class ReconnectingLink(Generic[L]):
         self._timeout = timeout
         self.losses = 0
         self.told = 0
+        self.prepare: Callable[[L], object] = lambda link: None
+        """Is called with each further link before anybody uses it."""
         self._counting = threading.Lock()
         self._reconnecting = threading.Lock()
         self._failure: OSError | None = None
@@ -129,7 +135,7 @@ class ReconnectingLink(Generic[L]):
 
         def write(link: L) -> None:
             if not link.counted_write(lambda: request(link)):
-                self._count_loss()
+                self.count_loss()
 
         self.attempt(write)
 
@@ -171,12 +177,14 @@ class ReconnectingLink(Generic[L]):
                 self._failure, self._failed_at = error, time.monotonic()
                 raise
             if lost.replace():
-                self._count_loss()
+                self.count_loss()
+            self.prepare(link)
             self.current = link
         lost.close()
         return link
 
-    def _count_loss(self) -> None:
+    def count_loss(self) -> None:
+        """Note that writes may have been lost that no flush has covered."""
         with self._counting:
             self.losses += 1
 

@@ -48,9 +48,19 @@ class Turns:
             while not reply.done:
                 receive()
         finally:
-            self._pass_on()
+            self.pass_on()
 
-    def _pass_on(self) -> None:
+    def take(self) -> None:
+        """Take the turn for as long as it pleases the caller, who receives by other means.
+
+        Nobody may wait yet.
+        """
+        with self._lock:
+            assert not self._taken
+            self._taken = True
+
+    def pass_on(self) -> None:
+        """Let the next thread that waits receive, or whoever comes."""
         with self._lock:
             following = next(iter(self._waiting), None)
             if following is None:

@@ -189,7 +189,8 @@ class Nbd(Plugin):
 
     def _connected(self, export_name: str | None) -> "ReconnectingLink[Any]":
         from .connecting import with_retries
-        from .remote import RemoteExport, SameExport
+        from .remote import RemoteExport
+        from .same import SameExport
 
         patience = self._patience()
         make = partial(RemoteExport, self._nbd, self._start_connecting, export_name, patience)

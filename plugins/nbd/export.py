@@ -13,6 +13,7 @@ from nbdfork.plugin import (
     BlockSize,
     Export,
     Extent,
+    Pipeline,
     Server,
     Support,
     client,
@@ -20,6 +21,7 @@ from nbdfork.plugin import (
 
 from .._link.guard import Guard
 from .._link.reconnecting import KnownLosses, ReconnectingLink
+from .pipeline import NbdPipeline
 from .remote import RemoteExport
 
 _MAX_RANGE = 1024 * 1024 * 1024
@@ -140,6 +142,10 @@ class NbdExport(Export):
         count = min(count, _MAX_RANGE)
         sent = self._nbd.CMD_FLAG_REQ_ONE if flags & REQ_ONE else 0
         return self._link.attempt(lambda export: export.extents(count, offset, sent))
+
+    def pipeline(self) -> Pipeline | None:
+        # A connection for all clients has no thread that could receive for all of them.
+        return None if self._is_shared else NbdPipeline(self._nbd, self._link)
 
     def close(self) -> None:
         self._guard.close()

@@ -11,7 +11,8 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +21,7 @@ from nbdfork.plugin import Extent, client
 from .._link.reconnecting import Link, LinkLost
 from .._link.timeout import Patience
 from .._link.turns import PendingReply, Turns
-from .connecting import Facts, connected, cut, facts, held, notify, poll_events
+from .connecting import connected, cut, facts, held, notify, poll_events
 from .library import as_oserror, why_lost
 from .replies import Chunks, Told
 
@@ -31,6 +32,10 @@ MOST_TIMES = 10
 silent."""
 
 
+_AWAY_SECONDS = 1.0
+"""Who receives may do something else for so long; then the silence of the far end begins anew."""
+
+
 class _Request(PendingReply):
     """A request under way for *client*.  When it is done, *error* is its errno, or 0."""
 
@@ -39,6 +44,21 @@ class _Request(PendingReply):
         self.client = client
         self.began = time.monotonic()
         self.error = errno.ENOTCONN
+
+
+class Begun:
+    """A request for which no thread waits: it is among `RemoteExport.ended` when it has ended.
+
+    *check* raises OSError if the reply was wrong.
+    """
+
+    __slots__ = ("began", "check", "client", "error")
+
+    def __init__(self, client: int, check: Callable[[], None] | None = None) -> None:
+        self.client = client
+        self.began = time.monotonic()
+        self.error = errno.ENOTCONN
+        self.check = check
 
 
 class RemoteExport(Link):
@@ -59,7 +79,9 @@ class RemoteExport(Link):
         self._nbd = nbd
         self._lock = threading.Lock()
         self._turns = Turns()
-        self._requests: dict[_Request, None] = {}  # an ordered set: the oldest first
+        self._is_attended = True  # unless somebody has taken the turn, and does something else
+        self._left = 0.0  # when that began
+        self._requests: dict[_Request | Begun, None] = {}  # an ordered set: the oldest first
         self._given_up: set[int] = set()  # clients
         self._heard = 0.0  # when something came, or when what was asked first began to wait
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -67,6 +89,9 @@ class RemoteExport(Link):
         self._poller = select.poll()
         self._poller.register(self._wake, select.POLLIN)
         self._awaited = 0
+        self._awaits: dict[int, int] = {self._wake: select.POLLIN}
+        self._awaits_direction = 0
+        self.ended: deque[Begun] = deque()
         self._lost: LinkLost | None = None
         self._cut: LinkLost | None = None  # why we have ended the connection
         self._handle = connected(nbd, connect, export_name, patience)
@@ -93,13 +118,14 @@ class RemoteExport(Link):
                 self._handle.aio_disconnect(0)
             except self._nbd.Error as error:
                 log.debug("nbd: %s", error.string)
+        os.eventfd_write(self._wake, 1)  # whoever receives is to look for another connection
 
     def look(self, timeout: float) -> None:
         """Break the connection off if requests wait, and the far end is silent for *timeout*.
 
         They fail with ETIMEDOUT.  *timeout* is in seconds.  This never blocks.
         """
-        for oldest in list(self._requests)[:1]:
+        for oldest in list(self._requests)[:1] if self._is_attended else ():
             now = time.monotonic()
             if now - max(oldest.began, self._heard) > timeout:
                 self._break_off(f"the far end has been silent for {timeout:g} s", errno.ETIMEDOUT)
@@ -114,10 +140,10 @@ class RemoteExport(Link):
         """
         self._given_up.add(client)
         for request in list(self._requests):
-            if request.client == client:
+            if request.client == client and not isinstance(request, Begun):
                 request.error = errno.ESHUTDOWN
                 self._turns.finish(request)
-        os.eventfd_write(self._wake, 1)  # one of them may have the turn
+        os.eventfd_write(self._wake, 1)  # one of them may have the turn; or some were only begun
 
     def forget(self, client: int) -> None:
         """Serve *client* again: it is another one by now."""
@@ -173,34 +199,40 @@ class RemoteExport(Link):
     def _carry_out(self, start: Callable[[Any, Callable[[Any], int]], object]) -> None:
         request = _Request(client.departure())
 
-        def done(error: Any) -> int:
-            self._requests.pop(request, None)
-            request.error = error.value
-            self._turns.finish(request)
-            return 1  # so libnbd can retire the request
-
         with self._lock:
-            self._begin(request, start, done)
+            self._begin(request, start)
         self._turns.wait(request, self._receive)
-        if request.error:
-            self._requests.pop(request, None)
-            if request.client in self._given_up:
-                raise _nobody_waits()
-            with self._lock:  # the thread that noticed may not have marked it as lost yet
-                self._note_direction("the server closed the connection")
-                if request.error == errno.ESHUTDOWN and self._lost is None:
-                    self._lose("the server is shutting down")  # the request was not carried out
-            if self._lost is not None:
-                raise _again(self._lost)
-            raise OSError(request.error, f"the server says: {os.strerror(request.error)}")
+        self.check(request)
+
+    def check(self, request: _Request | Begun) -> None:
+        """Raise OSError if *request*, which has ended, has failed."""
+        if not request.error:
+            return
+        self._requests.pop(request, None)
+        if request.client in self._given_up:
+            raise _nobody_waits()
+        with self._lock:  # the thread that noticed may not have marked it as lost yet
+            self._note_direction("the server closed the connection")
+            if request.error == errno.ESHUTDOWN and self._lost is None:
+                self._lose("the server is shutting down")  # the request was not carried out
+        if self._lost is not None:
+            raise _again(self._lost)
+        raise OSError(request.error, f"the server says: {os.strerror(request.error)}")
 
     def _begin(
         self,
-        request: _Request,
+        request: _Request | Begun,
         start: Callable[[Any, Callable[[Any], int]], object],
-        done: Callable[[Any], int],
     ) -> None:
         """Start a request, in a thread that holds the lock."""
+
+        def done(error: Any) -> int:
+            if request in self._requests:
+                del self._requests[request]
+                request.error = error.value
+                self._finish(request)
+            return 1  # so libnbd can retire the request
+
         if request.client in self._given_up:
             raise _nobody_waits()
         if self._lost is not None:
@@ -218,6 +250,78 @@ class RemoteExport(Link):
         if self._direction & self._nbd.AIO_DIRECTION_WRITE:
             os.eventfd_write(self._wake, 1)  # there is more to send than the socket takes
 
+    def _finish(self, request: _Request | Begun) -> None:
+        if isinstance(request, Begun):
+            self.ended.append(request)
+        else:
+            self._turns.finish(request)
+
+    # -- requests for which no thread waits ---------------------------------------------
+
+    def take_turn(self) -> None:
+        """Let this thread receive by `awaits` and `proceed` from now on, and no other."""
+        self._turns.take()
+        self._is_attended = False
+
+    def leave_turn(self) -> None:
+        """Let those receive who wait."""
+        self._is_attended = True
+        self._turns.pass_on()
+
+    def begin_read(self, data: memoryview, offset: int, client: int) -> Begun | None:
+        """Begin what `read` does, for *client*; return None if that is not possible."""
+        if not self._has_chunks:
+            request = Begun(client)
+            return self._begun(request, lambda h, done: h.aio_pread(data, offset, done))
+        chunks = Chunks(offset, len(data), self._break_off)
+        note = chunks.note
+        request = Begun(client, chunks.check)
+        return self._begun(
+            request, lambda h, done: h.aio_pread_structured(data, offset, note, done)
+        )
+
+    def begin_write(self, data: memoryview, offset: int, flags: int, client: int) -> Begun | None:
+        """Begin what `write` does, as `begin_read`."""
+        request = Begun(client)
+        return self._begun(request, lambda h, done: h.aio_pwrite(data, offset, done, flags))
+
+    def _begun(
+        self, request: Begun, start: Callable[[Any, Callable[[Any], int]], object]
+    ) -> Begun | None:
+        try:
+            with self._lock:
+                self._begin(request, start)
+        except OSError:  # who makes the request in another way will see why
+            return None
+        return request
+
+    def awaits(self) -> dict[int, int]:
+        """Return what there is to wait for; the same mapping as long as it is the same."""
+        now = time.monotonic()
+        if not self._is_attended:
+            self._is_attended = True
+            if now - self._left > _AWAY_SECONDS:  # it was not the far end that was silent
+                self._heard = now
+        direction = 0 if self._lost is not None else self._direction
+        if direction != self._awaits_direction:
+            self._awaits_direction = direction
+            self._awaits = {self._wake: select.POLLIN}
+            if direction:
+                self._awaits[self._fd] = poll_events(self._nbd, direction)
+        return self._awaits
+
+    def proceed(self, ready: Mapping[int, int]) -> None:
+        """Take what has come; what has ended is among `ended` then."""
+        self._is_attended = False
+        self._left = time.monotonic()
+        if ready or self._lost is not None:
+            self._take(ready)
+            if self._given_up:
+                for request in list(self._requests):
+                    if isinstance(request, Begun) and request.client in self._given_up:
+                        del self._requests[request]
+                        self.ended.append(request)
+
     # -- receiving ----------------------------------------------------------------------
 
     def _receive(self) -> None:
@@ -228,6 +332,11 @@ class RemoteExport(Link):
                 # This replaces what it was registered for before.
                 self._poller.register(self._fd, poll_events(self._nbd, self._awaited))
             ready = dict(self._poller.poll())
+        else:
+            ready = {}
+        self._take(ready)
+
+    def _take(self, ready: Mapping[int, int]) -> None:
         with self._lock:
             if self._lost is not None:
                 self._end_all()
@@ -265,7 +374,7 @@ class RemoteExport(Link):
     def _end_all(self) -> None:
         """Finish all requests: no replies will come any more."""
         while self._requests:
-            self._turns.finish(self._requests.popitem()[0])
+            self._finish(self._requests.popitem()[0])
 
 
 def _again(lost: LinkLost) -> LinkLost:
@@ -275,30 +384,3 @@ def _again(lost: LinkLost) -> LinkLost:
 
 def _nobody_waits() -> OSError:
     return OSError(errno.ESHUTDOWN, "nobody waits for this any more")
-
-
-class SameExport:
-    """Makes connections with *make*, and ensures that all of them are to the same export."""
-
-    def __init__(self, make: Callable[[], RemoteExport]) -> None:
-        self._make = make
-        self._facts: Facts | None = None
-
-    def __call__(self) -> RemoteExport:
-        try:
-            export = self._make()
-        except LinkLost as error:  # and *make* has tried often enough
-            raise OSError(error.errno, error.strerror) from error
-        self._facts = self._facts or export.facts
-        if other := _difference(self._facts, export.facts):
-            export.close()
-            raise OSError(errno.EIO, f"the server's export has changed: {other}")
-        return export
-
-
-def _difference(before: Facts, now: Facts) -> str:
-    """Return how an export differs from what it was before; "" if it does not."""
-    for name, old, new in zip(Facts._fields, before, now, strict=True):
-        if old != new:
-            return f"its {name.replace('_', ' ')} was {old} and is {new}"
-    return ""

@@ -13,6 +13,7 @@ from nbdfork.plugin import (
     DescriptorExport,
     Export,
     Filter,
+    Pipeline,
     Plugin,
     Server,
     client,
@@ -57,7 +58,7 @@ def _as_ruff_sorts(name: str) -> tuple[int, str]:
 
 def functions() -> Iterator[tuple[str, object]]:
     """Yield what the pages of plugins and filters must explain: methods, and functions."""
-    for owner in (Export, Plugin, Filter, Server):
+    for owner in (Export, Plugin, Filter, Server, Pipeline):
         for name, value in members(owner):
             if name != "__init__":
                 yield name, value

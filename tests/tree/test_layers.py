@@ -54,11 +54,11 @@ ORDER = {
         ["replies"],
         ["transmission"],
         ["handshake", "parallel"],
-        ["adaptive"],
+        ["adaptive", "pipelined"],
         ["connection"],
     ],
     "plugin": [
-        ["_serving", "errors", "mapping", "parse", "version"],
+        ["_serving", "errors", "mapping", "parse", "pipeline", "version"],
         ["client", "parameters", "export", "shared"],
         ["server"],
         ["lost"],
@@ -76,7 +76,7 @@ ORDER = {
     "backend": [
         ["absent", "arguments", "client", "errors", "extents", "facts"],
         ["gate", "handle", "loaders"],
-        ["load"],
+        ["load", "pipelined"],
         ["chain"],
         ["exports", "life"],
     ],

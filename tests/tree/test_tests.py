@@ -70,6 +70,7 @@ WITHOUT_UNIT_TESTS = {
     "main": "the command as a whole: everything in clients",
     "plugin/_serving": "what a thread remembers; `plugin/test_client` is about it",
     "plugin/loaded": "a tuple without methods",
+    "plugin/pipeline": "methods without a body, and a name: protocol/test_pipelined.py has one",
     "plugin/version": "a number: backend/test_load.py has what follows from it",
     "translation": "it hands options on: what comes of them is tested where it is seen",
     "protocol/errors": "exceptions without methods",
