@@ -29,6 +29,10 @@ class NbdPipeline(Pipeline):
         link.prepare = RemoteExport.take_turn
         link.current.take_turn()
 
+    def current(self) -> RemoteExport:
+        """Return the connection on which requests begin now."""
+        return self._link.current
+
     def read(self, count: int, offset: int, ended: Ended) -> bool:
         remote = self._link.current
         if count > remote.facts.block_size.maximum:

@@ -29,6 +29,7 @@ from tests.support.nbd import (
     plugin,
     reads,
 )
+from tests.support.piped import WAYS, piped
 
 pytestmark = pytest.mark.usefixtures("needs_libnbd")
 
@@ -64,12 +65,17 @@ def test_a_server_that_is_late(place: Path, caplog: pytest.LogCaptureFixture) ->
             assert patient.result()
 
 
-def test_requests_under_way_when_the_server_dies(place: Path) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_requests_under_way_when_the_server_dies(place: Path, way: str) -> None:
     disk = f"{place}/disk.img"
     log = place / "log"
     words = ["--filter=log", "--filter=delay", "file", disk, f"logfile={log}"]
     words += ["delay-read=1", "delay-write=1"]
-    with far_nbdkit(place, *words) as far, opened(f"socket={far.path}", "retry=9") as export:
+    with (
+        far_nbdkit(place, *words) as far,
+        opened(f"socket={far.path}", "retry=9") as made,
+        WAYS[way](made) as export,
+    ):
         with ThreadPoolExecutor(16) as pool:
             data = memoryview(b"x" * 4096)
             read = [pool.submit(export.pread, 4096, n * 4096) for n in range(8)]
@@ -86,11 +92,12 @@ def test_requests_under_way_when_the_server_dies(place: Path) -> None:
         assert bytes(export.pread(8 * 4096, MIB)) == b"x" * 8 * 4096
 
 
-def test_a_server_that_is_shutting_down(place: Path) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_server_that_is_shutting_down(place: Path, way: str) -> None:
     shutting_down = place / "shutting-down"
     words = ["error-pread=ESHUTDOWN", "error-pread-rate=100%", f"error-pread-file={shutting_down}"]
     with far_nbdkit(place, "--filter=error", "memory", "1M", *words) as far:
-        with opened(f"socket={far.path}") as export:
+        with opened(f"socket={far.path}") as made, WAYS[way](made) as export:
             export.pwrite(memoryview(b"data"), 0, 0)
             shutting_down.touch()
             with refused(errno.EIO, "the connection is lost"):
@@ -111,9 +118,10 @@ def test_a_host_that_is_gone_is_noticed(place: Path) -> None:
                 assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
-def test_writes_that_may_be_forgotten(place: Path) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_writes_that_may_be_forgotten(place: Path, way: str) -> None:
     with far_nbdkit(place, "file", place / "disk.img") as far:
-        with opened(f"socket={far.path}") as export:
+        with opened(f"socket={far.path}") as made, WAYS[way](made) as export:
             export.pwrite(memoryview(b"flushed"), 0, 0)
             export.flush()
             export.pwrite(memoryview(b"forced"), 0, FUA)
@@ -176,3 +184,17 @@ def test_another_export_when_the_server_comes_back(place: Path) -> None:
             far.start()
             with refused(errno.EIO, f"changed: its size was {2 * MIB} and is {MIB}"):
                 export.pread(512, 0)
+
+
+def test_many_are_under_way_at_once_in_one_thread(place: Path) -> None:
+    log = place / "log"
+    words = ["--filter=log", "--filter=delay", "file", f"{place}/disk.img", f"logfile={log}"]
+    with far_nbdkit(place, *words, "delay-read=1") as far:
+        with opened(f"socket={far.path}") as made, piped(made) as export:
+            with ThreadPoolExecutor(8) as pool:
+                read = [pool.submit(export.pread, 4096, n * 4096) for n in range(8)]
+                eventually(lambda: len(re.findall(r" Read id=", log.read_text())) >= 8)
+                assert not any(one.done() for one in read)
+                found = [bytes(one.result()) for one in read]
+        assert found == [CONTENT[n * 4096 : (n + 1) * 4096] for n in range(8)]
+        assert export.unfinished == 0

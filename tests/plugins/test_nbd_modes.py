@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import select
 import socket
 import threading
 from collections.abc import Mapping
@@ -10,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+from nbdfork.plugins.nbd.pipeline import NbdPipeline
 
-from nbdfork.plugin import Export
+from nbdfork.plugin import Export, Unfinished
 from tests.support import nbd_lies
 from tests.support.harness import SECONDS, Server, eventually, is_alive, refused
 from tests.support.libnbd import connected, fails, libnbd
@@ -19,6 +21,7 @@ from tests.support.lying_nbd import Answer, Asked, Conversation, LyingNbd
 from tests.support.memory import growth
 from tests.support.nbd import opened, plugin
 from tests.support.noise import noise
+from tests.support.piped import WAYS
 from tests.support.served import serving
 
 pytestmark = pytest.mark.usefixtures("needs_libnbd")
@@ -160,10 +163,12 @@ def read(export: Export) -> object:
     return export.pread(4096, 4096)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("lie", nbd_lies.READS)
-def test_a_read_is_lied_to(lie: str) -> None:
+def test_a_read_is_lied_to(lie: str, way: str) -> None:
     with LyingNbd(CONTENT, nbd_lies.READS[lie]) as server:
-        with opened(f"socket={server.path}", SHORT) as export, growth() as grown:
+        words = (f"socket={server.path}", SHORT)
+        with opened(*words) as made, WAYS[way](made) as export, growth() as grown:
             with pytest.raises(OSError, match=AT_READ[lie][1]) as caught:
                 export.pread(4096, 4096)
             check(caught.value, server, AT_READ[lie][0])
@@ -230,18 +235,20 @@ def test_names_and_descriptions_that_nobody_can_read() -> None:
 # -- cut and silent at every byte -------------------------------------------------------------
 
 
-def outcome(server: LyingNbd) -> bytes | OSError:
+def outcome(server: LyingNbd, way: str = "methods") -> bytes | OSError:
     try:
         with opened(f"socket={server.path}", "timeout=0.1") as export:
-            return bytes(export.pread(16, 4096))
+            with WAYS[way](export) as reached:
+                return bytes(reached.pread(16, 4096))
     except OSError as error:
         return error
 
 
-def test_a_conversation_that_is_cut_at_any_byte() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_conversation_that_is_cut_at_any_byte(way: str) -> None:
     for limit in range(1, 1000):
         with LyingNbd(CONTENT, limit=limit) as server:
-            found = outcome(server)
+            found = outcome(server, way)
         if isinstance(found, bytes):
             break
         assert found.errno == errno.EIO
@@ -311,6 +318,34 @@ def test_who_shares_a_connection_does_not_lose_it_with_another_client() -> None:
                 found = later.begin(lambda: other.pread(512, 512)).result(SECONDS)
                 assert bytes(found) == CONTENT[512:1024]
         assert server.connections == 1
+
+
+def test_who_is_busy_with_a_slow_client_does_not_take_that_for_silence_of_the_server() -> None:
+    """The one thread that serves both may have to wait until a reply is taken."""
+    with LyingNbd(CONTENT, {"read": nbd_lies.silent}) as server:
+        with opened(f"socket={server.path}", "timeout=60") as export:
+            pipeline = export.pipeline()
+            assert isinstance(pipeline, NbdPipeline)
+            remote = pipeline.current()
+            results: list[object] = []
+            assert pipeline.read(512, 0, results.append)
+            pipeline.proceed({})  # it is away now
+            remote.look(0.0)
+            pipeline.proceed(_ready(pipeline, 0))
+            assert results == []
+            pipeline.awaits()  # it is back
+            remote.look(0.0)
+            pipeline.proceed(_ready(pipeline, SECONDS))
+            assert [type(result) for result in results] == [Unfinished]
+            pipeline.close()
+
+
+def _ready(pipeline: NbdPipeline, seconds: float) -> dict[int, int]:
+    """Return what has come within some seconds of what the pipeline awaits."""
+    poll = select.poll()
+    for fd, events in pipeline.awaits().items():
+        poll.register(fd, events)
+    return dict(poll.poll(seconds * 1000))
 
 
 # -- what a server in front of it does --------------------------------------------------------
