@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from nbdfork.backend.gate import Gate
+from nbdfork.backend.gate import LARGE, Gate
 from nbdfork.backend.pipelined import pipeline_of
 from nbdfork.plugin import Ended, Export, PartialError, Pipeline, Unfinished
 from nbdfork.protocol.errors import CutShort, Disconnected, ProtocolError
 from nbdfork.protocol.pipelined import PipelinedChannel, PipelinedTransmission
 from nbdfork.protocol.transmission import Session
-from tests.support.harness import eventually
+from tests.support.harness import eventually, receive
 from tests.support.requests import Counted, request
 
 READ, WRITE, DISC, FLUSH = 0, 1, 2, 3
@@ -129,8 +129,8 @@ class Served:
 
     def reply(self, count: int = 0) -> tuple[int, bytes]:
         """Return the error of the next reply, and its data."""
-        head = self.client.recv(16, socket.MSG_WAITALL)
-        return int.from_bytes(head[4:8], "big"), self.client.recv(count, socket.MSG_WAITALL)
+        head = receive(self.client, 16)
+        return int.from_bytes(head[4:8], "big"), receive(self.client, count)
 
     def end(self) -> None:
         self.thread.join(30)
@@ -317,3 +317,20 @@ def test_where_no_thread_can_be_had_the_request_fails(monkeypatch: pytest.Monkey
         monkeypatch.setattr(threading.Thread, "start", start)
         it.client.sendall(request(FLUSH))
         assert it.reply() == (12, b"")
+
+
+def test_what_large_ones_hold_is_counted_until_they_are_answered() -> None:
+    with served() as it:
+        it.client.sendall(request(READ, 0, LARGE) + request(WRITE, LARGE, LARGE, bytes(LARGE)))
+        read, written = it.far.begun_at(0), it.far.begun_at(LARGE)
+        eventually(lambda: it.counted.held == 2 * LARGE)
+        it.far.answer(read, bytes(LARGE))
+        assert it.reply(LARGE)[0] == 0
+        eventually(lambda: it.counted.held == LARGE)
+        it.far.answer(written, Unfinished())
+        assert it.reply() == (0, b"")
+        eventually(lambda: it.counted.held == 0)
+        it.counted.most_held = LARGE - 1
+        it.client.sendall(request(READ, 0, LARGE))
+        assert it.reply() == (12, b"")
+        assert it.counted.held == 0
