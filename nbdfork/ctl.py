@@ -8,7 +8,9 @@ import http.client
 import json
 import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import nbdfork
@@ -71,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         run = _VERBS[arguments.verb][1]
+        if arguments.control is None and run is not _checkpoint:
+            raise Failure(f"{arguments.verb}: say which server, by --control SOCKET")
         run(arguments)
     except Failure as error:
         print(f"nbdforkctl: error: {error}", file=sys.stderr)
@@ -85,9 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="nbdforkctl", description="See what an nbdfork server does, and tell it what to do."
     )
     parser.add_argument("--version", action="version", version=f"nbdforkctl {nbdfork.__version__}")
-    parser.add_argument(
-        "--control", metavar="SOCKET", required=True, help="the socket of the server's --control"
-    )
+    parser.add_argument("--control", metavar="SOCKET", help="the socket of the server's --control")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     made = {verb: verbs.add_parser(verb, help=help_) for verb, (help_, _) in _VERBS.items()}
     made["status"].add_argument("--json", action="store_true", help="print all, as JSON")
@@ -99,6 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     made["top"].add_argument(
         "--interval", metavar="SECONDS", type=_interval, default=2.0, help="(%(default)g)"
     )
+    made["checkpoint"].add_argument("directory", metavar="DIRECTORY", help="its bitmap-dir=")
+    which = made["checkpoint"].add_mutually_exclusive_group()
+    which.add_argument("--add", metavar="NAME", help="make one: what is written later is told")
+    which.add_argument("--remove", metavar="NAME", help="forget one")
     made["top"].add_argument("--count", metavar="N", type=int, help="end after so many pictures")
     return parser
 
@@ -145,12 +151,31 @@ def _log_level(arguments: argparse.Namespace) -> None:
     ask(arguments.control, "/log-level", {"level": arguments.level})
 
 
+def _checkpoint(arguments: argparse.Namespace) -> None:
+    """They are in files, which a server that uses them looks at for each write."""
+    from nbdfork.filters._marks import Marks
+
+    try:
+        with closing(Marks(arguments.directory, make=False)) as marks:
+            if arguments.add is not None:
+                marks.add(arguments.add)
+            elif arguments.remove is not None:
+                marks.remove(arguments.remove)
+            else:
+                for name, one in marks.checkpoints().items():
+                    made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.made))
+                    print(f"{made}  {name}")
+    except OSError as error:
+        raise Failure(f"checkpoint: {error.strerror} ({arguments.directory})") from error
+
+
 _VERBS = {
     "status": ("what the server does now", _status),
     "top": ("the same, again and again", _top),
     "metrics": ("the same, for Prometheus", _metrics),
     "drain": ("let nobody in any more, and end when all clients have left", _drain),
     "disconnect": ("let one client's connection end", _disconnect),
+    "checkpoint": ("list, make or forget checkpoints of the bitmap filter", _checkpoint),
     "log-level": ("how much is logged from now on", _log_level),
 }
 

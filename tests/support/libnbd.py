@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,9 +29,14 @@ def libnbd() -> Any:
 
 
 @contextmanager
-def connected(uri: str, checked: bool = True) -> Iterator[Any]:
-    """Connect to *uri*; unless *checked*, libnbd sends requests that it knows to be wrong."""
+def connected(uri: str, checked: bool = True, contexts: Iterable[str] = ()) -> Iterator[Any]:
+    """Connect to *uri*; unless *checked*, libnbd sends requests that it knows to be wrong.
+
+    The metadata *contexts* are asked for.
+    """
     handle = libnbd().NBD()
+    for context in contexts:
+        handle.add_meta_context(context)
     if not checked:
         handle.set_strict_mode(0)
     handle.set_uri_allow_local_file(True)  # with certificates or keys

@@ -130,6 +130,7 @@ UNPACKING = {"bzip2", "lz4", "frames"}
 """What they do is what all filters do that unpack: filters/test_unpack.py runs each of them."""
 
 TOGETHER = {
+    "bitmap": {"marks"},
     "blocksize": {"blocksize_policy", "ranges"},
     "clients": {"exitlast", "exitwhen", "limit", "openonce", "slots", "time_limit", "tls_fallback"},
     "content": {"checkwrite", "swab"},
