@@ -118,7 +118,7 @@ class Terms(NamedTuple):
     *idle_limit*: the seconds that it may then be silent, or not take its replies.  *keepalive* is
     TCP's.  *most_per_party* and *rules*: see `Admission`.  *memory_budget*: how many bytes the data
     of large requests may take, those of all clients together; 0 is any number, None what suits the
-    machine.
+    machine.  *locked*: the memory of processes that serve is not swapped out.
     """
 
     newstyle: bool
@@ -129,6 +129,7 @@ class Terms(NamedTuple):
     most_per_party: int | None = None
     rules: Rules = EVERYBODY
     memory_budget: int | None = None
+    locked: bool = False
 
 
 def supervisor(
@@ -175,6 +176,7 @@ def supervisor(
         ),
         one_process,
         budget.default_limit() if terms.memory_budget is None else terms.memory_budget,
+        terms.locked,
     )
     return Supervisor(
         listeners,

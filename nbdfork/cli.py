@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import chdir
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nbdfork.argumentfiles import BadArgumentFile, expanded
 from nbdfork.declaration import Field, Option
 from nbdfork.manners import NBDFORK, Manners
 from nbdfork.options import ONLY_ON_COMMAND_LINE, TABLE, Options
@@ -54,7 +55,7 @@ def parse_arguments(
         **manners.defaults,
         "manners": manners,
         "plugin": words[0] if words else None,
-        "arguments": tuple(words[1:]),
+        "arguments": _arguments(words[1:]),
     }
     if files := [one.value for one in given if one.option.field is Options.config]:
         from nbdfork import configfile  # and all that it imports
@@ -75,6 +76,13 @@ def parse_arguments(
     _imply(values, given)
     _imply_politely(values, given, manners)
     return Options(**values)
+
+
+def _arguments(words: Sequence[str]) -> tuple[str, ...]:
+    try:
+        return tuple(expanded(words))
+    except BadArgumentFile as error:
+        raise UsageError(str(error)) from error
 
 
 def _from_file(
@@ -254,5 +262,6 @@ def _imply_politely(values: dict[str, Any], given: Sequence[_Given], manners: Ma
         ((implied, name, argument),) = split_words(text.split())
         assert implied is not None
         others = [other.option for other in given]
-        if not any(other is implied or _excludes(implied, other) for other in others):
+        contrary = (_excludes(implied, other) or _excludes(other, implied) for other in others)
+        if implied not in others and not any(contrary):
             values[implied.field.name] = _value(implied, name, argument)

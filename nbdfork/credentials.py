@@ -21,8 +21,8 @@ REVOKED = "ca-crl.pem"
 CERTIFICATE = "server-cert.pem"
 KEY = "server-key.pem"
 
-ROOT_DIRECTORY = "/etc/pki/nbdfork"
-"""Where certificates are looked for if the server is started by root."""
+ROOT_DIRECTORY = "/etc/pki"
+"""Where the folder with certificates is, named for the program, if it is started by root."""
 
 _CIPHERS_FOR_KEYS = (
     "ECDHE-PSK-CHACHA20-POLY1305:ECDHE-PSK-AES256-CBC-SHA384:ECDHE-PSK-AES128-CBC-SHA256"
@@ -40,43 +40,109 @@ def load(
     psk: str | None = None,
     verify_peer: bool = False,
     required: bool = False,
+    priority: str | None = None,
+    program: str = "nbdfork",
 ) -> Tls:
     """Return TLS by the keys in the file *psk*, or else by the folder *certificates*.
 
-    *certificates* None is a folder that is looked for.  *verify_peer*: clients need a certificate,
-    too.  *required*: clients must use TLS.  Raises `StartupError`.
+    *certificates* None is a folder of *program* that is looked for.  *verify_peer*: clients need a
+    certificate, too.  *required*: clients must use TLS.  *priority*: a priority string of GnuTLS.
+    Raises `StartupError`.
     """
     if psk is not None:
         context = _by_keys(psk)
+        if certificates is not None:
+            log.warning("--tls-psk: clients need a key; those with a certificate do not get in")
     else:
-        context = _by_certificates(certificates or _find_certificates(), verify_peer)
+        context = _by_certificates(certificates or _find_certificates(program), verify_peer)
         if verify_peer and not required:
             log.warning(
                 "--tls-verify-peer without --tls=require: a client that does not use TLS gets in"
                 " without a certificate"
             )
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if priority is not None:
+        _prioritize(context, priority)
+    if path := os.environ.get("SSLKEYLOGFILE"):
+        with _naming_key_log(path):
+            context.keylog_filename = path
     context.options |= ssl.OP_NO_RENEGOTIATION  # a client could demand it without end
     context.num_tickets = 0  # clients do not come back to a worker
     return Tls(context, required)
 
 
+@contextmanager
+def _naming_key_log(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StartupError(f"SSLKEYLOGFILE={path}: {error.strerror or error}") from error
+
+
+# -- versions and ciphers -------------------------------------------------------------------
+
+_VERSIONS = {
+    "VERS-TLS1.2": ssl.OP_NO_TLSv1_2,
+    "VERS-TLS1.3": ssl.OP_NO_TLSv1_3,
+    "VERS-TLS1.0": ssl.Options(0),  # which are never agreed on
+    "VERS-TLS1.1": ssl.Options(0),
+    "VERS-SSL3.0": ssl.Options(0),
+}
+_ALL = ssl.OP_NO_TLSv1_2 | ssl.OP_NO_TLSv1_3
+_FIRST = ("NORMAL", "SECURE128", "PFS")
+"""Those that OpenSSL's default fulfils: ciphers of 128 bits and more, and forward secrecy first."""
+
+
+def _prioritize(context: ssl.SSLContext, priority: str) -> None:
+    """Set what a priority string says, as far as OpenSSL can tell the difference."""
+    first, *others = priority.split(":")
+    if first not in _FIRST:
+        raise _no_priority(priority, first)
+    if first == "PFS":
+        context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20")
+    for word in others:
+        sign, name = word[:1], word[1:]
+        option = _ALL if name == "VERS-ALL" else _VERSIONS.get(name)
+        if option is None or sign not in ("+", "-", "!"):
+            raise _no_priority(priority, word)
+        if sign == "+":
+            context.options &= ~option
+        else:
+            context.options |= option
+    if context.options & _ALL == _ALL:
+        raise StartupError(f"--tls-priority {priority}: this leaves no version of TLS")
+
+
+def _no_priority(priority: str, word: str) -> StartupError:
+    return StartupError(
+        f"--tls-priority {priority}: {word!r} is for GnuTLS alone; OpenSSL, by which the server"
+        f" speaks, knows {', '.join(_FIRST)}, and + or - {', '.join(_VERSIONS)} and VERS-ALL"
+    )
+
+
 # -- certificates ---------------------------------------------------------------------------
 
 
-def certificate_directories() -> list[str]:
+def certificate_directories(program: str = "nbdfork") -> list[str]:
     """Return where certificates are looked for unless the user says where they are."""
     if os.geteuid() == 0:
-        return [ROOT_DIRECTORY]
+        return [f"{ROOT_DIRECTORY}/{program}"]
     home = os.path.expanduser("~")
-    return [f"{home}/.pki/nbdfork", f"{home}/.config/pki/nbdfork"]
+    return [f"{home}/.pki/{program}", f"{home}/.config/pki/{program}"]
 
 
-def _find_certificates() -> str:
-    directories = certificate_directories()
-    for directory in directories:
+def found(program: str) -> str | None:
+    """Return the folder with the certificate of *program*, if there is one."""
+    for directory in certificate_directories(program):
         if os.path.exists(os.path.join(directory, CERTIFICATE)):
             return directory
+    return None
+
+
+def _find_certificates(program: str) -> str:
+    if directory := found(program):
+        return directory
+    directories = certificate_directories(program)
     raise StartupError(
         f"TLS needs a certificate, and there is no {CERTIFICATE} in {' or '.join(directories)}:"
         " use --tls-certificates=DIR or --tls-psk=FILE"

@@ -1,5 +1,6 @@
 """What nbdfork prints of itself and of a plugin instead of serving."""
 
+import importlib.util
 import os
 import sys
 import sysconfig
@@ -29,7 +30,8 @@ _COLUMNS = 80
 
 def is_asked_for(options: Options) -> bool:
     """Return whether *options* ask for something to be printed, and not to serve."""
-    return options.help or options.version or options.dump_config or options.dump_plugin
+    asked = (options.help, options.version, options.dump_config, options.dump_plugin)
+    return any((*asked, options.short_options, options.long_options))
 
 
 def show(options: Options) -> None:
@@ -41,6 +43,9 @@ def show(options: Options) -> None:
         print(f"{options.manners.program} {options.manners.version}")
         for layer in found:
             print(f"{layer.name} {layer.version}")
+    elif options.short_options or options.long_options:
+        names = (name for option in TABLE for name in option.names)
+        print(*(name for name in names if (name[1] == "-") is options.long_options), sep="\n")
     elif options.dump_config:
         _print_pairs(configuration(options.manners).items())
     elif options.plugin is None:
@@ -141,9 +146,13 @@ def _configuration() -> Iterator[tuple[str, str]]:
     yield "tls", "yes"
     # What nbdkit has added since.
     yield "max_api_version", "2"
-    yield "root_tls_certificates_dir", credentials.ROOT_DIRECTORY
+    yield "root_tls_certificates_dir", f"{credentials.ROOT_DIRECTORY}/nbdfork"
     yield "run_default_socket", "TCP"
+    yield "selinux", "yes" if os.path.exists("/sys/fs/selinux/enforce") else "no"
     yield "soext", "so"
+    yield "timeout_option", "yes"
+    yield "vsock_option", "yes"
+    yield "zstd", "yes" if importlib.util.find_spec("backports.zstd") else "no"
 
 
 def _data_directory(prefix: str) -> str:

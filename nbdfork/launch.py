@@ -33,7 +33,8 @@ class Listening(NamedTuple):
     *activated*: on the sockets that a service manager has passed; or at the path *unix*, "-" being
     a private one, with the permissions *unix_mode* if that is not None; or on the TCP *port*, a
     number or the name of a service, of *address*, None being all interfaces, with the address
-    *family*.
+    *family*; or, with *vsock*, on this port for virtual machines.  The socket has the
+    *selinux_label*, if that is not None.
     """
 
     address: str | None = None
@@ -42,9 +43,17 @@ class Listening(NamedTuple):
     unix: str | None = None
     unix_mode: int | None = None
     activated: bool = False
+    vsock: bool = False
+    selinux_label: str | None = None
 
     def listen(self) -> Listeners:
         """Start to listen.  Raises `StartupError`."""
+        if self.selinux_label is None:
+            return self._listen()
+        with sockets.labelled(self.selinux_label):
+            return self._listen()
+
+    def _listen(self) -> Listeners:
         if self.unix_mode is not None and self.unix in (None, "-"):
             raise StartupError("--unix-mode is for a socket that -U names")
         if self.activated:
@@ -53,6 +62,8 @@ class Listening(NamedTuple):
             return sockets.listen_private()
         if self.unix is not None:
             return sockets.listen_unix(self.unix, self.unix_mode)
+        if self.vsock:
+            return sockets.listen_vsock(self.port)
         return sockets.listen_tcp(self.address, self.port, self.family)
 
 

@@ -3,6 +3,8 @@
 Serving and `--dump-plugin` both go this way.
 """
 
+import logging
+import os
 from collections.abc import Callable, Sequence
 
 from nbdfork import logs
@@ -13,6 +15,8 @@ from nbdfork.backend.handle import Handle
 from nbdfork.backend.load import Found
 from nbdfork.options import Options
 from nbdfork.plugin import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 def find(options: Options) -> list[Found]:
@@ -74,8 +78,18 @@ def is_newstyle(chains: Sequence[Chain], options: Options) -> bool:
 
 
 def _set_server_flag(option: str, flag: str, value: int) -> None:
+    if flag == "tls.log":
+        raise ConfigError(
+            f"{option}: OpenSSL, by which the server speaks, keeps no such log; nbdfork.tls.session"
+            " tells what was agreed on, and SSLKEYLOGFILE lets other programs read the connection"
+        )
+    if flag == "environ":
+        if value:
+            for name, text in sorted(os.environ.items()):
+                log.debug("environ: %s=%s", name, text)
+        return
     try:
         logs.set_debug_flag(flag, value)
     except KeyError:
-        known = ", ".join(logs.DEBUG_FLAGS)
+        known = ", ".join([*logs.DEBUG_FLAGS, "environ"])
         raise ConfigError(f"{option}: no such debug flag; there is: {known}") from None

@@ -309,6 +309,7 @@ DEBUG_FLAGS = {
         "nbdfork.backend.life",
     ),
     "backend.datapath": ("nbdfork.backend.gate",),
+    "tls.session": ("nbdfork.protocol.tls",),
 }
 """The server's debug flags and the loggers that they silence if set to 0."""
 

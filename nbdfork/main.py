@@ -7,11 +7,13 @@ up; the foreground hears "ready" last.  Here, too, every error becomes a message
 
 import logging
 import os
+import resource
 import shlex
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from nbdfork import assembly, cli, disks, info, layers, logs, manners, translation
@@ -23,6 +25,7 @@ from nbdfork.plugin import ConfigError
 from nbdfork.server import (
     daemon,
     departures,
+    linux,
     parent,
     privileges,
     processes,
@@ -131,6 +134,8 @@ def _serve(options: Options, world: _World) -> int:
         options.unix,
         options.unix_mode,
         world.activated,
+        options.vsock,
+        options.selinux_label,
     )
     listeners = listening.listen()
     with Start(listeners, options.pidfile) as start:
@@ -158,6 +163,8 @@ def _serve(options: Options, world: _World) -> int:
                 options.drain_limit,
             )
             supervisor.on_signal(signal.SIGUSR1, logs.reopen)
+            if options.swap:
+                _lock_memory()
             if options.foreground:  # a signal, which the reader may send now, ends it cleanly
                 _announce(options, where, listeners)
             # The command keeps the privileges of its user; it can connect already, and will be
@@ -202,6 +209,8 @@ def _serve_single(options: Options, world: _World) -> int:
             if isinstance(client, socket.socket):
                 sockets.prepare_client(client, options.keepalive)
             sandbox = assembly.sandbox(shelf, plan, clients=1)
+            if options.swap:
+                _lock_memory()
             sandbox.hide_others()
             sandbox.enter()
             _after_fork(life, stopper)
@@ -259,6 +268,19 @@ def _keeps_stderr(options: Options) -> bool:
     """Return whether there may be something to say on standard error in the background, too."""
     debugging = options.verbose and options.log in (None, "syslog", "null")
     return debugging or options.log == "stderr"
+
+
+def _lock_memory() -> None:
+    """Lock the memory of this process, and let those that it forks lock theirs."""
+    with suppress(ValueError, OSError):  # only root may raise it: then it has to suffice
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+    try:
+        linux.lock_memory()
+    except OSError as error:
+        raise StartupError(
+            f"--swap: {error}: start the server as root, or raise the limit of locked memory"
+            " (ulimit -l)"
+        ) from error
 
 
 def _after_fork(life: Life, stopper: Stopper) -> None:

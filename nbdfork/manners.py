@@ -78,6 +78,7 @@ NBDKIT = Manners(
     f"{NBDKIT_VERSION} (nbdfork {__version__})",
     defaults={
         "newstyle": True,
+        "tls": "auto",  # on if there are certificates
         "handshake_limit": 0.0,
         "keepalive": False,
         "max_clients": MANY,
@@ -90,6 +91,7 @@ NBDKIT = Manners(
     nbd_is_uri=True,
     configuration={
         "name": "nbdkit",
+        "root_tls_certificates_dir": "/etc/pki/nbdkit",
         "run_default_socket": "Unix",
         "version": NBDKIT_VERSION,
         "version_major": NBDKIT_VERSION.split(".")[0],

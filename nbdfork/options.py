@@ -4,11 +4,11 @@ Parsing (`cli`) and `--help` work from these declarations, the completion for ba
 `--help`, and tests hold the manual page against them.
 """
 
-import socket
 from typing import TYPE_CHECKING, Any
 
 from nbdfork import values
 from nbdfork.declaration import Field, Flag, Gathered, Option
+from nbdfork.firstoptions import FirstOptions
 from nbdfork.manners import NBDFORK
 from nbdfork.plugin import parse
 from nbdfork.tlsoptions import TlsOptions
@@ -20,11 +20,11 @@ _MOST = 1_000_000
 _FOR_TCP = "-p -i -4 -6"
 
 
-class Options(TlsOptions):
+class Options(FirstOptions, TlsOptions):
     """What the user asked for.  Paths are absolute.
 
-    The fields stand in the order in which `--help` has their options; those for TLS are in
-    `tlsoptions`.
+    The fields stand in the order in which `--help` has their options; those up to
+    `--hang-warning` are in `firstoptions`, and those for TLS in `tlsoptions`.
     """
 
     plugin = Field[str | None](None)
@@ -33,117 +33,6 @@ class Options(TlsOptions):
 
     exports = Field[tuple["ExportTable", ...]](())  # those of the config file
 
-    family = Field(
-        socket.AF_UNSPEC,
-        Flag("-4, --ipv4-only", "use only IPv4 for listening", socket.AF_INET, not_activated=True),
-        Flag("-6, --ipv6-only", "use only IPv6 for listening", socket.AF_INET6, not_activated=True),
-    )
-    allow = Gathered(
-        Option("--allow RULE", "let only these clients in (may be repeated)", values.rule)
-    )
-    check = Field(
-        False, Flag("--check", "say whether the server would start, and do not start it", True)
-    )
-    clients_per_worker = Field(
-        1,
-        Option(
-            "--clients-per-worker N",
-            "clients a worker serves before it is replaced ({default}; 0: any)",
-            parse.whole(0, _MOST),
-        ),
-    )
-    config = Field(
-        None,
-        Option(
-            "--config FILE",
-            "take options, and any number of exports, from FILE",
-            parse.path,
-            implies="-n",
-            excludes={"--filter -e --dump-plugin": "the file says which exports there are"},
-        ),
-    )
-    control = Field(
-        None,
-        Option(
-            "--control SOCKET",
-            "tell of clients, and take orders, on this Unix domain socket",
-            parse.path,
-        ),
-    )
-    debug = Gathered(  # (owner, flag, value)
-        Option(
-            "-D, --debug NAME.FLAG=N",
-            "set a debug flag of nbdfork, the plugin or a filter (may be repeated)",
-            values.debug_flag,
-        )
-    )
-    deny = Gathered(Option("--deny RULE", "refuse these clients (may be repeated)", values.rule))
-    drain_limit = Field(
-        0.0,
-        Option(
-            "--drain-limit SECONDS",
-            "time clients may stay once nobody is let in any more (0: any)",
-            parse.delay,
-        ),
-    )
-    dump_config = Field(False, Flag("--dump-config", "print how nbdfork was installed", True))
-    dump_config_file = Field(
-        False,
-        Flag(
-            "--dump-config-file",
-            "print a config file for this command line",
-            True,
-            excludes={"--config": "there is one already"},
-        ),
-    )
-    dump_plugin = Field(False, Flag("--dump-plugin", "print what is known of the plugin", True))
-    export_name = Field(
-        None,
-        Option(
-            "-e, --export, --export-name, --exportname EXPORTNAME",
-            "serve only this export name",
-            values.text,
-            implies="-n",
-        ),
-    )
-    exit_with_parent = Field(
-        False, Flag("--exit-with-parent", "end when the parent process does", True, implies="-f")
-    )
-    filters = Gathered(  # the first is nearest to the client
-        Option(
-            "--filter FILTER", "put this filter before the plugin (may be repeated)", values.text
-        )
-    )
-    foreground = Field(
-        False, Flag("-f, --no-fork, --foreground", "do not fork into the background", True)
-    )
-    group = Field(
-        None, Option("-g, --group GROUP", "change to this group, by name or number", values.text)
-    )
-    handshake_limit = Field(
-        10.0,
-        Option(
-            "--handshake-limit SECONDS",
-            "time a client has to choose an export ({default}; 0: any)",
-            parse.delay,
-        ),
-    )
-    hang_limit = Field(
-        0.0,
-        Option(
-            "--hang-limit SECONDS",
-            "time a call to the plugin may take before its worker is killed (0: any)",
-            parse.delay,
-        ),
-    )
-    hang_warning = Field(
-        60.0,
-        Option(
-            "--hang-warning SECONDS",
-            "time it may take before the log tells where it is ({default}; 0: any)",
-            parse.delay,
-        ),
-    )
     help = Field(False, Flag("-h, --help", "print this help, and that of PLUGIN if given", True))
     idle_limit = Field(
         0.0,
@@ -164,7 +53,11 @@ class Options(TlsOptions):
     )
     keepalive = Field(
         True,
-        Flag("--keepalive", "find out if a client's machine is gone, by TCP (default)", True),
+        Flag(
+            "--keepalive, --keep-alive",
+            "find out if a client's machine is gone, by TCP (default)",
+            True,
+        ),
         Flag("--no-keepalive", "do not find out", False),
     )
     limits = Gathered(  # (name, value)
@@ -177,11 +70,12 @@ class Options(TlsOptions):
     log = Field(
         None,
         Option(
-            "--log stderr|syslog|null|FILE",
+            "--log default|stderr|syslog|null|FILE",
             "where messages go",
-            values.path_or("stderr", "syslog", "null"),
+            values.destination,
         ),
     )
+    long_options = Field(False, Flag("--long-options", "print the names of long options", True))
     mask_handshake = Field(
         0xFFFF,
         Option(
@@ -252,7 +146,12 @@ class Options(TlsOptions):
             not_activated=True,
         ),
     )
-    print_uri = Field(False, Flag("--print-uri", "print the server's NBD URI", True))
+    print_uri = Field(
+        False,
+        Flag(
+            "--print-uri, --print-url, --show-uri, --show-url", "print the server's NBD URI", True
+        ),
+    )
     read_only = Field(False, Flag("-r, --read-only, --readonly", "let no client write", True))
     run = Field(
         None,
@@ -272,6 +171,16 @@ class Options(TlsOptions):
             parse.choice("off", "auto", "require"),
         ),
     )
+    selinux_label = Field[str | None](
+        None,
+        Option(
+            "--selinux-label LABEL",
+            "give the listening socket this label of SELinux",
+            values.text,
+            not_activated=True,
+        ),
+    )
+    short_options = Field(False, Flag("--short-options", "print the names of short options", True))
     shutdown_limit = Field(
         10.0,
         Option(
@@ -288,7 +197,10 @@ class Options(TlsOptions):
             True,
             implies="-f",
             excludes={
-                f"{_FOR_TCP} -U --run --print-uri": "with -s the client is on stdin and stdout",
+                f"{_FOR_TCP} -U --run --print-uri --vsock --selinux-label": (
+                    "with -s the client is on stdin and stdout"
+                ),
+                "--dump-plugin": "-s serves, and the other prints",
                 "--max-clients --max-clients-per-address --spare-workers --clients-per-worker"
                 " --hang-limit --hang-warning --allow --deny --worker-uids --memory-budget"
                 " --control --drain-limit": ("with -s there is one client and no pool of workers"),
@@ -304,6 +216,9 @@ class Options(TlsOptions):
             parse.whole(1, _MOST),
         ),
     )
+    swap = Field(
+        False, Flag("--swap", "keep the server's memory from being swapped out to its disk", True)
+    )
     threads = Field(
         None,
         Option(
@@ -318,7 +233,7 @@ class Options(TlsOptions):
             "-U, --unix SOCKET|-",
             "listen on a Unix domain socket; -: a private one",
             values.path_or("-"),
-            excludes={f"{_FOR_TCP} --keepalive": "these are for TCP"},
+            excludes={_FOR_TCP: "these are for TCP"},
             not_activated=True,
         ),
     )
@@ -338,6 +253,16 @@ class Options(TlsOptions):
     version = Field(
         False, Flag("-V, --version", "print the version, and that of PLUGIN if given", True)
     )
+    vsock = Field(
+        False,
+        Flag(
+            "--vsock",
+            "listen on -p as a port for virtual machines, and not on TCP",
+            True,
+            excludes={"-i -4 -6": "these are for TCP", "-U": "there is one way to listen"},
+            not_activated=True,
+        ),
+    )
     worker_uids = Field(  # the first and the last
         None,
         Option(
@@ -350,11 +275,16 @@ class Options(TlsOptions):
 
     @classmethod
     def fields(cls) -> tuple[Field[Any], ...]:
-        """Return the fields, those for TLS in their alphabetical place."""
-        tls = TlsOptions.fields()
-        own = super().fields()[: -len(tls)]
-        place = own.index(Options.unix)
-        return (*own[:place], *tls, *own[place:])
+        """Return the fields, those of the base classes in their places."""
+        own = [value for value in vars(Options).values() if isinstance(value, Field)]
+        first, tls = own.index(Options.help), own.index(Options.unix)
+        return (
+            *own[:first],
+            *FirstOptions.fields(),
+            *own[first:tls],
+            *TlsOptions.fields(),
+            *own[tls:],
+        )
 
 
 FIELDS = Options.fields()
@@ -365,7 +295,7 @@ TABLE: tuple[Option[Any], ...] = tuple(option for field in FIELDS for option in 
 ONLY_ON_COMMAND_LINE = frozenset(
     {
         *("check", "config", "dump_config", "dump_config_file", "dump_plugin", "export_name"),
-        *("filters", "help", "single", "version"),
+        *("filters", "help", "long_options", "short_options", "single", "version"),
     }
 )
 """The fields whose options a config file cannot have: it says such things in another way, if it

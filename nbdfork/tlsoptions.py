@@ -1,5 +1,6 @@
 """The options for TLS, which are some of `options`."""
 
+from nbdfork import values
 from nbdfork.declaration import Declared, Field, Flag, Option
 from nbdfork.plugin import parse
 
@@ -25,6 +26,14 @@ class TlsOptions(Declared):
             implies="--tls=on",
         ),
     )
+    tls_priority = Field[str | None](
+        None,
+        Option(
+            "--tls-priority PRIORITY",
+            "which versions of TLS, and ciphers, are agreed on (NORMAL)",
+            values.text,
+        ),
+    )
     tls_psk = Field(
         None,
         Option(
@@ -32,9 +41,7 @@ class TlsOptions(Declared):
             "clients and their keys, instead of certificates",
             parse.path,
             implies="--tls=on",
-            excludes={
-                "--tls-certificates --tls-verify-peer": "keys take the place of certificates"
-            },
+            excludes={"--tls-verify-peer": "keys take the place of certificates"},
         ),
     )
     tls_verify_peer = Field(

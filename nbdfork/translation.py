@@ -81,11 +81,21 @@ def terms(options: Options, newstyle: bool) -> Terms:
         options.max_clients_per_address,
         Rules(options.allow, options.deny),
         options.memory_budget,
+        options.swap,
     )
 
 
+def _tls_wanted(options: Options) -> str:
+    """Return "off", "on" or "require"."""
+    if options.tls != "auto":
+        return options.tls
+    from nbdfork import credentials  # and all that it imports
+
+    return "on" if credentials.found(options.manners.program) else "off"
+
+
 def _tls(options: Options) -> "Tls | None":
-    if options.tls == "off":
+    if _tls_wanted(options) == "off":
         return None
     from nbdfork import credentials  # and all that it imports
 
@@ -94,6 +104,8 @@ def _tls(options: Options) -> "Tls | None":
         psk=options.tls_psk,
         verify_peer=options.tls_verify_peer,
         required=options.tls == "require",
+        priority=options.tls_priority,
+        program=options.manners.program,
     )
 
 
@@ -115,7 +127,7 @@ def start_captive(options: Options, where: Endpoint) -> "Captive":
         "port": "" if where.port is None else str(where.port),
         "unixsocket": where.unix_path or "",
         "exportname": where.export_name,
-        "tls": {"off": "", "on": "1", "require": "2"}[options.tls],
+        "tls": {"off": "", "on": "1", "require": "2"}[_tls_wanted(options)],
         "tls_certificates": options.tls_certificates or "",
         "tls_psk": options.tls_psk or "",
     }

@@ -23,9 +23,9 @@ def text(text: str) -> str:
 
 
 def port(text: str) -> str:
-    """Parse a TCP port: a number, or the name of a service."""
-    if text.isdecimal() and int(text) > 65535:
-        raise ValueError("a TCP port is at most 65535")
+    """Parse a port: a number, which for vsock may be large, or the name of a service."""
+    if text.isdecimal() and int(text) >= 2**32 - 1:
+        raise ValueError("a port is at most 65535, or 4294967294 with --vsock")
     if not text:
         raise ValueError("a port number or a service name is expected")
     return text
@@ -78,6 +78,11 @@ def limit(text: str) -> tuple[str, int]:
     if value == "unlimited":
         return name, UNLIMITED
     return name, parse.size(value) if name in SIZES else parse.whole(0, _MOST)(value)
+
+
+def destination(text: str) -> str | None:
+    """Parse where messages go; None is the default."""
+    return None if text == "default" else path_or("stderr", "syslog", "null")(text)
 
 
 def path_or(*words: str) -> Callable[[str], str]:

@@ -6,6 +6,7 @@ import os
 import signal
 
 _PR_SET_PDEATHSIG = 1
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -31,6 +32,15 @@ def die_with_parent(signum: signal.Signals, parent: int) -> bool:
     if _libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0) != 0:
         raise _error("prctl")
     return os.getppid() == parent
+
+
+def lock_memory() -> None:
+    """Keep all memory that this process has, and will have, from being swapped out: mlockall(2).
+
+    Pages that were never touched are left alone until they are.  Raises OSError.
+    """
+    if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
+        raise _error("mlockall")
 
 
 class SharedMemory:

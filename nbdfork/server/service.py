@@ -30,7 +30,7 @@ class Service(NamedTuple):
     far.  A worker serves *clients_per_worker* clients (0: any number), *clients_at_once* of them at
     the same time, in the *sandbox*.  *one_process*: all clients need the same worker.
     *memory_budget*: how many bytes of data the large requests of all clients may hold; 0 is any
-    number.
+    number.  *locked*: the memory of workers is not swapped out.
     """
 
     after_fork: Callable[[Callable[[], None], int], None]
@@ -43,6 +43,7 @@ class Service(NamedTuple):
     sandbox: Sandbox
     one_process: bool = False
     memory_budget: int = 0
+    locked: bool = False
 
 
 Admitted: TypeAlias = tuple[socket.socket, Peer]

@@ -116,12 +116,18 @@ def _identity(path: str) -> tuple[int, int]:
 # -- binding --------------------------------------------------------------------------------
 
 
+_VMADDR_PORT_ANY = 2**32 - 1
+_MOST_OF_TCP = 65535
+
+
 def listen_tcp(address: str | None, port: str, family: int) -> Listeners:
     """Listen on TCP *port* (number or service name; "0" is any free one).
 
     *address* None is all interfaces.  *family* is AF_UNSPEC, AF_INET or AF_INET6.  If one
     family is not available on this machine the other is enough.  Raises `StartupError`.
     """
+    if port.isdecimal() and int(port) > _MOST_OF_TCP:
+        raise StartupError(f"-p {port}: a TCP port is at most {_MOST_OF_TCP}")
     try:
         found = socket.getaddrinfo(
             address, port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -178,6 +184,41 @@ def _bind_tcp(family: int, address: _Address) -> socket.socket:
     except BaseException:
         listener.close()
         raise
+
+
+def listen_vsock(port: str) -> Listeners:
+    """Listen on *port*, a number ("0" is any free one), for virtual machines: vsock(7).
+
+    Raises `StartupError`.
+    """
+    if not port.isdecimal():
+        raise StartupError(f"-p {port}: with --vsock a port is a number")
+    number = int(port) or _VMADDR_PORT_ANY
+    try:
+        listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        listener.bind((socket.VMADDR_CID_ANY, number))
+    except OSError as error:
+        raise StartupError(f"cannot listen on vsock port {port}: {error.strerror}") from error
+    return Listeners([_listen(listener)])
+
+
+@contextmanager
+def labelled(label: str) -> Iterator[None]:
+    """Let the sockets that this thread makes have a *label* of SELinux.  Raises `StartupError`."""
+    _set_label(label)
+    try:
+        yield
+    finally:
+        _set_label("")
+
+
+def _set_label(label: str) -> None:
+    try:
+        with open("/proc/thread-self/attr/sockcreate", "wb", buffering=0) as file:
+            file.write(os.fsencode(label) + b"\0" if label else b"")
+    except OSError as error:
+        reason = "SELinux does not know it, or is not enabled here"
+        raise StartupError(f"--selinux-label {label}: {reason} ({error.strerror})") from error
 
 
 def listen_unix(path: str, mode: int | None = None) -> Listeners:

@@ -94,6 +94,8 @@ def _prepare(inherited: Inheritance, service: Service, stopper: Stopper) -> bool
     faulthandler.register(STACK_SIGNAL, inherited.stacks)
     stopper.install([signal.SIGTERM])
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if service.locked:
+        linux.lock_memory()  # a fork does not inherit it
     service.sandbox.leave_group()
     service.sandbox.enter(inherited.slots.start // len(inherited.slots))
     return linux.die_with_parent(signal.SIGTERM, inherited.supervisor)

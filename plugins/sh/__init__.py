@@ -61,6 +61,10 @@ class Sh(ShellPlugin):
 
     def _read_inline(self) -> str:
         """Save the script that comes on standard input, and return its path."""
+        if self.server.single:
+            raise ConfigError(
+                "sh: with -s the client is on standard input: put the script in a file"
+            )
         path = os.path.join(self._script.directory, _INLINE)
         save_program(path, sys.stdin.buffer.read())
         return path

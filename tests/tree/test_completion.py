@@ -60,12 +60,12 @@ def test_completing_options(complete: Callable[..., set[str]]) -> None:
     names = {name for option in TABLE for name in option.names}
     assert complete("-") == names
     assert complete("--s") == {name for name in names if name.startswith("--s")}
-    assert complete("file", "--print") == {"--print-uri"}
-    assert complete("-v", "--print") == {"--print-uri"}
+    assert complete("file", "--print") == {"--print-uri", "--print-url"}
+    assert complete("-v", "--print-ur") == {"--print-uri", "--print-url"}
 
 
 PLAIN = {"EXPORTNAME", "IPADDR", "MASK", "MODE", "N", "NAME.FLAG=N", "NAME=VALUE", "PORT"}
-PLAIN |= {"FIRST-LAST", "NAME", "RULE", "SECONDS", "SIZE"}
+PLAIN |= {"FIRST-LAST", "LABEL", "NAME", "PRIORITY", "RULE", "SECONDS", "SIZE"}
 """The forms of arguments that nothing is known of."""
 
 

@@ -84,10 +84,10 @@ ORDER = {
 """Within a wing, each row may import only rows above it."""
 
 ROOF = [
-    ["ctltop", "declaration", "logs", "manners", "metrics", "status"],
+    ["argumentfiles", "ctltop", "declaration", "logs", "manners", "metrics", "status"],
     ["tomlplaces", "types", "uri", "values"],
     ["assembly", "controlhttp", "ctl", "configfile", "credentials", "launch"],
-    ["tlsoptions"],
+    ["firstoptions", "tlsoptions"],
     ["options"],
     ["cli", "configschema", "layers", "translation"],
     ["configdump", "disks", "embed", "info"],

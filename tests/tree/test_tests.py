@@ -80,6 +80,7 @@ WITHOUT_UNIT_TESTS = {
     "scripting/guard": "it guards a process: faults/test_helpers.py",
     "scripting/helper": "it needs a helper process: plugins/test_host.py",
     "scripting/template": "it needs a helper process: plugins/test_host.py",
+    "firstoptions": "declarations, tested with all others: test_options.py",
     "tlsoptions": "declarations, tested with all others: test_options.py",
     "server/errors": "exceptions without methods",
     "server/generation": "a pool of processes: clients/test_pool.py",

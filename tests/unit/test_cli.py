@@ -30,7 +30,7 @@ ARGUMENTS = {
 
 def is_default(option: Option[Any]) -> bool:
     """Return whether the option says what is so anyway."""
-    return option.names[-1] in ("--oldstyle", "--keepalive")
+    return option.names[-1] in ("--oldstyle", "--keep-alive")
 
 
 def argument_for(option: Option[Any]) -> str:
@@ -142,7 +142,10 @@ def test_debug_flags_accumulate() -> None:
         "-p 3 -U s",
         "-U s -i ::1",
         "-U s -4",
-        "-U s --keepalive",
+        "-U s --vsock",
+        "--vsock -i localhost",
+        "-s --vsock",
+        "-s --dump-plugin",
         "-s -p 3",
         "-s -U s",
         "-s --run x",
@@ -191,7 +194,7 @@ def test_inherited_sockets_imply_foreground() -> None:
         ("--verbos=1", "--verbos takes no argument"),
         ("-p", "-p needs an argument: PORT"),
         ("--run", "--run needs an argument: CMD"),
-        ("-p 65536", "at most 65535"),
+        ("-p 4294967295", "at most 65535, or 4294967294 with --vsock"),
         ("--nosuch", "unknown option --nosuch"),
         ("--verbsoe", "did you mean --verbose?"),
         ("-fz", "unknown option -z in -fz"),

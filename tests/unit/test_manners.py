@@ -15,6 +15,7 @@ from tests.support.paths import ROOT
 DIFFERENCES = [
     # words, field, as nbdfork, as nbdkit: from nbdkit(1) and nbdkit-captive(1) of 1.48
     ("", "newstyle", None, True),
+    ("", "tls", "off", "auto"),
     ("", "handshake_limit", 10.0, 0.0),
     ("", "keepalive", True, False),
     ("", "max_clients", 256, 4096),
@@ -27,6 +28,8 @@ SAME = [
     ("--run true -i localhost", "unix", None),
     ("--run true -4", "unix", None),
     ("--run true -U /s", "unix", "/s"),
+    ("--run true --vsock", "unix", None),
+    ("--tls=off", "tls", "off"),
     ("-o", "newstyle", False),
     ("--keepalive", "keepalive", True),
     ("--max-clients 7", "max_clients", 7),

@@ -32,7 +32,7 @@ def test_values(parse: Callable[[str], object], text: str, value: object) -> Non
 @pytest.mark.parametrize(
     ("parse", "text", "message"),
     [
-        (values.port, "65536", "a TCP port is at most 65535"),
+        (values.port, "4294967295", "a port is at most 65535"),
         (values.port, "", "a port number or a service name"),
         (values.permissions, "rw", "three octal digits"),
         (values.mask, "65536", "a number up to 0xffff"),
