@@ -32,24 +32,14 @@ PLUGINS: Mapping[str, str] = {
 
 FILTERS: Mapping[str, str] = {
     "cache": "",
-    "count": "--filter=log writes down every request",
-    "evil": "--filter=error makes requests fail",
     "ext2": "",
     "indexed-gzip": "--filter=gzip keeps such an index by itself",
-    "ip": "--allow and --deny say which clients get in",
     "luks": "open the device with cryptsetup, and serve it with the file plugin",
     "lzip": "",
-    "pause": "",
     "qcow2dec": "qemu-nbd serves qcow2; or convert it to raw with qemu-img",
-    "rate": "",
     "readahead": "",
-    "retry": "the plugins for other servers connect again by themselves",
-    "retry-request": "the plugins for other servers try again by themselves",
     "scan": "",
-    "spinning": "",
-    "stats": "",
     "tar": "--filter=offset with offset= and range= serves a file in a tar archive",
-    "xor": "",
 }
 """Filters, likewise."""
 

@@ -86,7 +86,7 @@ class RescuedExport(FilterExport):
         return self.next.view(count, offset)
 
     def can_cache(self) -> Support:
-        return Support.EMULATE  # which fails where reading does
+        return Support.NONE
 
     def _check(self, count: int, offset: int) -> None:
         if not any(start <= offset and offset + count <= end for start, end in self._good):

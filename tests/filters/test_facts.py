@@ -64,7 +64,11 @@ def opened(kinds: list[Kind], below: All) -> Export:
 
 def seen_at_gate(export: Export, read_only: bool) -> dict[str, Any]:
     gate = Gate(export, read_only)
-    return {name: value for name, value in vars(gate).items() if not name.startswith("_")}
+    return {
+        name: value
+        for name, value in vars(gate).items()
+        if not name.startswith("_") and not callable(value)
+    }
 
 
 def check(kinds: list[Kind], below: All) -> None:
@@ -145,7 +149,7 @@ UNPACKING = [
 @pytest.mark.parametrize("kind", [*KINDS, *UNPACKING], ids=ids)
 @pytest.mark.parametrize("read_only", [False, True])
 def test_what_a_plugin_says_of_itself_is_passed_on(kind: Kind, read_only: bool) -> None:
-    delays = kind.name == "delay" and bool(kind.parameters)
+    delays = kind.name == "spinning" or (kind.name in ("delay", "rate") and bool(kind.parameters))
     for model, one, waits in itertools.product(ThreadModel, (False, True), (False, True)):
         plugin = Telling(model, one, waits)
         filters = [kind.layer()] if kind in UNPACKING else [kind.layer(), kind.layer()]
@@ -199,6 +203,10 @@ WATCHING = [
     Kind("limit", {"limit": "1000000"}, same),
     Kind("time-limit", {}, same),
     Kind("openonce", {}, same),
+    Kind("retry-request", {}, same),
+    Kind("count", {}, same),
+    Kind("stats", {"statsfile": "/dev/null"}, same),
+    Kind("ip", {"allow": "all"}, same),
 ]
 """Filters that, so configured, pass on all they are asked."""
 
@@ -223,7 +231,7 @@ def test_filters_that_watch_pass_on_what_they_are_asked(
     stacks = [[], *([kind] for kind in WATCHING), WATCHING, [*reversed(WATCHING)]]
     asked = [called(stack, operation, arguments) for stack in stacks]
     if operation == "view":  # who watches reads sees them only if no view is given
-        sees = {"log", "delay", "error", "time-limit"}
+        sees = {"log", "delay", "error", "time-limit", "retry-request", "count", "stats"}
         for stack, calls in zip(stacks, asked, strict=True):
             assert bool(calls) == (not sees & {kind.name for kind in stack})
         return

@@ -186,18 +186,32 @@ KINDS = [
     Kind("protect", {}, same),
     Kind("protect", {"protect": "0-511"}, but(can_resize=False)),
     Kind("extentlist", {"extentlist": "/dev/null"}, but(can_extents=True)),
+    Kind("rate", {}, same),
+    Kind("rate", {"rate": "1T", "connection_rate": "1T"}, same),
+    Kind("spinning", {}, but(is_rotational=True, can_resize=False)),
+    Kind("evil", {}, same),
+    Kind(
+        "xor",
+        {"xor": "0xff", "xorlen": "1"},
+        but(can_zero=False, can_extents=False, can_fast_zero=True),
+    ),
+    Kind("retry", {}, but(can_resize=False)),
+    Kind("retry-request", {}, same),
+    Kind("count", {}, same),
+    Kind("stats", {"statsfile": "/dev/null"}, same),
+    Kind("ip", {"allow": "all"}, same),
     Kind("map", {}, but(can_resize=False)),
     Kind("map", {"map_size": "65536"}, but(can_resize=False, get_size=65536)),
     Kind(
         "ddrescue",
         {"ddrescue_mapfile": "/dev/null"},
-        but(can_write=False, can_resize=False, can_cache="emulate"),
+        but(can_write=False, can_resize=False, can_cache="none"),
     ),
 ]
 
 
-NEEDING_CONTENT = {"partition", "tls-fallback"}
-"""Filters that have to find something on the disk, or of the client; they have tests of their own.
+NEEDING_CONTENT = {"partition", "pause", "tls-fallback"}
+"""Filters that need something on the disk, of the client or in a folder, and have tests for that.
 """
 
 READING = {"cow", "checkwrite", "ddrescue"}
@@ -213,7 +227,11 @@ def expected(kinds: list[Kind], below: All) -> All | None:
     found = below
     for number in reversed(range(len(kinds))):
         read_only = any(kind.name in READING for kind in kinds[:number])
+        below_it = found
         if kinds[number].refuses(found, read_only):
             return None
         found = kinds[number].change(found)
+        alone = any("connections" in kind.parameters.values() for kind in kinds[number + 1 :])
+        if alone and kinds[number].change is emulating:  # there is no second connection
+            found = {**below_it, "can_multi_conn": False}
     return found

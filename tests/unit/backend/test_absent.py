@@ -34,12 +34,12 @@ def test_what_takes_its_place_is_there(kind: Kind) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "message"),
     [
-        (FILTER, "rate", "there is no filter 'rate'. nbdkit has it, nbdfork has not. The filters"),
-        (FILTER, "ip", "nbdfork has not; instead: --allow and --deny say which clients get in."),
+        (FILTER, "ext2", "there is no filter 'ext2'. nbdkit has it, nbdfork has not. The filters"),
+        (FILTER, "luks", "nbdfork has not; instead: open the device with cryptsetup"),
         (PLUGIN, "gcs", "nbdfork has not; instead: the fsspec plugin"),
         (PLUGIN, "cow", "There is a filter of this name: --filter=cow."),
         (PLUGIN, "gzpi", "Did you mean 'gzip'?"),
-        (PLUGIN, "ip", "there is no plugin 'ip'. The plugins are"),
+        (PLUGIN, "ext2", "there is no plugin 'ext2'. The plugins are"),
     ],
 )
 def test_a_name_that_others_have(kind: Kind, name: str, message: str) -> None:
