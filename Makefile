@@ -10,9 +10,9 @@ SHELL_SCRIPTS = .ci/run contrib/bootstrap contrib/bench/scripts/dd.sh \
     contrib/packaging/nbdfork.init contrib/packaging/bash-completion/nbdfork
 
 .PHONY: check lint style types shell test unit html fuzz soak torture coverage sanitize \
-    sanitize-short clean
+    sanitize-short twins plain clean
 
-check: lint test sanitize-short
+check: lint test plain sanitize-short
 
 lint: style types shell
 
@@ -59,13 +59,25 @@ fuzz:
 	    $(PYTHON) -m tests.fuzz $$target $(SECONDS) || exit 1; \
 	done
 
+# Made-up streams of requests, a million, to the request loop and its twin in C.
+STREAMS = 1000000
+
+twins:
+	$(PYTHON) -m tests.support.twins $(STREAMS)
+
+# Without the twin in C: what it must not be needed for.
+plain:
+	NBDFORK_SPEEDUPS=0 $(PYTHON) -m pytest -q -n $(JOBS) --dist loadfile tests/unit/protocol \
+	    tests/clients/test_golden.py tests/clients/test_model.py tests/clients/test_requests.py \
+	    tests/clients/test_structured.py
+
 coverage:
 	$(PYTHON) -m coverage erase
 	$(PYTHON) -m coverage run -m pytest -n $(JOBS) --dist loadfile
 	$(PYTHON) -m coverage combine --quiet
 	$(PYTHON) -m coverage report
 
-# The C code under AddressSanitizer and UndefinedBehaviorSanitizer, with all tests of C plugins.
+# The C code under AddressSanitizer and UndefinedBehaviorSanitizer, with all tests of it.
 sanitize:
 	$(PYTHON) -m tests.support.sanitizer
 

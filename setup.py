@@ -6,8 +6,8 @@ shown.
 A new folder with an `__init__.py` is a package without being named anywhere.  The plugins have a
 directory of their own at the top; they are installed as nbdfork.plugins.
 
-The extension module, which loads plugins written in C, is optional: without a compiler nbdfork is
-installed without it, and only C plugins are missing.
+The extension modules are optional.  One loads plugins written in C: without a compiler nbdfork is
+installed without it, and only C plugins are missing.  The other makes small requests faster.
 """
 
 import re
@@ -37,7 +37,15 @@ setup(
             libraries=["dl", "pthread"],
             py_limited_api=True,
             optional=True,
-        )
+        ),
+        Extension(
+            "nbdfork.speedups._native",
+            sources=sorted(glob("nbdfork/speedups/*.c")),
+            depends=glob("nbdfork/speedups/*.h"),
+            extra_compile_args=["-std=gnu11", "-Wextra"],
+            py_limited_api=True,
+            optional=True,
+        ),
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 
 import nbdfork
-from nbdfork import layers
+from nbdfork import layers, speedups
 from nbdfork.backend import load
 from nbdfork.backend.arguments import help_rows
 from nbdfork.backend.load import Found, Kind
@@ -143,6 +143,7 @@ def _configuration() -> Iterator[tuple[str, str]]:
     yield "python", sys.executable
     yield "sandbox_landlock", str(landlock.version())
     yield "sandbox_seccomp", "yes" if seccomp.is_available() else "no"
+    yield "speedups", "yes" if speedups.AVAILABLE else "no"
     yield "tls", "yes"
     # What nbdkit has added since.
     yield "max_api_version", "2"

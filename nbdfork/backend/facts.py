@@ -1,12 +1,12 @@
 """What an export may say of itself: facts that make no sense are refused before a client sees them.
 
-Each check raises OSError with EINVAL, and says what is wrong; it is the plugin's mistake.
+Each function raises OSError with EINVAL, and says what is wrong; it is the plugin's mistake.
 """
 
 import errno
 from collections.abc import Iterable
 
-from nbdfork.plugin import BlockSize, parse
+from nbdfork.plugin import BlockSize, Export, FileRange, parse
 
 _MOST_MINIMUM = 64 * 1024
 _LEAST_PREFERRED = 512
@@ -45,3 +45,13 @@ def check_contexts(names: Iterable[str]) -> None:
                 errno.EINVAL,
                 f"the plugin's metadata context {name!r} is not named x-NAMESPACE:NAME",
             )
+
+
+def file_range(export: Export, size: int) -> FileRange | None:
+    """Return where in a file the *size* bytes of a disk are, all or the first of them, or None."""
+    found = export.file_range()
+    if found is None:
+        return None
+    if found.start < 0 or not 0 <= found.size <= parse.MAX_SIZE - found.start:
+        raise OSError(errno.EINVAL, f"the plugin says that its disk is {found}")
+    return found._replace(size=min(found.size, size))

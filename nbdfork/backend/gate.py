@@ -79,9 +79,8 @@ class Gate:
         """Ask *export* for its facts; if there is a *lock*, hold it in every operation.
 
         *seeks_holes*: a large read is preceded by a look for holes.  A disk that waits for another
-        one would wait twice, and then for each part in turn.
-
-        Raises OSError with EINVAL for facts that make no sense.
+        one would wait twice, and then for each part in turn.  Raises OSError with EINVAL for facts
+        that make no sense.
         """
         self.size = export.get_size()
         facts.check_size(self.size)
@@ -107,11 +106,12 @@ class Gate:
         self._seeks_holes = seeks_holes and self.can_extents
         self._known_data = (0, 0)  # start and end of a part that was data when last looked at
         is_lenient = export.is_lenient()
-        self._misaligned = 0 if is_lenient else self.block_size.minimum - 1
+        self.misaligned = 0 if is_lenient else self.block_size.minimum - 1
         self.max_payload = ANY_SIZE if is_lenient else self.block_size.maximum
-        maximum = self.block_size.maximum
-        self._piece = min(_PIECE, maximum - maximum % self.block_size.minimum)
+        self._piece = min(_PIECE, self.block_size.maximum & -self.block_size.minimum)
         self._lock = lock
+        is_seen = lock is not None or log.isEnabledFor(logging.DEBUG)
+        self.file = None if is_seen else facts.file_range(export, self.size)
         self._pread = self._bind(export.pread)
         self._pwrite = self._bind(export.pwrite)
         self._flush = self._bind(export.flush)
@@ -140,7 +140,7 @@ class Gate:
 
     def pread(self, count: int, offset: int) -> Buffer:
         """Return *count* bytes from *offset*."""
-        if offset + count > self.size or (offset | count) & self._misaligned:
+        if offset + count > self.size or (offset | count) & self.misaligned:
             self._refuse_range(count, offset, errno.EINVAL)
         if not count:
             return b""
@@ -155,7 +155,7 @@ class Gate:
 
     def read_again(self, count: int, offset: int) -> Buffer:
         """Return the end of a range that `pread` gave as a view, which could not be sent."""
-        skipped = offset & self._misaligned
+        skipped = offset & self.misaligned
         count += skipped
         data = self._pread(count, offset - skipped)
         if len(data) != count:
@@ -210,7 +210,7 @@ class Gate:
 
     def cache(self, count: int, offset: int) -> None:
         """Bring a range nearer."""
-        if offset + count > self.size or (offset | count) & self._misaligned:
+        if offset + count > self.size or (offset | count) & self.misaligned:
             self._refuse_range(count, offset, errno.EINVAL)
         if self.cache_support is Support.NONE:
             raise Refused(errno.EINVAL, "this export cannot cache")
@@ -230,8 +230,8 @@ class Gate:
         if not self.can_extents:
             return [Extent(offset, count, 0)]
         found: list[Extent] = self._extents(count, offset, flags)
-        if self._misaligned:
-            found = align(found, self._misaligned + 1, self.size)
+        if self.misaligned:
+            found = align(found, self.misaligned + 1, self.size)
         return found[:1] if flags & REQ_ONE else found
 
     def status(self, context: str, count: int, offset: int, flags: int) -> list[Extent]:
@@ -247,7 +247,7 @@ class Gate:
         start, end = self._known_data
         if (start <= offset and offset + count <= end) or not self._seeks_holes:
             return [(Extent(offset, count, 0), self.pread(count, offset))]
-        if offset + count > self.size or (offset | count) & self._misaligned:
+        if offset + count > self.size or (offset | count) & self.misaligned:
             self._refuse_range(count, offset, errno.EINVAL)
         try:
             found = self._parts(count, offset)
@@ -268,7 +268,7 @@ class Gate:
 
     def _parts(self, count: int, offset: int) -> list[Extent]:
         ahead = min(self.size - offset, max(count, _LOOK_AHEAD))
-        first = self.extents(ahead & ~self._misaligned, offset, REQ_ONE)[0]
+        first = self.extents(ahead & ~self.misaligned, offset, REQ_ONE)[0]
         if not first.type & ZERO:
             self._note_data(offset, offset + first.length)
         if first.length >= count:
@@ -293,10 +293,11 @@ class Gate:
             raise Refused(errno.EPERM, "this export is read-only")
         if not self.can_resize:
             raise Refused(errno.EINVAL, "this export cannot be resized")
-        if size > parse.MAX_SIZE or size & self._misaligned:
+        if size > parse.MAX_SIZE or size & self.misaligned:
             raise Refused(errno.EINVAL, f"no disk of this kind can have {size} bytes")
         self._resize(size)
         self.size = size
+        self.file = None
         self._known_data = (0, 0)
 
     def close(self) -> None:
@@ -312,7 +313,7 @@ class Gate:
     # -- checks and emulation -----------------------------------------------------------
 
     def _check_status(self, count: int, offset: int) -> None:
-        if offset + count > self.size or (offset | count) & self._misaligned:
+        if offset + count > self.size or (offset | count) & self.misaligned:
             self._refuse_range(count, offset, errno.EINVAL)
         if not count:
             raise Refused(errno.EINVAL, "nothing can be said of an empty range")
@@ -320,7 +321,7 @@ class Gate:
     def _check_write(self, count: int, offset: int, past_end: int) -> None:
         if not self.can_write:
             raise Refused(errno.EPERM, "this export is read-only")
-        if offset + count > self.size or (offset | count) & self._misaligned:
+        if offset + count > self.size or (offset | count) & self.misaligned:
             self._refuse_range(count, offset, past_end)
 
     def _refuse_endless(self, count: int) -> None:

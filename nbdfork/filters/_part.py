@@ -6,7 +6,7 @@ Large reads stay without a copy, and a small one costs one more call.
 import errno
 from collections.abc import Iterable, Iterator
 
-from nbdfork.plugin import Buffer, Export, Extent, FilterExport
+from nbdfork.plugin import Buffer, Export, Extent, FileRange, FilterExport
 
 
 class PartExport(FilterExport):
@@ -32,6 +32,10 @@ class PartExport(FilterExport):
 
     def pread(self, count: int, offset: int) -> Buffer:
         return self.next.pread(count, offset + self._offset)
+
+    def file_range(self) -> FileRange | None:
+        below = self.next.file_range()
+        return below and FileRange(below.fd, below.start + self._offset, self._size)
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
         self.next.pwrite(data, offset + self._offset, flags)

@@ -15,6 +15,7 @@ from nbdfork.plugin import (
     Buffer,
     Export,
     Extent,
+    FileRange,
     Filter,
     FilterExport,
     Needs,
@@ -84,6 +85,10 @@ class TruncateExport(FilterExport):
         if inside:
             data[:inside] = self.next.pread(inside, offset)
         return data
+
+    def file_range(self) -> FileRange | None:
+        below = self.next.file_range()
+        return below and below._replace(size=min(below.size, self._size))
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
         inside = self._inside(len(data), offset)

@@ -23,6 +23,7 @@ from nbdfork.plugin.export import (
     Export,
     ExportInfo,
     Extent,
+    FileRange,
     Support,
 )
 from nbdfork.plugin.filter import Filter, FilterExport
@@ -54,6 +55,7 @@ __all__ = [
     "Export",
     "ExportInfo",
     "Extent",
+    "FileRange",
     "Filter",
     "FilterExport",
     "LoadedFile",

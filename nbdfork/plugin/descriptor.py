@@ -22,6 +22,7 @@ from nbdfork.plugin.export import (
     ZERO,
     Export,
     Extent,
+    FileRange,
     Support,
 )
 from nbdfork.plugin.lost import LostWrites, Watch
@@ -111,6 +112,13 @@ class DescriptorExport(Export):
 
     def is_rotational(self) -> bool:
         return self._is_block and self._ask_device(_BLKROTATIONAL, 2) != 0
+
+    def file_range(self) -> FileRange | None:
+        own = type(self)
+        for method in ("pread", "pwrite"):  # a subclass may do more than that
+            if getattr(own, method) is not getattr(DescriptorExport, method):
+                return None
+        return FileRange(self._fd, 0, self._size)
 
     # -- operations ---------------------------------------------------------------------
 

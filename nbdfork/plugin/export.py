@@ -78,6 +78,14 @@ class Extent(NamedTuple):
     type: int
 
 
+class FileRange(NamedTuple):
+    """*size* bytes from *start* of an open file."""
+
+    fd: int
+    start: int
+    size: int
+
+
 class Export:
     """One client's view of a disk.
 
@@ -107,6 +115,16 @@ class Export:
 
         Nobody may look into it, for it may be a mapped file, and what has been cut off from that
         cannot be touched.  The system, which sends it, can try and fail.
+        """
+        return None
+
+    def file_range(self) -> FileRange | None:
+        """Return the range of an open file that the disk is, byte for byte, or None if it is
+        anything else.
+
+        Requests may then be carried out there, by pread(2) and pwrite(2), instead of by `pread` and
+        `pwrite`; these are called for what has flags, and again for what has failed.  It is asked
+        when the client connects, and the file stays open until `close`.
         """
         return None
 

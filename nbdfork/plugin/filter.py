@@ -30,6 +30,7 @@ _MADE_OF = {
     "pread": ("pread_into",),
     "view": ("pread", "pread_into"),
     "pipeline": ("pread", "pread_into", "pwrite"),
+    "file_range": ("pread", "pread_into", "pwrite"),
     "write_zeroes": ("pwrite",),
 }
 """Methods that do by others what `next` does not do in the same way if one of these is overridden:

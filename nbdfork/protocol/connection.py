@@ -17,6 +17,7 @@ from nbdfork.protocol.access import Access, Admits, Takes, admits_all, takes_any
 from nbdfork.protocol.channel import Channel
 from nbdfork.protocol.errors import CutShort, Disconnected, ProtocolError, Rejected, TlsFailed
 from nbdfork.protocol.meter import Meter
+from nbdfork.protocol.runs import RunChannel, RunTransmission
 from nbdfork.protocol.stream import Stream
 from nbdfork.protocol.transmission import Session, Transmission
 
@@ -198,7 +199,7 @@ class Connection:
 
 def _channel(stream: Stream, settings: Settings) -> Channel:
     if settings.threads.number == 1:
-        return Channel(stream, settings.spins)
+        return RunChannel(stream, settings.spins)
     from nbdfork.protocol.pipelined import PipelinedChannel  # most servers have no use for it
 
     return PipelinedChannel(stream, settings.spins)
@@ -209,7 +210,7 @@ def _transmission(
 ) -> Transmission:
     threads = settings.threads
     if threads.number == 1:
-        return Transmission(channel, session, meter)
+        return RunTransmission(channel, session, meter)
     from nbdfork.backend.pipelined import pipeline_of
     from nbdfork.protocol.adaptive import AdaptiveTransmission
     from nbdfork.protocol.parallel import ParallelTransmission

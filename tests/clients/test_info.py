@@ -1,5 +1,6 @@
 """What nbdfork prints: of itself, of its plugins, and of mistakes on the command line."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from nbdfork.backend.arguments import help_rows
 from nbdfork.options import TABLE
 from nbdfork.plugin import API_VERSION, parameters_of
 from tests.support.harness import nbdfork, output
+from tests.support.speedups import need_speedups
 
 
 def pairs(text: str) -> list[tuple[str, str]]:
@@ -88,6 +90,17 @@ def test_dump_config_begins_with_the_pairs_of_2016_in_their_order() -> None:
     assert Path(values["plugindir"], "file.py").is_file()
     assert Path(values["bindir"], "nbdfork").is_file()
     assert f"{values['version_major']}.{values['version_minor']}." in values["version"]
+
+
+def test_dump_config_says_whether_there_is_a_twin_in_c_and_the_user_can_do_without() -> None:
+    def told(value: str) -> str:
+        environment = {**os.environ, "NBDFORK_SPEEDUPS": value}
+        text = output(sys.executable, "-m", "nbdfork", "--dump-config", env=environment)
+        return dict(pairs(text))["speedups"]
+
+    assert told("0") == "no"
+    need_speedups()
+    assert told("") == "yes"
 
 
 def test_the_whole_path_of_a_plugin_works() -> None:

@@ -1,4 +1,4 @@
-"""Run tests with the extension module of C plugins built for gcc's sanitizers: `make sanitize`.
+"""Run tests with the extension modules built for gcc's sanitizers: `make sanitize`.
 
 AddressSanitizer finds memory that is used wrongly, or lost, and UndefinedBehaviorSanitizer finds
 what C does not define.  The tests run as they are, in a Python that has the sanitizers loaded, and
@@ -21,12 +21,21 @@ from pathlib import Path
 from tests.support.paths import ROOT
 
 SOURCES = ROOT / "plugins" / "c"
+SPEEDUPS = ROOT / "nbdfork" / "speedups"
 TESTS = sorted(str(path) for path in (ROOT / "tests" / "plugins").glob("test_c[._]*py"))
-SHORT = [path for path in TESTS if re.search(r"_(generated|handles|memory|functions)\.py$", path)]
+TESTS += [str(ROOT / "tests" / "unit" / name) for name in ("protocol/test_runs.py", "speedups")]
+SHORT = [
+    path
+    for path in TESTS
+    if re.search(r"_(generated|handles|memory|functions|runs)\.py$|/speedups$", path)
+]
 """Those that call everything once, in less than a minute."""
 
 MANY_TABLES = "5000"
 """How many behaviours of plugins are made up, unless the run is to be short."""
+
+MANY_TWINS = "20000"
+"""The same for streams of requests."""
 
 JOBS = "2"
 
@@ -145,15 +154,19 @@ class Sandbox:
             (package, ROOT / "nbdfork"),
             (package / "plugins", ROOT / "plugins"),
             (package / "plugins" / "c", SOURCES),
+            (package / "speedups", SPEEDUPS),
         ):
             directory.mkdir()
             for path in source.iterdir():
-                if path.suffix != ".so" and path != SOURCES and path.name != "__pycache__":
+                is_made_here = path.suffix == ".so" or path in (SOURCES, SPEEDUPS)
+                if not is_made_here and path.name != "__pycache__":
                     (directory / path.name).symlink_to(path)
         (self.directory / "sitecustomize.py").write_text(CUSTOMIZE)
         include = (f"-I{sysconfig.get_path('include')}", f"-I{SOURCES}/include/nbdfork")
         module = package / "plugins" / "c" / "_native.abi3.so"
         self.compile_with_sanitizers(module, *include, *sorted(SOURCES.glob("*.c")))
+        module = package / "speedups" / "_native.abi3.so"
+        self.compile_with_sanitizers(module, include[0], *sorted(SPEEDUPS.glob("*.c")))
 
     def environment(self) -> Mapping[str, str]:
         address = {**ADDRESS_OPTIONS, "log_path": self.reports / "address"}
@@ -171,14 +184,14 @@ class Sandbox:
             [self.python, *arguments], cwd=ROOT, env=self.environment(), check=False
         ).returncode
 
-    def faults(self, source: Path) -> Iterator[str]:
-        """Yield what is reported about code in *source*, each time with where it happened."""
+    def faults(self, *sources: Path) -> Iterator[str]:
+        """Yield what is reported about code in *sources*, each time with where it happened."""
         for path in sorted(self.reports.iterdir()):
             for part in re.split(
                 r"\n(?=\S*(?:Direct leak|Indirect leak|SUMMARY))", path.read_text()
             ):
                 is_fault = re.search(r"ERROR: |runtime error: | leak of ", part)
-                if is_fault and str(source) in part:
+                if is_fault and any(str(source) in part for source in sources):
                     yield part
 
 
@@ -225,12 +238,13 @@ def main(arguments: Sequence[str]) -> int:
     tests = options.words or (SHORT if options.short else TESTS)
     if not options.short:
         os.environ.setdefault("NBDFORK_TABLES", MANY_TABLES)
+        os.environ.setdefault("NBDFORK_TWINS", MANY_TWINS)
     words = ["--import-mode=importlib", "-k", NOT_FOR_SANITIZERS, "-n", JOBS, "--dist", "loadfile"]
     with tempfile.TemporaryDirectory(prefix="nbdfork-sanitize") as directory:
         sandbox = Sandbox(Path(directory))
         check_sanitizers(sandbox)
         status = sandbox.run("-m", "pytest", *words, *tests)
-        faults = list(sandbox.faults(SOURCES))
+        faults = list(sandbox.faults(SOURCES, SPEEDUPS))
     print(*faults, sep="\n")
     print(f"the sanitizers have found {len(faults)} faults")
     return status or bool(faults)

@@ -19,7 +19,9 @@ ALLOWED = {
         "nbdfork.protocol",
         "nbdfork.types",
         "nbdfork.backend",
+        "nbdfork.speedups",
     },
+    "speedups": {"nbdfork.speedups", "nbdfork.types"},
     "backend": {"nbdfork", "nbdfork.backend", "nbdfork.plugin", "nbdfork.types"},
     "plugin": {"nbdfork.plugin", "nbdfork.types"},
     "scripting": {"nbdfork.scripting", "nbdfork.plugin"},
@@ -53,7 +55,7 @@ ORDER = {
         ["access", "channel", "metacontexts", "meter", "optiondata"],
         ["replies"],
         ["transmission"],
-        ["handshake", "parallel"],
+        ["handshake", "parallel", "runs"],
         ["adaptive", "pipelined"],
         ["connection"],
     ],
@@ -96,6 +98,8 @@ ROOF = [
 """The same for the modules above the wings."""
 
 C_PARTS = ROOT / "plugins" / "c"
+
+C_FOLDERS = (C_PARTS, PACKAGE / "speedups")
 
 C_ORDER = [
     ["api"],
@@ -232,7 +236,7 @@ def test_a_part_of_the_extension_module_offers_only_what_it_declares() -> None:
 
 
 def test_every_module_states_its_law_and_stays_small() -> None:
-    for path in [*C_PARTS.glob("*.c"), *C_PARTS.glob("*.h")]:
+    for path in [file for parts in C_FOLDERS for file in parts.glob("*.[ch]")]:
         text = path.read_text()
         assert text.startswith("/* "), path
         assert len(text.splitlines()) <= 400, path

@@ -44,6 +44,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+MODULES = {"nbdfork/plugins/c/_native.abi3.so", "nbdfork/speedups/_native.abi3.so"}
+
+
 @pytest.fixture(scope="module")
 def wheel(built: Path) -> Path:
     (found,) = built.glob("*.whl")
@@ -71,7 +74,7 @@ def installed_files() -> set[str]:
 def test_the_wheel_has_the_files_of_the_tree_and_no_others(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     parts = {name for name in names if name.startswith("nbdfork/")}
-    assert parts == installed_files() | {"nbdfork/plugins/c/_native.abi3.so"}
+    assert parts == installed_files() | MODULES
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"nbdfork"}
 
 

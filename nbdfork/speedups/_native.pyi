@@ -1,0 +1,57 @@
+"""The extension module, which `module.c` puts together from the other C files."""
+
+from mmap import mmap
+
+from nbdfork.types import Buffer
+
+class Exchange:
+    """Plain requests of one client, carried out where they were received.
+
+    They are received into *buffer*, which is pinned, up to *most_received* bytes at once; there are
+    *room* bytes for replies.  *dialect*: 0 is simple, 1 structured, 2 extended.  The disk is at
+    *start* of the file *fd*; what is longer than *most_read* and *most_written* bytes, or has one
+    of the bits of *misaligned*, is left.  Raises ValueError for numbers that are out of range.
+    """
+
+    def __init__(
+        self,
+        buffer: Buffer | mmap,
+        room: int,
+        most_received: int,
+        dialect: int,
+        fd: int,
+        start: int,
+        most_read: int,
+        most_written: int,
+        misaligned: int,
+        writable: bool,
+        /,
+    ) -> None: ...
+    def run(
+        self,
+        start: int,
+        end: int,
+        size: int,
+        socket: int,
+        spin: int,
+        spin_most: int,
+        moved: int,
+        time: int,
+        /,
+    ) -> tuple[int, int, int, int, int, int, int, int, memoryview | None]:
+        """Carry out what is at `buffer[start:end]`, and what comes next, as long as it is plain.
+
+        *size* is that of the disk.  What *socket* is not -1 is answered and received there, without
+        ever waiting for it, for at most *time* nanoseconds; it is looked for requests for *spin*
+        nanoseconds if no more than *spin_most* bytes have *moved* since the last receive.
+
+        Returns what are start and end now; how many requests were carried out, and the bytes that
+        they read and wrote; how many bytes have moved; whether it was looked for requests in vain;
+        the errno that a receive has failed with, or 0; and what is to be sent next, in memory that
+        is good until the next call.
+
+        Raises ValueError for numbers that are out of range, RuntimeError if it is running already.
+        """
+
+    def stop(self) -> None:
+        """Leave all requests from now on.  May be called while another thread is in `run`."""
