@@ -128,8 +128,7 @@ class Gate:
         self._resize = self._bind(export.resize)
         self._close = self._bind(export.close)
         self.on_large_read: Callable[[int], object] = lambda count: None
-        """Is told of `LARGE` numbers of bytes before they are read into memory; may raise OSError
-        instead."""
+        """Is told of `LARGE` numbers of bytes before they are read; may raise OSError instead."""
         self.open_pipeline = export.pipeline if lock is None else None
 
     def forgo_views(self) -> None:

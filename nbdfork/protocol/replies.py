@@ -29,6 +29,13 @@ class Chunk(NamedTuple):
     offset: int = 0
 
 
+def content(extent: Extent, data: Buffer | None) -> Chunk:
+    """Return the chunk for a part of what is read; without data, it is a hole."""
+    if data is None:
+        return Chunk(wire.REPLY_OFFSET_HOLE, wire.HOLE.pack(extent.offset, extent.length))
+    return Chunk(wire.REPLY_OFFSET_DATA, wire.UINT64.pack(extent.offset), data, extent.offset)
+
+
 class SimpleReplies:
     """What every client understands."""
 

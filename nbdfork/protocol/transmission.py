@@ -22,7 +22,7 @@ from nbdfork.protocol import wire
 from nbdfork.protocol.channel import BUFFER_SIZE, Channel
 from nbdfork.protocol.errors import CutShort, ProtocolError
 from nbdfork.protocol.meter import Holdings, Meter
-from nbdfork.protocol.replies import Chunk, SimpleReplies, StructuredReplies
+from nbdfork.protocol.replies import Chunk, SimpleReplies, StructuredReplies, content
 from nbdfork.types import Buffer
 
 log = logging.getLogger(__name__)
@@ -285,7 +285,7 @@ class Transmission:
             return self._pread(length, offset)
         if length > self._max_payload:
             raise Refused(errno.EINVAL, f"more than {self._max_payload} bytes in one request")
-        return [_content(Extent(offset, length, 0), self._pread(length, offset))]
+        return [content(Extent(offset, length, 0), self._pread(length, offset))]
 
     def _read_again(self, count: int, offset: int) -> Buffer:
         """Return a part of a READ whose reply has begun to leave: an error cannot be told."""
@@ -306,7 +306,7 @@ class Transmission:
         parts = self._gate.pread_sparse(length, offset)
         if len(parts) == 1 and parts[0][1] is not None and length < LARGE:
             return parts[0][1]
-        return [_content(extent, part) for extent, part in parts]
+        return [content(extent, part) for extent, part in parts]
 
     def _write(self, flags: int, offset: int, length: int, data: Payload) -> None:
         if data is None:
@@ -363,13 +363,6 @@ class Transmission:
         if len(set(ids)) < len(ids) or not self._contexts.keys() >= set(ids):
             raise Refused(errno.EINVAL, "the payload names contexts that were not selected")
         return length, {number: self._contexts[number] for number in ids}
-
-
-def _content(extent: Extent, data: Buffer | None) -> Chunk:
-    """Return the chunk for a part of what is read; without data, it is a hole."""
-    if data is None:
-        return Chunk(wire.REPLY_OFFSET_HOLE, wire.HOLE.pack(extent.offset, extent.length))
-    return Chunk(wire.REPLY_OFFSET_DATA, wire.UINT64.pack(extent.offset), data, extent.offset)
 
 
 def _unknown(flags: int, offset: int, length: int, data: Payload) -> None:
