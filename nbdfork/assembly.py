@@ -92,6 +92,11 @@ class Shelf(NamedTuple):
         """Return the one with nothing but *disk*."""
         return cls(Life(disk.chain), [disk])
 
+    def check_access(self) -> None:
+        """Have all disks try to open what clients will get.  Raises `ConfigError`."""
+        for disk in self.disks:
+            self.life.check_access(disk.chain, disk.read_only)
+
     def served(self) -> Served:
         """Return what clients can have."""
         if len(self.disks) == 1:

@@ -150,6 +150,7 @@ def serve(
     listeners = listening.listen()
     try:
         shelf.life.get_ready()
+        shelf.check_access()
         tls = launch.tls_parameters(tls_certificates, tls_psk) if has_tls else None
         endpoint = launch.endpoint(listeners, export_name, tls)
         size = PoolSize(max_clients, min(2, max_clients), Options.clients_per_worker.default)

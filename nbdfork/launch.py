@@ -8,13 +8,15 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import NamedTuple, NoReturn
 
-from nbdfork.server import daemon, sockets
+from nbdfork.plugin import ConfigError
+from nbdfork.server import daemon, privileges, sockets
 from nbdfork.server.errors import StartupError
+from nbdfork.server.privileges import Identity
 from nbdfork.server.sockets import Listeners
 from nbdfork.uri import Endpoint
 
@@ -103,6 +105,43 @@ def tls_parameters(certificates: str | None, psk: str | None) -> dict[str, str]:
     """Return the parameters of a URI by which libnbd finds what it needs for TLS."""
     files = {"tls-certificates": certificates, "tls-psk-file": psk}
     return {name: path for name, path in files.items() if path is not None}
+
+
+def check_as(identity: Identity | None, check: Callable[[], None]) -> None:
+    """Call *check* as *identity*, or as who we are if that is None.
+
+    What it says of a fault is raised as `StartupError`, unless it raises `ConfigError` here.
+    """
+    if identity is None:
+        check()
+        return
+    sys.stdout.flush()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _tell_fault(writer, identity, check)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        message = pipe.read().decode(errors="surrogatepass")
+    _, status = os.waitpid(child, 0)
+    if message or status:
+        raise StartupError(message or "it died while it was tried to open the disks")
+
+
+def _tell_fault(writer: int, identity: Identity, check: Callable[[], None]) -> NoReturn:
+    """In a process for this alone: write to *writer* what *identity* finds wrong, and end."""
+    message = ""
+    try:
+        privileges.drop_to(identity)
+        check()
+    except (ConfigError, StartupError, OSError) as error:
+        message = str(error)
+    except BaseException as error:
+        message = f"the server cannot start: {type(error).__name__}: {error}"
+    finally:
+        with open(writer, "wb") as pipe:
+            pipe.write(message.encode(errors="surrogatepass"))
+        os._exit(0)
 
 
 # -- how it went ----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from nbdfork import assembly, cli, disks, info, layers, logs, manners, translation
 from nbdfork.assembly import Shelf
 from nbdfork.backend.life import Life
-from nbdfork.launch import Listening, Start, endpoint
+from nbdfork.launch import Listening, Start, check_as, endpoint
 from nbdfork.options import Options
 from nbdfork.plugin import ConfigError
 from nbdfork.server import (
@@ -141,6 +141,7 @@ def _serve(options: Options, world: _World) -> int:
     with Start(listeners, options.pidfile) as start:
         where = endpoint(listeners, options.export_name, translation.tls_parameters(options))
         life.get_ready()
+        check_as(translation.client_side(options, identity), shelf.check_access)
         if not options.foreground:
             _announce(options, where, listeners)  # soon there will be nobody to tell
             start.go_into_background(world.descriptors, _keeps_stderr(options))
@@ -196,6 +197,7 @@ def _serve_single(options: Options, world: _World) -> int:
     terms = translation.terms(options, layers.is_newstyle(life.chains, options))
     with Start(None, options.pidfile) as start:
         life.get_ready()
+        check_as(identity, shelf.check_access)
         try:
             connect = assembly.connector(shelf, terms)
             start.write_pidfile()

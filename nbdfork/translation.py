@@ -62,6 +62,16 @@ def plan(options: Options, identity: privileges.Identity | None) -> Plan:
     return Plan(options.sandbox, dict(options.limits), uid, users)
 
 
+def client_side(
+    options: Options, identity: privileges.Identity | None
+) -> privileges.Identity | None:
+    """Return as whom clients are served, of all such users the first; None is who we are."""
+    if options.worker_uids is None:
+        return identity
+    first = options.worker_uids[0]
+    return privileges.Identity(first, first if identity is None else identity.gid, None)
+
+
 def terms(options: Options, newstyle: bool) -> Terms:
     """Return how clients are to be served.  Raises `StartupError` if TLS cannot be had."""
     flags = wire.FLAG_FIXED_NEWSTYLE | wire.FLAG_NO_ZEROES

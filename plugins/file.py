@@ -1,9 +1,11 @@
 """The file plugin: serve a file, a block device, or the files of a directory."""
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from nbdfork.plugin import (
     ConfigError,
@@ -17,8 +19,13 @@ from nbdfork.plugin import (
     parse,
 )
 
-from ._parts.files import check_servable, demand_servable, open_writable
+from ._parts.files import check_disk, check_servable, demand_servable, open_writable
 from ._parts.folder import BENEATH, FOLLOW, LINKS, Folder
+
+log = logging.getLogger(__name__)
+
+_LOOKED_AT = 1000
+"""So many files of a directory are looked at when the server starts, so that it starts soon."""
 
 _ADVICE = {
     "normal": os.POSIX_FADV_NORMAL,
@@ -83,6 +90,17 @@ class File(Plugin):
 
     def get_ready(self) -> None:
         self._lost = LostWrites()
+
+    def check_access(self, read_only: bool) -> None:
+        if self.file is not None:
+            check_disk("file", self.file, read_only)
+            return
+        for name in islice(self._folder.names(), _LOOKED_AT):
+            path = os.path.join(self.dir or "", name)
+            try:
+                check_disk("file", name, read_only, errno.ENOENT, self._folder.open, path)
+            except ConfigError as error:  # clients can have the others
+                log.warning("%s", error)
 
     def open(self, export_name: str, read_only: bool) -> Export:
         if self.dir is None:

@@ -16,7 +16,7 @@ from nbdfork.plugin import ConfigError, Export, LostWrites, Needs, Parameter, Pl
 
 from ._parts import tables
 from ._parts.concatenation import Concatenation
-from ._parts.files import check_servable, open_part
+from ._parts.files import check_part, check_servable, open_part
 from ._parts.fixed import Fixed
 
 _LINUX_BYTE = 0x83
@@ -156,6 +156,10 @@ class Partitioning(Plugin):
 
     def get_ready(self) -> None:
         self._lost = LostWrites()
+
+    def check_access(self, read_only: bool) -> None:
+        for path in self._paths:
+            check_part("partitioning", path, read_only)
 
     def open(self, export_name: str, read_only: bool) -> Export:
         with ExitStack() as opened:

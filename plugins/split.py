@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from nbdfork.plugin import Export, LostWrites, Needs, Parameter, Plugin, parse
 
 from ._parts.concatenation import Concatenation
-from ._parts.files import check_servable, open_part
+from ._parts.files import check_part, check_servable, open_part
 
 
 class Split(Plugin):
@@ -29,6 +29,10 @@ class Split(Plugin):
 
     def get_ready(self) -> None:
         self._lost = LostWrites()
+
+    def check_access(self, read_only: bool) -> None:
+        for path in self.file:
+            check_part("split", path, read_only)
 
     def open(self, export_name: str, read_only: bool) -> Export:
         with ExitStack() as opened:

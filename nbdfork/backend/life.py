@@ -54,6 +54,12 @@ class Life:
                 " have to wait for that one: give it a server of its own"
             )
 
+    def check_access(self, chain: Chain, read_only: bool) -> None:
+        """Let the layers of *chain* try to open what clients will get.  Raises `ConfigError`."""
+        log.debug("%s: check_access", chain.name)
+        with starting(chain.name, "check_access"):
+            chain.top.check_access(read_only)
+
     def finish(self) -> None:
         """The server ends.  Where one process has served all clients, the layers are unloaded."""
         if not (self._has_begun[0] and self.one_process()):

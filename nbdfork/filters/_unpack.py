@@ -49,6 +49,8 @@ class UnpackFilter(Filter, ABC):
     them has had decoded.
     """
 
+    opens_read_only = True
+
     @abstractmethod
     def scratch(self) -> int:
         """Return how many bytes of decoded data may be kept in a temporary file."""
@@ -71,9 +73,6 @@ class UnpackFilter(Filter, ABC):
 
     def needs(self) -> Needs:
         return Needs()
-
-    def open(self, export_name: str, read_only: bool) -> Export:
-        return super().open(export_name, read_only=True)
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         name = f"export {export_name!r}" if export_name else "the disk below"

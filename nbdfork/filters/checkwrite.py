@@ -26,13 +26,12 @@ _SHOWN = 16
 class CheckWrite(Filter):
     """let writes succeed only if they change nothing"""
 
+    opens_read_only = True
+
     debug_flags: Mapping[str, str] = {"showdiffs": "log where what is written differs"}
 
     def needs(self) -> Needs:
         return Needs()
-
-    def open(self, export_name: str, read_only: bool) -> Export:
-        return super().open(export_name, read_only=True)
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         return CheckWriteExport(next, shows=bool(self.debug["showdiffs"]))

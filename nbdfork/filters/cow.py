@@ -70,6 +70,8 @@ def _when(text: str) -> bool | str:
 class Cow(Filter):
     """let clients write, but keep the disk as it is"""
 
+    opens_read_only = True
+
     cow_block_size = Parameter(
         power_of_2(4096, 2**31, "from 4k to 2G"),
         default=65536,
@@ -91,9 +93,6 @@ class Cow(Filter):
 
     def get_ready(self) -> None:
         self._overlay = Overlay(self.cow_block_size)
-
-    def open(self, export_name: str, read_only: bool) -> Export:
-        return super().open(export_name, read_only=True)
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         return CowExport(next, self._overlay, self.cow_on_cache, self.cow_on_read)

@@ -21,6 +21,8 @@ _LINE = re.compile(r"(0x[0-9A-Fa-f]{1,16})\s+(0x[0-9A-Fa-f]{1,16})\s+([?*/+-])")
 class DdRescue(Filter):
     """fail where ddrescue has not read the disk"""
 
+    opens_read_only = True
+
     ddrescue_mapfile = Parameter(
         parse.path, required=True, metavar="FILENAME", help="the map of GNU ddrescue"
     )
@@ -38,9 +40,6 @@ class DdRescue(Filter):
         except ValueError as error:
             text = f"ddrescue: ddrescue-mapfile={self.ddrescue_mapfile}: {error}"
             raise ConfigError(text) from None
-
-    def open(self, export_name: str, read_only: bool) -> Export:
-        return super().open(export_name, read_only=True)
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         return RescuedExport(next, self._good)

@@ -64,9 +64,15 @@ class Filter(Plugin):
 
     next: Plugin
 
+    opens_read_only: bool = False
+    """Whether what is below is opened read-only, also for clients that may write."""
+
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         """Return the view of *next* for a new client; by default *next* itself."""
         return next
+
+    def check_access(self, read_only: bool) -> None:
+        self.next.check_access(read_only or self.opens_read_only)
 
     def preconnect(self, read_only: bool) -> None:
         self.next.preconnect(read_only)
@@ -78,7 +84,7 @@ class Filter(Plugin):
         return self.next.default_export(read_only)
 
     def open(self, export_name: str, read_only: bool) -> Export:
-        below = self.next.open(export_name, read_only)
+        below = self.next.open(export_name, read_only or self.opens_read_only)
         try:
             return self.wrap(below, export_name, read_only)
         except BaseException:

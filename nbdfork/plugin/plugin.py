@@ -41,7 +41,7 @@ class Plugin(Export):
 
     The docstring's first line is the plugin's description.  Class attributes of type
     `Parameter` are its parameters.  The methods below are called in this order; those up to
-    `get_ready` may raise `ConfigError`, and the user will see it.
+    `check_access` may raise `ConfigError`, and the user will see it.
     """
 
     debug_flags: Mapping[str, str] = {}
@@ -145,6 +145,12 @@ class Plugin(Export):
         """Make what all clients share.  Called once, before the workers are forked and before
         privileges are dropped: what is made here must be shared by its nature (an open file,
         `SharedBuffer` ...), because each worker has its own copy of everything else.
+        """
+
+    def check_access(self, read_only: bool) -> None:
+        """Check that what clients will get can be opened, and warn of what cannot be written though
+        it is not *read_only*.  Called once, after `get_ready`, with the rights of the user who will
+        serve them, perhaps in a process that ends then.  `ConfigError` or OSError ends the start.
         """
 
     def after_fork(self) -> None:

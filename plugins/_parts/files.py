@@ -2,12 +2,16 @@
 
 import errno
 import fcntl
+import logging
 import os
+import pwd
 import stat
 from collections.abc import Callable
 from typing import TypeAlias
 
 from nbdfork.plugin import ConfigError, DescriptorExport, LostWrites
+
+log = logging.getLogger(__name__)
 
 _BLKROGET = 0x125E  # linux/fs.h
 
@@ -76,6 +80,58 @@ def open_writable(
         else:
             return fd, not _is_read_only_device(fd)
     return _open(path, os.O_RDONLY, number, opener), False
+
+
+def check_disk(
+    plugin: str,
+    path: str,
+    read_only: bool,
+    number: int = errno.EINVAL,
+    opener: Opener = open_plain,
+    shown: str | None = None,
+) -> None:
+    """Raise `ConfigError`, in the name of *plugin*, unless this user can open *path*.
+
+    Warn if it can only be read, and why, though it is not *read_only*.  *shown* is what messages
+    call it.
+    """
+    shown = shown or path
+    try:
+        fd, writable = open_writable(path, read_only, number, opener)
+    except OSError as error:
+        raise ConfigError(f"{plugin}: {shown}: {error.strerror}{_for_whom()}") from error
+    os.close(fd)
+    if not writable and not read_only:
+        reason = _why_not_written(path, opener)
+        log.warning("%s: %s is served read-only: %s%s", plugin, shown, reason, _for_whom())
+
+
+def check_part(plugin: str, path: str, read_only: bool) -> None:
+    """Raise `ConfigError`, in the name of *plugin*, unless *path* can be a part of its disk."""
+    try:
+        open_part(path, read_only).close()
+    except OSError as error:
+        fault = f"{plugin}: {path}: {error.strerror}{_for_whom()}"
+        if not read_only and error.errno in _READ_ONLY_ERRORS:
+            fault += "; -r serves the disk read-only"
+        raise ConfigError(fault) from error
+
+
+def _why_not_written(path: str, opener: Opener) -> str:
+    try:
+        os.close(opener(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY))
+    except OSError as error:
+        return error.strerror or str(error)
+    return "the device is read-only"
+
+
+def _for_whom() -> str:
+    """Return who this is, of whom the user may not think."""
+    uid = os.geteuid()
+    try:
+        return f" (for {pwd.getpwuid(uid).pw_name}, as whom clients are served)"
+    except KeyError:
+        return f" (for user {uid}, as whom clients are served)"
 
 
 def open_disk(path: str, read_only: bool, lost: LostWrites) -> DescriptorExport:

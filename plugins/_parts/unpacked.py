@@ -10,6 +10,8 @@ from typing import Protocol
 
 from nbdfork.plugin import ConfigError, DescriptorExport, Export, Needs, Parameter, Plugin, parse
 
+from .files import check_disk
+
 
 class Unpacker(Protocol):
     """What the filters that unpack have, beyond what all filters have."""
@@ -56,6 +58,9 @@ class UnpackPlugin(Plugin, ABC):
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise ConfigError(f"{self._name}: {where}{error.strerror or error}") from error
+
+    def check_access(self, read_only: bool) -> None:
+        check_disk(self._name, self.file, read_only=True)
 
     def open(self, export_name: str, read_only: bool) -> Export:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # should it have become a fifo

@@ -15,6 +15,7 @@ from nbdfork.plugin import ConfigError, Export, Needs, Parameter, Plugin, parse
 
 from .._parts import tables
 from .._parts.concatenation import Concatenation
+from .._parts.files import check_disk
 from .._parts.fixed import Fixed
 from . import fat32
 from .parts import Allocation, Content, Zeroes
@@ -54,6 +55,7 @@ class Floppy(Plugin):
 
     def get_ready(self) -> None:
         files = scan(self.dir)
+        self._contents = [file.path for file in files if not file.is_directory]
         geometry = self._fit(files)
         self._place(files, geometry)
         layout = tables.mbr([_partition(geometry)])
@@ -62,6 +64,10 @@ class Floppy(Plugin):
         parts += self._file_system(files, geometry)
         rest = (self.size or layout.size) - sum(part.get_size() for part in parts)
         self._disk = Concatenation([*parts, Zeroes(rest)])
+
+    def check_access(self, read_only: bool) -> None:
+        for path in self._contents:
+            check_disk("floppy", path, read_only=True)
 
     def open(self, export_name: str, read_only: bool) -> Export:
         return self._disk

@@ -22,7 +22,7 @@ from nbdfork.plugin import (
     read_password,
 )
 
-from .._parts.files import check_servable, open_disk
+from .._parts.files import check_disk, check_servable, open_disk
 from .recipe import LINK, Recipe
 
 
@@ -129,6 +129,10 @@ class Fsspec(Plugin):
         if {*self._recipe.protocols} <= {"http", "https"}:
             return Needs(network=True)
         return Needs(anything=True)
+
+    def check_access(self, read_only: bool) -> None:
+        if self._local_path is not None:
+            check_disk("fsspec", self._local_path, read_only)
 
     def open(self, export_name: str, read_only: bool) -> Export:
         if self._local_path is not None:

@@ -156,8 +156,8 @@ def test_file_without_permission_to_write_is_served_read_only(tmp_path: Path) ->
     disk.chmod(0o644)
     with Server("-u", "nobody", "file", disk, listen=("-p", "0", "-i", "127.0.0.1")) as server:
         assert "is_read_only: true" in output("nbdinfo", server.uri)
-    disk.chmod(0o600)
     with Server("-n", "-u", "nobody", "file", disk, listen=("-p", "0", "-4")) as server:
+        disk.chmod(0o600)  # at the start, it would be refused
         done = run("nbdinfo", server.uri)
         assert done.returncode != 0
         assert f"the export '' cannot be opened: {disk}: Permission denied" in server.log

@@ -1,14 +1,18 @@
 """How a server is launched: where it listens, who is told, and what is left if it fails."""
 
 import os
+import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from nbdfork.launch import Listening, ReadyPipe, Start, endpoint, tls_parameters
+from nbdfork.launch import Listening, ReadyPipe, Start, check_as, endpoint, tls_parameters
+from nbdfork.plugin import ConfigError
 from nbdfork.server import sockets
 from nbdfork.server.errors import StartupError
+from nbdfork.server.privileges import Identity
 from nbdfork.server.sockets import Listeners
 
 
@@ -188,3 +192,32 @@ def test_a_pidfile_of_another_server_stays(tmp_path: Path) -> None:
         with Start(None, str(path)):
             raise StartupError("no")
     assert path.read_text() == "1\n"
+
+
+# -- trying to open disks as somebody else ----------------------------------------------------
+
+ME = Identity(os.getuid(), os.getgid(), None)
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("identity", [None, ME])
+def test_a_check_may_find_nothing(identity: Identity | None) -> None:
+    check_as(identity, lambda: None)
+
+
+def test_a_fault_is_told_by_whoever_finds_it() -> None:
+    with pytest.raises(ConfigError, match=r"^no disk$"):
+        check_as(None, lambda: fail(ConfigError("no disk")))
+    for error in (ConfigError("no disk"), StartupError("no disk")):
+        with pytest.raises(StartupError, match=r"^no disk$"):
+            check_as(ME, partial(fail, error))
+    with pytest.raises(StartupError, match=r"^the server cannot start: KeyError: 'x'$"):
+        check_as(ME, lambda: fail(KeyError("x")))
+
+
+def test_a_check_may_die() -> None:
+    with pytest.raises(StartupError, match="it died while it was tried to open the disks"):
+        check_as(ME, lambda: os.kill(os.getpid(), signal.SIGKILL))
