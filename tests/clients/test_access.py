@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from nbdfork.plugins.file import File
 
-import nbdfork
+from nbdfork import ConfigError, serve
 from tests.support.harness import NBDFORK, Server, need, output, run
 from tests.support.harness import nbdfork as command
 
@@ -128,12 +128,13 @@ def test_the_content_of_a_floppy_is_tried(place: Path) -> None:
 
 def test_a_program_is_told(place: Path) -> None:
     """In a process that is nobody from its beginning."""
+    place.chmod(0o777)
     child = os.fork()
     if child == 0:
         os.setresuid(*[pwd.getpwnam("nobody").pw_uid] * 3)
         try:
-            nbdfork.serve(File(file=str(place / "closed.img")))
-        except nbdfork.ConfigError as error:
+            serve(File(file=str(place / "closed.img")), unix=str(place / "sock"))
+        except ConfigError as error:
             os._exit(0 if f"{place}/closed.img: Permission denied" in str(error) else 1)
         finally:
             os._exit(2)
