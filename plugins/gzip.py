@@ -19,6 +19,12 @@ class Gzip(UnpackPlugin):
         metavar="SIZE",
         help=Filter.gzip_index_size.help,
     )
+    salvage = Parameter(
+        Filter.gzip_salvage.parse,
+        default=Filter.gzip_salvage.default,
+        metavar="true|false",
+        help=Filter.gzip_salvage.help,
+    )
     scratch = Parameter(
         Filter.gzip_scratch.parse,
         default=Filter.gzip_scratch.default,
@@ -27,4 +33,9 @@ class Gzip(UnpackPlugin):
     )
 
     def make_filter(self) -> Unpacker:
-        return Filter(gzip_index_size=self.index_size, gzip_scratch=self.scratch)
+        return Filter(
+            "salvage",
+            gzip_index_size=self.index_size,
+            gzip_salvage=self.salvage,
+            gzip_scratch=self.scratch,
+        )

@@ -77,7 +77,8 @@ class Codec(NamedTuple):
     program takes what follows the last frame for nothing, with a warning; otherwise it fails.
     *beyond* returns what is beyond a limit in a frame that begins with some bytes, or "".
     *may_end* tells whether the end of the data is a frame's end for a decompressor that has come
-    there.
+    there.  *salvage* is the parameter with which frames are served that are damaged or truncated,
+    and whether it is given.
     """
 
     word: str
@@ -88,6 +89,7 @@ class Codec(NamedTuple):
     takes_garbage: bool = False
     beyond: Callable[[bytes], str] = _no_limit
     may_end: Callable[[Any], bool] = _never
+    salvage: tuple[str, bool] = ("", False)
 
     def excess(self, head: bytes, place: int) -> str:
         """Return what is to be said if a frame that has this *head*, at byte *place*, is beyond a
@@ -148,7 +150,8 @@ def scan(source: Source, codec: Codec, limit: Limit | None, sink: Sink) -> Frame
     if place < source.end and not damage:
         damage = _what_follows(source, codec, place)
     if damage and not offset:
-        raise damaged(source, f"{damage}; nothing of it can be decoded")
+        hint = codec.salvage[0] and f"{codec.salvage[0]}=true" in damage
+        raise damaged(source, damage if hint else f"{damage}; nothing of it can be decoded")
     return Frames(blocks, place, damage)
 
 
@@ -172,8 +175,9 @@ def _what_follows(source: Source, codec: Codec, place: int) -> str:
 def _scan_frame(source: Source, codec: Codec, block: Block, sink: Sink) -> tuple[Block, str]:
     """Return the frame that begins where *block* does, and what is wrong with it, or "".
 
-    If the frame cannot be decoded to its end, the block is what can be decoded of it.  If only its
-    checksum is wrong, the block is empty, because any of its bytes may be the wrong ones.
+    If the frame cannot be decoded to its end, or its checksum is wrong, the block is empty, because
+    any of its bytes may be the wrong ones.  To salvage it, in the first case, the block is what can
+    be decoded of it.
     """
     decompressor = codec.new()
     size, place = 0, block.place
@@ -194,6 +198,10 @@ def _scan_frame(source: Source, codec: Codec, block: Block, sink: Sink) -> tuple
             damage = f"damaged {codec.word} data at or before byte {place + len(piece)}: {error}"
             break
         place += len(piece)
+    key, salvages = codec.salvage
+    if damage and not salvages:
+        hint = f"{key}=true serves what can be decoded before that, though nothing has checked it"
+        return block, f"{damage} ({hint})"
     place -= len(decompressor.unused_data or b"") if not damage else 0
     return block._replace(size=size, length=place - block.place), damage
 
@@ -252,7 +260,8 @@ class FramesExport(BlocksExport):
         super().__init__(source, disk, share, capacity, codec.word)
         self._codec = codec
         self._errors: tuple[type[Exception], ...] = (ValueError, *codec.errors)
-        self._last = disk.blocks[-1] if disk.damage else None  # this frame is incomplete
+        incomplete = disk.damage and codec.salvage[1]
+        self._last = disk.blocks[-1] if incomplete else None
 
     def decode(self, block: Block) -> Buffer:
         codec = self._codec

@@ -42,6 +42,16 @@ def scratch_parameter() -> Parameter[int]:
     )
 
 
+def salvage_parameter() -> Parameter[bool]:
+    """Return the parameter of a filter or a plugin that has damaged data served."""
+    return Parameter(
+        parse.boolean,
+        default=False,
+        metavar="true|false",
+        help="serve what can be decoded of damaged data, though it may be wrong",
+    )
+
+
 class UnpackFilter(Filter, ABC):
     """Serve what is in the compressed data below, read-only.
 

@@ -109,7 +109,7 @@ def _read_all(file: Any, source: Source, recorder: Recorder) -> tuple[list[tuple
     except LIBRARY_ERRORS as error:
         if source.failure is not None:
             raise source.failure from error
-        offsets = file.available_block_offsets()
+        offsets = file.available_block_offsets() or {0: 0}
         damage = f"damaged or truncated bzip2 data at or after byte {max(offsets) // 8}: {error}"
     return sorted(offsets.items()), damage
 

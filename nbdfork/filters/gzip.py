@@ -14,6 +14,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 from nbdfork.filters._blocks import (
     Block,
@@ -28,7 +29,7 @@ from nbdfork.filters._decoded import Recorder, Share
 from nbdfork.filters._deflate import RAW, WINDOW, Inflater, Point, library
 from nbdfork.filters._frames import Codec, Frames, scan
 from nbdfork.filters._source import Source
-from nbdfork.filters._unpack import Facts, UnpackFilter, scratch_parameter
+from nbdfork.filters._unpack import Facts, UnpackFilter, salvage_parameter, scratch_parameter
 from nbdfork.plugin import Buffer, ConfigError, Parameter, parse
 
 _SPACING = 1024 * 1024  # bytes of the disk between two points, at least
@@ -58,7 +59,13 @@ class Gzip(UnpackFilter):
         metavar="SIZE",
         help="the most that the index may take",
     )
+    gzip_salvage = salvage_parameter()
     gzip_scratch = scratch_parameter()
+
+    def __init__(self, salvage: str = "gzip-salvage", **parameters: Any) -> None:
+        """*salvage* is what users know the parameter as that messages name."""
+        super().__init__(**parameters)
+        self._salvage = salvage
 
     def get_ready(self) -> None:
         try:
@@ -72,7 +79,15 @@ class Gzip(UnpackFilter):
 
     def learn(self, source: Source, recorder: Recorder) -> tuple[Disk, bytes, list[bytes]]:
         pass_ = Pass(self.gzip_index_size // WINDOW)
-        codec = Codec("gzip", pass_.new, (zlib.error,), "incorrect", _begins, takes_garbage=True)
+        codec = Codec(
+            "gzip",
+            pass_.new,
+            (zlib.error,),
+            "incorrect",
+            _begins,
+            takes_garbage=True,
+            salvage=(self._salvage, self.gzip_salvage),
+        )
         frames = scan(source, codec, None, recorder.write)
         points = [point for point in pass_.points if point.offset < frames.size]
         size = _size_with_loss(source, frames) if frames.damage else frames.size

@@ -23,7 +23,7 @@ from nbdfork.filters._blocks import (
 from nbdfork.filters._decoded import Recorder, Share
 from nbdfork.filters._frames import Codec, FramesExport, scan
 from nbdfork.filters._source import Source
-from nbdfork.filters._unpack import Facts, UnpackFilter, scratch_parameter
+from nbdfork.filters._unpack import Facts, UnpackFilter, salvage_parameter, scratch_parameter
 from nbdfork.plugin import ConfigError, Parameter
 
 _MAGIC = 4  # bytes
@@ -47,10 +47,11 @@ class Lz4(UnpackFilter):
         max_index, default=MAX_INDEX, metavar="N", help="how many frames there may be"
     )
 
+    lz4_salvage = salvage_parameter()
     lz4_scratch = scratch_parameter()
 
     def get_ready(self) -> None:
-        self._codec = _codec()
+        self._codec = _codec()._replace(salvage=("lz4-salvage", self.lz4_salvage))
         super().get_ready()
 
     def scratch(self) -> int:

@@ -26,7 +26,7 @@ from nbdfork.filters._blocks import (
 from nbdfork.filters._decoded import Recorder, Share
 from nbdfork.filters._frames import Codec, FramesExport, scan
 from nbdfork.filters._source import Source
-from nbdfork.filters._unpack import Facts, UnpackFilter, scratch_parameter
+from nbdfork.filters._unpack import Facts, UnpackFilter, salvage_parameter, scratch_parameter
 from nbdfork.plugin import ConfigError, Parameter, parse
 
 # RFC 8878, sections 3.1.1 and 3.1.2; a skippable frame has any of 16 magic numbers.
@@ -74,10 +74,13 @@ class Zstd(UnpackFilter):
         help="the largest window to decode with",
     )
 
+    zstd_salvage = salvage_parameter()
     zstd_scratch = scratch_parameter()
 
     def get_ready(self) -> None:
-        self._codec = _codec(self.zstd_max_window)
+        self._codec = _codec(self.zstd_max_window)._replace(
+            salvage=("zstd-salvage", self.zstd_salvage)
+        )
         super().get_ready()
 
     def scratch(self) -> int:
