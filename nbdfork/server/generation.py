@@ -191,6 +191,7 @@ class Generation:
             line,
             self._service.memory_budget,
         )
+        self._service.sandbox.prepare()
         # A signal that reached the child before it has handlers of its own would be recorded
         # on the pipe of the supervisor, which would think it was meant.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

@@ -104,9 +104,15 @@ class Ruleset:
         self._is_empty = not any(handled)
         self._rules: list[tuple[str, int, int]] = []  # path, what is allowed, and if it is a file
         self._fd = -1
+        self._found: dict[str, tuple[int, int] | None] = {}  # where the paths led that may change
 
-    def allow(self, path: str, rights: Iterable[str]) -> None:
-        """Allow *rights* to the file *path*, or to all that is below that directory."""
+    def allow(self, path: str, rights: Iterable[str], *, may_change: bool = False) -> None:
+        """Allow *rights* to the file *path*, or to all that is below that directory.
+
+        *may_change*: it is to be what is there when the rules are enforced.
+        """
+        if may_change:
+            self._found[path] = None
         allowed = self._sum(rights)
         self._rules.append((path, allowed, allowed & self._sum(_OF_FILES)))
 
@@ -114,14 +120,30 @@ class Ruleset:
         return reduce(or_, (self._bits.get(right, 0) for right in rights), 0)
 
     def fix(self) -> None:
-        """Look up the paths now, for all processes that are forked from here.  Raises OSError."""
-        if not self._is_empty:
-            self._fd = self._made()
+        """Look up the paths now, for all processes that are forked from here; or again, if those
+        that may change lead elsewhere.  Raises OSError.
+        """
+        if self._is_empty or (self._fd >= 0 and not self._has_changed()):
+            return
+        self._forget()
+        self._found = {path: _identity(path) for path in self._found}  # before they are opened
+        self._fd = self._made()
+
+    def _has_changed(self) -> bool:
+        # The rules keep the numbers of deleted files from being given to others.
+        return any(_identity(path) != found for path, found in self._found.items())
+
+    def _forget(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
 
     def enforce(self) -> None:
         """Refuse all else from now on, to this thread.  Needs no_new_privs.  Raises OSError."""
         if self._is_empty:
             return
+        if self._has_changed():
+            self._forget()
         fd = self._made() if self._fd < 0 else self._fd
         self._fd = -1
         try:
@@ -152,3 +174,12 @@ class Ruleset:
             calls.call("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, rule, 0)
         finally:
             os.close(file)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return the numbers of the file that *path* leads to; None if it cannot be found out."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

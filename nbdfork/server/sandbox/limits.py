@@ -1,6 +1,7 @@
 """Limits of what one worker may use; see setrlimit(2)."""
 
 import resource
+import signal
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -65,6 +66,7 @@ def enforce(limits: Mapping[str, int]) -> None:
         if name == "cpu" and value != UNLIMITED:  # first comes a signal that tells what it is
             most = resource.getrlimit(number)[1]
             hard = value + 1 if most == UNLIMITED else min(value + 1, most)
+            signal.signal(signal.SIGXCPU, signal.SIG_DFL)  # the supervisor has no use for it
         resource.setrlimit(number, (value, hard))
 
 

@@ -12,6 +12,7 @@ by then; otherwise the directories that the files are in are open to it.
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from nbdfork.server.errors import StartupError
@@ -137,7 +138,7 @@ class Sandbox:
         for path in readable.DEVICES:
             rules.allow(path, landlock.READ_AND_WRITE)
         for path, rights in self._paths():
-            rules.allow(path, rights)
+            rules.allow(path, rights, may_change=self._is_exact)
 
     def _paths(self) -> Iterator[tuple[str, frozenset[str]]]:
         yield from ((path, landlock.READ_DEVICE) for path in self._needs.read)
@@ -186,6 +187,12 @@ class Sandbox:
             log.info("sandbox: workers see the names of other processes: %s", error)
         else:
             log.info("sandbox: workers see no other processes")
+
+    def prepare(self) -> None:
+        """Before a fork, do once for all what each worker would have to do."""
+        if self._file_rules is not None:
+            with suppress(OSError):  # the worker will tell of it
+                self._file_rules.fix()
 
     # -- in a worker --------------------------------------------------------------------
 

@@ -96,3 +96,55 @@ def test_a_ruleset_of_nothing_changes_nothing(file: Path) -> None:
     rules = Ruleset()
     rules.fix()
     assert confined(rules, file.read_bytes) == ["done"]
+
+
+class Counting(Ruleset):
+    """Counts how often the rules are made."""
+
+    made = 0
+
+    def _made(self) -> int:
+        Counting.made += 1
+        return super()._made()
+
+
+def test_rules_are_made_once_while_their_paths_lead_to_the_same(file: Path) -> None:
+    rules = Counting(files=True)
+    rules.allow(str(file), landlock.READ, may_change=True)
+    rules.fix()
+    rules.fix()
+    before = Counting.made
+    assert confined(rules, file.read_bytes, (file.parent / "beside").read_bytes) == [
+        "done",
+        "PermissionError",
+    ]
+    file.write_bytes(b"written anew")
+    rules.fix()
+    assert Counting.made == before
+
+
+@pytest.mark.parametrize("is_fixed_again", [False, True])
+def test_a_file_that_has_replaced_another_is_the_one_that_is_allowed(
+    file: Path, is_fixed_again: bool
+) -> None:
+    rules = Ruleset(files=True)
+    rules.allow(str(file), landlock.READ, may_change=True)
+    rules.fix()
+    with file.open("rb") as old:
+        (file.parent / "beside").rename(file)
+        if is_fixed_again:
+            rules.fix()
+        assert confined(
+            rules,
+            file.read_bytes,
+            lambda: Path(f"/proc/self/fd/{old.fileno()}").read_bytes(),
+        ) == ["done", "PermissionError"]
+
+
+def test_a_path_may_come_to_be_there_later(file: Path) -> None:
+    rules = Ruleset(files=True)
+    later = file.parent / "later"
+    rules.allow(str(later), landlock.READ, may_change=True)
+    rules.fix()
+    later.write_bytes(b"here")
+    assert confined(rules, later.read_bytes) == ["done"]
