@@ -83,6 +83,10 @@ class Assignment:
         self._name = plugin_name
         self._given: set[str] = set()
 
+    def takes(self, key: str) -> bool:
+        """Return whether the parameter *key* can be set, once more if it has been."""
+        return self.declared[key].repeatable or key not in self._given
+
     def set(self, key: str, text: str) -> None:
         """Set the parameter *key*.  Raises `ConfigError` if it is malformed or given twice."""
         parameter = self.declared[key]

@@ -96,7 +96,7 @@ class Chain:
 
         def without(word: str) -> str:
             key, value = split(word)
-            if key in secret:
+            if key is not None and not secret.isdisjoint((key, key.rpartition(".")[2])):
                 return shown(key, value, secret=True)
             return shown(key, value) if guess and key is not None else word
 
@@ -158,8 +158,8 @@ class Chain:
 class Configuration:
     """The layers of *chain* while they are given their parameters.
 
-    A key goes to the first layer, from the client's side, that declares it; what none declares, to
-    the plugin, if it takes any key.
+    A key goes to the first layer, from the client's side, that declares it, or to the one that is
+    named before it; what none declares, to the plugin, if it takes any key.
     """
 
     def __init__(self, chain: Chain) -> None:
@@ -176,8 +176,10 @@ class Configuration:
         Raises `ConfigError`.
         """
         assignments = self._assignments
-        if key is None and (key := magic_key(type(self._plugin))) is not None:
-            assignments = assignments[-1:]
+        if key is None:
+            assignments, key = self._magic()
+        elif not any(key in assignment.declared for assignment in assignments):
+            assignments, key = self._addressed(key)
         for assignment in assignments:
             if key in assignment.declared:
                 assert key is not None
@@ -188,6 +190,37 @@ class Configuration:
             filters = load.filters_with(key) if key is not None else []
             raise unknown(self._name, key, text, known, filters)
         self._set_undeclared(key, text)
+
+    def _magic(self) -> tuple[list[Assignment], str | None]:
+        """Return who takes an argument without a key, and by which key.
+
+        That is the plugin, and when it has what it takes, the first filter that takes one.
+        """
+        *filters, last = self._assignments
+        own = magic_key(type(self._plugin))
+        if own is not None and last.takes(own):
+            return [last], own
+        for layer, assignment in zip(self._layers, filters, strict=False):
+            key = magic_key(type(layer.plugin))
+            if key is not None and assignment.takes(key):
+                return [assignment], key
+        return (self._assignments if own is None else [last]), own
+
+    def _addressed(self, key: str) -> tuple[list[Assignment], str]:
+        """Return who is meant by LAYER.KEY, or by LAYER.N.KEY if there are several of that name,
+        and KEY; if nobody is, everybody and *key*.
+        """
+        name, _, rest = key.partition(".")
+        pairs = zip(self._layers, self._assignments, strict=True)
+        named = [assignment for layer, assignment in pairs if layer.name == name]
+        number, _, last = rest.partition(".")
+        if number.isdecimal() and last and named:
+            if not 1 <= int(number) <= len(named):
+                raise ConfigError(f"{key}=: there are {len(named)} layers with the name {name!r}")
+            named, rest = named[int(number) - 1 : int(number)], last
+        if not any(rest in assignment.declared for assignment in named):
+            return self._assignments, key
+        return named, rest
 
     def set_own(self, place: int, key: str, text: str) -> None:
         """Give *text* to the layer at that *place* of the chain.  Raises `ConfigError`."""

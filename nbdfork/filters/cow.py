@@ -1,9 +1,7 @@
 """The cow filter: let clients write to a disk without changing it.
 
 What clients write goes to an overlay, which all of them share and which is gone when the server
-ends.  Clients are served by different processes, so all that these must agree on is in two sparse
-temporary files: the blocks of the overlay, each at its offset on the disk, and one byte for each
-block that says what state it is in.
+ends.
 
 A block in the state `DATA` is written in place, by any client at any time.  Every other change
 needs the lock.  For a block to become `DATA`, the bytes around those to be written are copied from
@@ -13,10 +11,10 @@ sees the block as it was.
 
 import errno
 import os
-import re
 from collections.abc import Iterable, Iterator
 
 from nbdfork.filters import clipped
+from nbdfork.filters._overlay import AT_ONCE, BELOW, Overlay
 from nbdfork.filters._values import power_of_2
 from nbdfork.plugin import (
     HOLE,
@@ -25,34 +23,23 @@ from nbdfork.plugin import (
     ZERO,
     BlockSize,
     Buffer,
-    DescriptorExport,
     Export,
     Extent,
     Filter,
     FilterExport,
     Needs,
     Parameter,
-    ScratchFile,
-    SharedBuffer,
-    SharedLock,
     Support,
     parse,
 )
 
 # The states of a block.
-BELOW = 0  # untouched: it is as the disk below has it
 DATA = 1  # it is in the overlay
 ZEROED = 2  # it reads as zeroes
 TRIMMED = 3  # it reads as zeroes, and is a hole
 
 _TYPES = {DATA: 0, ZEROED: ZERO, TRIMMED: HOLE | ZERO}
-_RUN = re.compile(b"\0+|\1+|\2+|\3+")
 _PIECE = 1024 * 1024
-
-_AT_ONCE = 1024 * 1024
-"""How many blocks' states are in memory, or are changed under the lock, at one time.  A client with
-extended headers may ask about all of a disk, of any size.
-"""
 
 _MOST_PREFERRED = 32 * 1024 * 1024  # of all block sizes that clients may be told to prefer
 
@@ -92,64 +79,10 @@ class Cow(Filter):
         return Needs()
 
     def get_ready(self) -> None:
-        self._overlay = Overlay(self.cow_block_size)
+        self._overlay = Overlay(self.cow_block_size, "cow")
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         return CowExport(next, self._overlay, self.cow_on_cache, self.cow_on_read)
-
-
-class Overlay:
-    """What all clients share."""
-
-    def __init__(self, block_size: int) -> None:
-        self.block_size = block_size
-        self._scratch = ScratchFile()
-        self.data = DescriptorExport(self._scratch.fd, writable=True)
-        self.lock = SharedLock()
-        self._states = ScratchFile().fd
-        self._size = SharedBuffer(9)  # of the disk, plus 1; 0 until there has been a client
-
-    def settle_size(self, size: int) -> None:
-        """Raise OSError unless *size* is what the size was for the first client."""
-        with self.lock:
-            known = int.from_bytes(self._size[0:9], "little") - 1
-            if known < 0:
-                self._size[0:9] = (size + 1).to_bytes(9, "little")
-            elif known != size:
-                raise OSError(
-                    errno.EINVAL,
-                    f"the overlay is of a disk of {known} bytes, and this one has {size}:"
-                    " cow serves one disk only, of which the size must stay",
-                )
-
-    def write(self, data: memoryview, offset: int) -> None:
-        """Write *data*.  An error says that it is the overlay's, not the disk's."""
-        try:
-            self.data.pwrite(data, offset, 0)
-        except OSError as error:
-            raise self._named(error) from error
-
-    def states(self, first: int, count: int) -> bytes:
-        """Return the states of *count* blocks from the block *first* on."""
-        return os.pread(self._states, count, first).ljust(count, b"\0")
-
-    def mark(self, offset: int, count: int, state: int) -> None:
-        """Set the state of all blocks in a range."""
-        first = offset // self.block_size
-        marks = bytes([state]) * (-(-(offset + count) // self.block_size) - first)
-        try:
-            while marks:
-                written = os.pwrite(self._states, marks, first)
-                marks, first = marks[written:], first + written
-        except OSError as error:
-            raise self._named(error) from error
-
-    def _named(self, error: OSError) -> OSError:
-        """Return *error* worded so that it cannot be mistaken for one of the disk below.
-
-        The directory is named in the log, but not to clients.
-        """
-        return OSError(error.errno, f"the overlay: {error.strerror}", self._scratch.directory)
 
 
 class CowExport(FilterExport):
@@ -217,15 +150,15 @@ class CowExport(FilterExport):
     def pread(self, count: int, offset: int) -> Buffer:
         if self._on_read and self._keeps_reads():
             self._keep(count, offset)
-        parts = [self._read(*run) for run in self._runs(count, offset)]
+        parts = [self._read(*run) for run in self._overlay.runs(count, offset)]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def pwrite(self, data: memoryview, offset: int, flags: int) -> None:
         count = len(data)
-        if all(state == DATA for state, _, _ in self._runs(count, offset)):
+        if all(state == DATA for state, _, _ in self._overlay.runs(count, offset)):
             self._overlay.write(data, offset)
             return
-        start, end = self._blocks_around(count, offset)
+        start, end = self._overlay.around(count, offset, self._end)
         with self._overlay.lock:
             self._fill(offset - start, start)
             self._fill(end - offset - count, offset + count)
@@ -245,7 +178,7 @@ class CowExport(FilterExport):
         if self._on_cache:
             self._keep(count, offset)
             return
-        for state, length, start in self._runs(count, offset):
+        for state, length, start in self._overlay.runs(count, offset):
             if state == DATA:
                 self._overlay.data.cache(length, start)
             elif state == BELOW and self._cache_below is Support.NATIVE:
@@ -255,8 +188,8 @@ class CowExport(FilterExport):
                     pass  # reading it is enough
 
     def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
-        most = _AT_ONCE * self._block
-        for state, length, start in self._runs(min(count, most), offset):
+        most = AT_ONCE * self._block
+        for state, length, start in self._overlay.runs(min(count, most), offset):
             if state == BELOW and self._holes_below:
                 end = start
                 below = self.next.extents(length, start, flags)
@@ -272,23 +205,6 @@ class CowExport(FilterExport):
 
     # -- blocks -------------------------------------------------------------------------------
 
-    def _blocks_around(self, count: int, offset: int) -> tuple[int, int]:
-        """Return start and end of the blocks that a range touches; the last may be short."""
-        end = -(-(offset + count) // self._block) * self._block
-        return offset - offset % self._block, min(end, self._end)
-
-    def _runs(self, count: int, offset: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (state, count, offset) for each run of blocks in one state within a range."""
-        start, end = offset, offset + count
-        while start < end:
-            first = start // self._block
-            blocks = min(-(-end // self._block) - first, _AT_ONCE)
-            states = self._overlay.states(first, blocks)
-            for run in _RUN.finditer(states):
-                stop = min(end, (first + run.end()) * self._block)
-                yield states[run.start()], stop - start, start
-                start = stop
-
     def _read(self, state: int, count: int, offset: int) -> Buffer:
         if state == BELOW:
             return self.next.pread(count, offset)
@@ -303,7 +219,7 @@ class CowExport(FilterExport):
 
     def _fill(self, count: int, offset: int) -> None:
         """Copy to the overlay what a range reads as now.  The lock is held."""
-        for state, length, start in self._runs(count, offset):
+        for state, length, start in self._overlay.runs(count, offset):
             if state != DATA:
                 self._copy(state, length, start)
 
@@ -313,11 +229,11 @@ class CowExport(FilterExport):
 
     def _keep(self, count: int, offset: int) -> None:
         """Copy to the overlay those blocks of a range that are not in it."""
-        if all(state != BELOW for state, _, _ in self._runs(count, offset)):
+        if all(state != BELOW for state, _, _ in self._overlay.runs(count, offset)):
             return
-        start, end = self._blocks_around(count, offset)
+        start, end = self._overlay.around(count, offset, self._end)
         with self._overlay.lock:
-            for state, length, begin in self._runs(end - start, start):
+            for state, length, begin in self._overlay.runs(end - start, start):
                 if state == BELOW:
                     self._copy(state, length, begin)
                     self._overlay.mark(begin, length, DATA)
@@ -335,7 +251,7 @@ class CowExport(FilterExport):
             return
         self.write_zeroes(first - offset, offset, 0)
         self.write_zeroes(end - last, last, 0)
-        step = _AT_ONCE * self._block
+        step = AT_ONCE * self._block
         for start in range(first, last, step):
             self._clear_blocks(min(step, last - start), start, state)
 
@@ -343,8 +259,4 @@ class CowExport(FilterExport):
         """Mark whole blocks, and release their space."""
         with self._overlay.lock:
             self._overlay.mark(offset, count, state)
-            try:
-                self._overlay.data.trim(count, offset, 0)
-            except OSError as error:
-                if error.errno != errno.EFBIG:  # beyond what a file can hold there is nothing
-                    raise
+            self._overlay.release(count, offset)

@@ -150,6 +150,7 @@ TOGETHER = {
     "all": {"values"},
     "names": {"exportname", "multi_conn"},
     "simple": {"around", "fua", "nocache", "nofilter", "noparallel", "readonly", "rotational"},
+    "cow": {"overlay"},
     "offset": {"part"},
 }
 """Small filters that are tested together, by the names of the test files."""

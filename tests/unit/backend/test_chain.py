@@ -55,6 +55,50 @@ def test_keys_go_where_they_are_declared() -> None:
     assert plugin.calls == [("x", "1"), ("y", "2")]
 
 
+class Magic(Filter):
+    """takes a word"""
+
+    word = Parameter(str, magic=True, metavar="WORD", help="any")
+
+
+def test_words_without_a_key_are_for_the_plugin_and_then_for_filters() -> None:
+    plugin, keyed, near, far = Any(), Keyed(), Magic(), Magic()
+    layers = [Layer("keyed", keyed), Layer("near", near), Layer("far", far)]
+    Chain(Layer("any", plugin), layers).configure(["1k", "a", "b"])
+    assert (plugin.first, near.word, far.word) == (1024, "a", "b")
+    with pytest.raises(ConfigError, match="any: first= is given twice"):
+        Chain(Layer("any", Any()), layers[:1]).configure(["1k", "2k"])
+    near = Magic()
+    Chain(Layer("plain", Empty()), [Layer("near", near)]).configure(["a"])
+    assert near.word == "a"
+    with pytest.raises(ConfigError, match="'b' is not of the form key=value"):
+        Chain(Layer("plain", Empty()), [Layer("near", Magic())]).configure(["a", "b"])
+
+
+def test_a_key_can_say_which_layer_it_is_for() -> None:
+    plugin, one, two, three = Any(), Keyed(), Keyed(), Keyed()
+    layers = [Layer("same", one), Layer("other", two), Layer("same", three)]
+    chain = Chain(Layer("any", plugin), layers)
+    chain.configure(["other.level=2", "same.2.level=3", "level=4", "any.files=x", "same.x=5"])
+    assert (one.level, two.level, three.level) == (4, 2, 3)
+    assert plugin.files == ("x",)
+    assert plugin.calls == [("same.x", "5")]  # a key that the plugin may know
+    with pytest.raises(ConfigError, match=r"same\.3\.level=: there are 2 layers"):
+        Chain(Layer("any", Any()), layers).configure(["same.3.level=1"])
+    with pytest.raises(ConfigError, match=r"unknown parameter same\.depth="):
+        Chain(Layer("plain", Empty()), [Layer("same", Keyed())]).configure(["same.depth=1"])
+
+
+def test_a_secret_stays_one_with_its_layer_before_it() -> None:
+    class Hiding(Filter):
+        """has a secret"""
+
+        code = Secret(str, metavar="CODE", help="not shown")
+
+    chain = Chain(Layer("plain", Empty()), [Layer("hiding", Hiding())])
+    assert chain.without_secrets(["hiding.1.code=x", "y=1"]) == ["hiding.1.code=***", "y=1"]
+
+
 def test_unknown_keys_name_those_of_all_layers() -> None:
     chain = Chain(Layer("plain", Empty()), [Layer("keyed", Keyed())])
     with pytest.raises(ConfigError, match="did you mean level="):
