@@ -4,8 +4,8 @@
         [--chroot DIRECTORY] [--output DIRECTORY]
 
 Without `--output` the report goes to standard output.  A usual run takes under 20 minutes, a group
-of one plugin's cells at most 5.  It needs fio with its nbd engine, nbdcopy and nbdinfo; of the
-servers, those that are installed are measured.
+of one plugin's cells at most 5, that of far ends 20.  It needs fio with its nbd engine, nbdcopy and
+nbdinfo; of the servers, those that are installed are measured.
 """
 
 import argparse

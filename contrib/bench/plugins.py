@@ -31,9 +31,6 @@ COMPRESSORS = {
 }
 """The filters that unpack a disk; the suffix of its name, and what compresses it."""
 
-PLACES = {"near": False, "10 ms away": True}
-"""Where far ends are, and whether that is far."""
-
 COMPRESSED_SIZE = 128 * MIB
 
 
@@ -121,8 +118,7 @@ DISKS: Mapping[str, Callable[[Materials], Disk]] = {
     "sh": _shell,
     **{name: partial(_in_c, name) for name in C_PLUGINS},
     **{scheme: partial(_web, scheme) for scheme in ("http", "https")},
-    **{f"nbd {place}": partial(far.nbd_server, is_far) for place, is_far in PLACES.items()},
-    **{f"ssh {place}": partial(far.ssh_host, is_far) for place, is_far in PLACES.items()},
+    **far.DISKS,
     **{name: partial(_compressed, name) for name in COMPRESSORS},
 }
 """How each disk is made, by its name.  Raises `BenchError`."""

@@ -60,7 +60,10 @@ SMOKE = {
     "curl: https, 4 KiB random read, QD16": {"nbdfork", "nbdkit"},
     "far: nbd 10 ms away, 4 KiB random read, QD16": {"nbdfork", "nbdkit"},
     "far: ssh 10 ms away, nbdcopy to null:": {"nbdfork", "nbdkit"},
+    "far: nbd with holes 10 ms away, 256 KiB random read, QD16": {"nbdfork", "nbdkit"},
     "far: ssh near, 4 KiB random read, QD1": {"nbdfork", "nbdkit"},
+    "far: curl 10 ms away, 256 KiB random read, QD1": {"nbdfork", "nbdkit"},
+    "far: s3 near, 4 KiB random read, QD16": {"nbdfork", "nbdkit"},
     "compressed: gzip, the first client": {"nbdfork", "nbdkit"},
     "compressed: xz, 64 KiB random read, QD1": {"nbdfork", "nbdkit"},
 }
