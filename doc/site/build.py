@@ -22,6 +22,7 @@ GUIDES = (
     "nbdfork-writing.1",
     "nbdfork-testing.1",
     "nbdfork-service.1",
+    "nbdfork-several.1",
     "nbdfork-tls.1",
     "nbdfork-from-nbdkit.1",
     "nbdfork-troubleshooting.1",
