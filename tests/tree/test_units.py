@@ -3,6 +3,7 @@
 import configparser
 import os
 import shlex
+import socket
 import subprocess
 from pathlib import Path
 
@@ -71,6 +72,24 @@ def test_both_services_are_hardened_alike() -> None:
         for key in ("Environment", "EnvironmentFile", "ExecStart", "RuntimeDirectory"):
             service.pop(key, None)
     assert services[0] == services[1]
+
+
+def test_the_services_tell_that_they_are_ready(tmp_path: Path) -> None:
+    """As their type says, so that what needs the server is started when clients can connect."""
+    assert {unit(name)["Service"]["Type"] for name in SERVICES} == {"notify"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(SECONDS)
+        words = [PROGRAM, "-f", "-U", tmp_path / "sock", *default_file()[:-1], f"dir={tmp_path}"]
+        environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        server = subprocess.Popen(list(map(str, words)), env=environment)
+        try:
+            while b"READY=1" not in manager.recv(4096).splitlines():
+                pass
+            assert (tmp_path / "sock").exists()
+        finally:
+            server.terminate()
+            assert server.wait(SECONDS) == 0
 
 
 def test_the_user_of_the_services_is_that_which_sysusers_makes() -> None:
