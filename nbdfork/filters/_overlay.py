@@ -1,15 +1,18 @@
 """Blocks over a disk that all workers share, each in one of a few states, whatever these mean.
 
 They are in two sparse temporary files: the blocks, each at its offset on the disk, and one byte for
-each block that says what state it is in.  Who changes a state holds the lock.
+each block that says what state it is in.  Who changes a state holds the lock.  Each export has its
+part of these files.
 """
 
 import errno
 import os
 import re
+import struct
 from collections.abc import Iterator
+from hashlib import sha256
 
-from nbdfork.plugin import DescriptorExport, ScratchFile, SharedBuffer, SharedLock
+from nbdfork.plugin import Buffer, DescriptorExport, ScratchFile, SharedLock
 
 BELOW = 0
 """The state of a block that is untouched: it is as the disk below has it."""
@@ -19,52 +22,97 @@ AT_ONCE = 1024 * 1024
 extended headers may ask about all of a disk, of any size.
 """
 
+MOST_EXPORTS = 65536
+"""So many have an overlay: with some plugins, clients can make up any number of names."""
+
+_PLACE = struct.Struct("=32sQQ")  # which export, where its overlay begins, how large it is
+
 _RUN = re.compile(b"\0+|\1+|\2+|\3+")
 
 
-class Overlay:
-    """What all clients share of the filter *name*."""
+class Overlays:
+    """What all clients share of the filter *name*: the overlays of all exports, one after another.
+
+    A third file has a record for each export that has had a client: where its overlay begins.
+    """
 
     def __init__(self, block_size: int, name: str) -> None:
         self.block_size = block_size
-        self._name = name
-        self._scratch = ScratchFile()
-        self.data = DescriptorExport(self._scratch.fd, writable=True)
+        self.scratch = ScratchFile()
+        self.data = DescriptorExport(self.scratch.fd, writable=True)
         self.lock = SharedLock()
-        self._states = ScratchFile().fd
-        self._size = SharedBuffer(9)  # of the disk, plus 1; 0 until there has been a client
+        self.states = ScratchFile().fd
+        self._places = ScratchFile().fd
+        self._name = name
 
-    def settle_size(self, size: int) -> None:
-        """Raise OSError unless *size* is what the size was for the first client."""
+    def of(self, export_name: str, size: int) -> "Overlay":
+        """Return the overlay of an export of *size* bytes.
+
+        Raises OSError if that is not what its size was for the first client, or if there are too
+        many exports.
+        """
+        digest = sha256(export_name.encode(errors="surrogatepass")).digest()
         with self.lock:
-            known = int.from_bytes(self._size[0:9], "little") - 1
-            if known < 0:
-                self._size[0:9] = (size + 1).to_bytes(9, "little")
-            elif known != size:
-                raise OSError(
-                    errno.EINVAL,
-                    f"the overlay is of a disk of {known} bytes, and this one has {size}:"
-                    f" {self._name} serves one disk only, of which the size must stay",
-                )
+            table = os.pread(self._places, os.fstat(self._places).st_size, 0)
+            end = 0
+            for known, base, length in _PLACE.iter_unpack(table):
+                if known == digest:
+                    self._demand_same(length, size)
+                    return Overlay(self, base)
+                end = base + -(-length // self.block_size) * self.block_size
+            if len(table) >= MOST_EXPORTS * _PLACE.size:
+                fault = f"{self._name} has {MOST_EXPORTS} exports, and serves no more"
+                raise OSError(errno.ENOSPC, fault)
+            os.pwrite(self._places, _PLACE.pack(digest, end, size), len(table))
+        return Overlay(self, end)
+
+    def _demand_same(self, known: int, size: int) -> None:
+        if known != size:
+            raise OSError(
+                errno.EINVAL,
+                f"the overlay is of a disk of {known} bytes, and this one has {size}:"
+                f" the size of a disk must stay below {self._name}",
+            )
+
+
+class Overlay:
+    """That of one export: the part of *shared* that begins at *base*, which begins a block.
+
+    Offsets are those of the export's disk.
+    """
+
+    def __init__(self, shared: Overlays, base: int) -> None:
+        self._shared = shared
+        self._base = base
+        self._first = base // shared.block_size
+        self.block_size = shared.block_size
+        self.lock = shared.lock
+
+    def read(self, count: int, offset: int) -> Buffer:
+        return self._shared.data.pread(count, self._base + offset)
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write *data*.  An error says that it is the overlay's, not the disk's."""
         try:
-            self.data.pwrite(data, offset, 0)
+            self._shared.data.pwrite(data, self._base + offset, 0)
         except OSError as error:
             raise self._named(error) from error
+
+    def cache(self, count: int, offset: int) -> None:
+        """Prepare for reading a range."""
+        self._shared.data.cache(count, self._base + offset)
 
     def release(self, count: int, offset: int) -> None:
         """Give back the space of whole blocks."""
         try:
-            self.data.trim(count, offset, 0)
+            self._shared.data.trim(count, self._base + offset, 0)
         except OSError as error:
             if error.errno != errno.EFBIG:  # beyond what a file can hold there is nothing
                 raise
 
     def states(self, first: int, count: int) -> bytes:
         """Return the states of *count* blocks from the block *first* on."""
-        return os.pread(self._states, count, first).ljust(count, b"\0")
+        return os.pread(self._shared.states, count, self._first + first).ljust(count, b"\0")
 
     def runs(self, count: int, offset: int) -> Iterator[tuple[int, int, int]]:
         """Yield (state, count, offset) for each run of blocks in one state within a range."""
@@ -87,10 +135,11 @@ class Overlay:
         """Set the state of all blocks in a range."""
         first = offset // self.block_size
         marks = bytes([state]) * (-(-(offset + count) // self.block_size) - first)
+        place = self._first + first
         try:
             while marks:
-                written = os.pwrite(self._states, marks, first)
-                marks, first = marks[written:], first + written
+                written = os.pwrite(self._shared.states, marks, place)
+                marks, place = marks[written:], place + written
         except OSError as error:
             raise self._named(error) from error
 
@@ -99,4 +148,5 @@ class Overlay:
 
         The directory is named in the log, but not to clients.
         """
-        return OSError(error.errno, f"the overlay: {error.strerror}", self._scratch.directory)
+        directory = self._shared.scratch.directory
+        return OSError(error.errno, f"the overlay: {error.strerror}", directory)

@@ -1,7 +1,7 @@
 """The cow filter: let clients write to a disk without changing it.
 
-What clients write goes to an overlay, which all of them share and which is gone when the server
-ends.
+What clients write goes to an overlay, which all clients of an export share and which is gone when
+the server ends.
 
 A block in the state `DATA` is written in place, by any client at any time.  Every other change
 needs the lock.  For a block to become `DATA`, the bytes around those to be written are copied from
@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 from nbdfork.filters import clipped
-from nbdfork.filters._overlay import AT_ONCE, BELOW, Overlay
+from nbdfork.filters._overlay import AT_ONCE, BELOW, Overlay, Overlays
 from nbdfork.filters._values import power_of_2
 from nbdfork.plugin import (
     HOLE,
@@ -79,10 +79,11 @@ class Cow(Filter):
         return Needs()
 
     def get_ready(self) -> None:
-        self._overlay = Overlay(self.cow_block_size, "cow")
+        self._overlays = Overlays(self.cow_block_size, "cow")
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
-        return CowExport(next, self._overlay, self.cow_on_cache, self.cow_on_read)
+        overlay = self._overlays.of(export_name, next.get_size())
+        return CowExport(next, overlay, self.cow_on_cache, self.cow_on_read)
 
 
 class CowExport(FilterExport):
@@ -97,7 +98,6 @@ class CowExport(FilterExport):
         self._holes_below = next.can_extents()
         self._cache_below = next.can_cache()
         size = next.get_size()
-        overlay.settle_size(size)
         minimum, _, maximum = next.block_size()
         if self._block % minimum:
             raise OSError(
@@ -180,7 +180,7 @@ class CowExport(FilterExport):
             return
         for state, length, start in self._overlay.runs(count, offset):
             if state == DATA:
-                self._overlay.data.cache(length, start)
+                self._overlay.cache(length, start)
             elif state == BELOW and self._cache_below is Support.NATIVE:
                 self.next.cache(length, start)
             elif state == BELOW and self._cache_below is Support.EMULATE:
@@ -209,7 +209,7 @@ class CowExport(FilterExport):
         if state == BELOW:
             return self.next.pread(count, offset)
         if state == DATA:
-            return self._overlay.data.pread(count, offset)
+            return self._overlay.read(count, offset)
         return bytes(count)
 
     def _pieces(self, state: int, count: int, offset: int) -> Iterator[tuple[int, Buffer]]:

@@ -86,13 +86,53 @@ def test_cow_blocks_cannot_be_smaller_than_those_of_the_disk() -> None:
         gate(Disk(bytes(256 * KIB), 8192), "cow", "cow-block-size=4k")
 
 
-def test_cow_refuses_a_second_disk() -> None:
+def test_the_size_of_a_disk_must_stay_below_cow() -> None:
     disk = Disk(noise(SIZE))
     cow = exports(disk, "cow")
     cow.open("")
     disk.content += b"more"
-    with pytest.raises(OSError, match="one disk only"):
+    with pytest.raises(OSError, match="the size of a disk must stay"):
         cow.open("")
+    cow.open("another").pwrite(memoryview(b"x"), SIZE, fua=False)
+
+
+class Sized(ReadOnlyDisk):
+    """disks, each of which is as large as its name says"""
+
+    def open(self, export_name: str, read_only: bool) -> Disk:
+        return Disk(noise(int(export_name)))
+
+
+@given(
+    script=st.lists(
+        st.sampled_from([1, 4096, 65536, 65537, 200000]).flatmap(
+            lambda size: st.tuples(st.just(size), requests(size))
+        ),
+        max_size=20,
+    )
+)
+def test_each_export_has_an_overlay_of_its_own(
+    script: list[tuple[int, tuple[str, int, int, int]]],
+) -> None:
+    """Whatever is done to one, the others stay as they are."""
+    cow = exports(Sized(), "cow", "cow-block-size=4k")
+    models: dict[int, bytearray] = {}
+    for size, request in script:
+        model = models.setdefault(size, bytearray(noise(size)))
+        carry_out(cow.open(str(size)), model, request)
+    for size, model in models.items():
+        assert cow.open(str(size)).pread(size, 0) == model
+
+
+def test_more_exports_than_cow_can_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbdfork.filters._overlay.MOST_EXPORTS", 2)
+    cow = exports(Sized(), "cow")
+    for name in ("1", "2"):
+        cow.open(name)
+    with pytest.raises(OSError, match="cow has 2 exports, and serves no more") as caught:
+        cow.open("3")
+    assert caught.value.errno == errno.ENOSPC
+    assert cow.open("2").pread(2, 0) == noise(2)
 
 
 class Huge(ReadOnlyDisk):
@@ -135,7 +175,7 @@ def test_cow_says_which_device_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/var/tmp")
     made = layer("cow")
     over = exports(Disk(noise(MIB)), [made])
-    overlay = made.plugin.__dict__["_overlay"]
+    overlay = made.plugin.__dict__["_overlays"]
     overlay.data.close()
     overlay.data = DescriptorExport(os.open("/dev/full", os.O_RDWR), writable=True)
     for offset in (0, 10):
@@ -150,7 +190,7 @@ def test_cow_gives_the_space_back_of_what_is_cleared(monkeypatch: pytest.MonkeyP
     made = layer("cow")
     over = exports(Disk(noise(MIB)), [made], "cow-block-size=4k")
     cow = over.open("")
-    data = made.plugin.__dict__["_overlay"].data._fd
+    data = made.plugin.__dict__["_overlays"].data._fd
     cow.pwrite(memoryview(noise(MIB)), 0, fua=True)
     assert os.fstat(data).st_blocks * 512 >= MIB
     cow.trim(MIB // 2, 0, fua=False)
@@ -322,3 +362,20 @@ def test_an_overlay_that_has_no_place(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "cow: " in done.stderr
     assert str(missing) in done.stderr
+
+
+def test_the_files_of_a_directory_can_all_be_written(tmp_path: Path) -> None:
+    """By clients of different workers, of which none sees what is another file's."""
+    need("qemu-io")
+    before = {}
+    for number in (1, 2, 3):
+        path = tmp_path / f"{number}.img"
+        path.write_bytes(noise(number * 100 * KIB))
+        before[path] = path.read_bytes()
+    with Server("--filter=cow", "file", f"dir={tmp_path}") as server:
+        uris = {n: f"nbd+unix:///{n}.img?socket={server.socket}" for n in (1, 2, 3)}
+        for number, uri in uris.items():
+            output("qemu-io", "-f", "raw", "-c", f"write -P {number} 0 {number}00k", uri)
+        for number, uri in uris.items():
+            output("qemu-io", "-f", "raw", "-c", f"read -P {number} 0 {number}00k", uri)
+    assert {path: path.read_bytes() for path in before} == before
