@@ -1,10 +1,9 @@
-"""The file plugin: regular files, directories of them, and block devices."""
+"""The file plugin: regular files and block devices; see `test_file_directories`."""
 
 import errno
 import logging
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,6 @@ from nbdfork.plugin import (
     ConfigError,
     DescriptorExport,
     Export,
-    Plugin,
 )
 from tests.support.harness import Server, let_all_reach, need, output, run
 from tests.support.plugins import plugin
@@ -189,140 +187,6 @@ def test_file_advice(disk: Path) -> None:
         plugin("file", str(disk), f"fadvise={advice}").open("", True).close()
     with pytest.raises(ConfigError, match="expected one of"):
         plugin("file", str(disk), "fadvise=never")
-
-
-def test_file_directory(tmp_path: Path) -> None:
-    for name in ("b", "a"):
-        (tmp_path / name).write_bytes(name.encode() * 512)
-    (tmp_path / "link").symlink_to("a")
-    (tmp_path / "dangling").symlink_to("nowhere")
-    (tmp_path / "subdirectory").mkdir()
-    os.mkfifo(tmp_path / "fifo")
-    made = plugin("file", f"dir={tmp_path}")
-    assert [export.name for export in made.list_exports(True)] == ["a", "b", "link"]
-    export = made.open("b", True)
-    assert export.pread(512, 0) == b"b" * 512
-    export.close()
-    for name in ("", "c", "..", "../x", "fifo", "subdirectory", "dangling"):
-        with pytest.raises(FileNotFoundError):
-            made.open(name, False)
-
-
-def names(made: Plugin) -> list[str]:
-    return [export.name or "" for export in made.list_exports(True)]
-
-
-@pytest.fixture
-def links(tmp_path: Path) -> Path:
-    """A directory with a file, and links that stay in it, that lead out and that lead nowhere."""
-    (tmp_path / "secret").write_bytes(b"s" * 512)
-    inside = tmp_path / "inside"
-    (inside / "deeper").mkdir(parents=True)
-    (inside / "deeper" / "x").write_bytes(b"d" * 512)
-    (inside / "a").write_bytes(b"a" * 512)
-    for name, target in {
-        "to-a": "a",
-        "to-deeper": "deeper/x",
-        "around": "../inside/a",
-        "up": "../secret",
-        "absolute": str(tmp_path / "secret"),
-        "absolute-a": str(inside / "a"),
-        "nowhere": "missing",
-        "loop": "loop",
-        "magic": "/proc/self/cwd",
-        "device": "/dev/zero",
-    }.items():
-        (inside / name).symlink_to(target)
-    os.mkfifo(inside / "fifo")
-    (inside / "to-fifo").symlink_to("fifo")
-    return inside
-
-
-FOLLOWED = {
-    "follow": ["a", "absolute", "absolute-a", "around", "to-a", "to-deeper", "up"],
-    "beneath": ["a", "to-a", "to-deeper"],
-    "refuse": ["a"],
-}
-
-
-@pytest.mark.parametrize("policy", FOLLOWED)
-def test_links_of_a_directory(policy: str, links: Path) -> None:
-    made = plugin("file", f"dir={links}", f"dir-links={policy}")
-    assert names(made) == FOLLOWED[policy]
-    for path in links.iterdir():
-        if path.name in FOLLOWED[policy]:
-            made.open(path.name, False).close()
-        else:
-            with pytest.raises(FileNotFoundError):  # at once, a pipe without a writer, too
-                made.open(path.name, False)
-            with pytest.raises(FileNotFoundError):
-                made.open(path.name, True)
-
-
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
-def test_links_where_the_kernel_cannot_tell(
-    number: int, links: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*arguments: object) -> int:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("nbdfork.plugins._parts.folder._openat2", refuse)
-    made = plugin("file", f"dir={links}", "dir-links=beneath")
-    assert names(made) == ["a"]
-    made.open("a", False).close()
-    for name in ("to-a", "up", "nowhere", "fifo"):
-        with pytest.raises(FileNotFoundError):
-            made.open(name, False)
-
-
-@pytest.mark.parametrize(("user", "policy"), [(0, "beneath"), (1000, "follow")])
-def test_links_for_a_server_that_root_starts(
-    user: int, policy: str, links: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: user)
-    made = plugin("file", f"dir={links}")
-    monkeypatch.undo()  # it is somebody else by now
-    assert names(made) == FOLLOWED[policy]
-
-
-def test_a_directory_that_is_exchanged_all_the_time(links: Path) -> None:
-    """What may be opened is decided by what is opened: a secret is never seen."""
-    made = plugin("file", f"dir={links}", "dir-links=beneath")
-    swapping = (
-        "import os, sys\n"
-        "os.chdir(sys.argv[1])\n"
-        "while os.getppid() == int(sys.argv[2]):\n"
-        "    for target in ('a', '../secret', 'fifo', '/dev/zero'):\n"
-        "        os.symlink(target, 'new')\n"
-        "        os.rename('new', 'it')\n"
-    )
-    (links / "it").symlink_to("a")
-    command = [sys.executable, "-c", swapping, str(links), str(os.getpid())]
-    seen = refused = 0
-    with subprocess.Popen(command) as other:
-        try:
-            for _ in range(20_000):
-                try:
-                    export = made.open("it", True)
-                except FileNotFoundError:
-                    refused += 1
-                    continue
-                assert export.pread(512, 0) == b"a" * 512
-                export.close()
-                seen += 1
-                if min(seen, refused) >= 300:
-                    break
-        finally:
-            other.kill()
-    assert seen
-    assert refused
-
-
-def test_links_are_about_directories(disk: Path) -> None:
-    with pytest.raises(ConfigError, match="dir-links= is about the links in a directory"):
-        plugin("file", str(disk), "dir-links=refuse")
-    with pytest.raises(ConfigError, match="expected one of: follow, beneath, refuse"):
-        plugin("file", f"dir={disk.parent}", "dir-links=some")
 
 
 def test_fua_makes_just_this_write_durable(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
