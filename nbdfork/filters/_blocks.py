@@ -20,7 +20,7 @@ from typing import NamedTuple, overload
 
 from nbdfork.filters._decoded import Share
 from nbdfork.filters._source import Source
-from nbdfork.plugin import Buffer, Export, PartialError, Support, parse
+from nbdfork.plugin import Buffer, Export, Extent, PartialError, Support, parse
 
 log = logging.getLogger(__name__)
 
@@ -296,6 +296,17 @@ class BlocksExport(Export, ABC):
         block = self._disk.blocks[bisect_right(self._offsets, offset) - 1]
         inside = offset - block.offset
         return memoryview(self._cache.get(block, self._decode))[inside : inside + count]
+
+    def can_extents(self) -> bool:
+        return self._share.knows_zeroes()
+
+    def extents(self, count: int, offset: int, flags: int) -> Iterator[Extent]:
+        good = min(offset + count, self._end)
+        if offset < good:
+            yield from self._share.extents(good - offset, offset)
+        if good < offset + count:
+            start = max(offset, self._end)
+            yield Extent(start, offset + count - start, 0)
 
     def _decode(self, block: Block) -> Buffer:
         data = self.decode(block)

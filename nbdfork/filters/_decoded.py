@@ -10,9 +10,19 @@ table has its number, or says that it is nothing but zeroes, which take no room.
 import logging
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import groupby
 
-from nbdfork.plugin import Buffer, ScratchFile, SharedBuffer, SharedCounter, SharedLock
+from nbdfork.plugin import (
+    HOLE,
+    ZERO,
+    Buffer,
+    Extent,
+    ScratchFile,
+    SharedBuffer,
+    SharedCounter,
+    SharedLock,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +53,7 @@ class Decoded:
         self._next[0] = _FIRST
         self._keeping = SharedLock()
         self._reserved = SharedCounter()  # entries of the table
-        self._is_usable = self._room > 0
+        self.is_usable = self._room > 0
 
     # -- disks --------------------------------------------------------------------------
 
@@ -54,7 +64,7 @@ class Decoded:
 
     def set(self, place: int, entries: "array[int]") -> None:
         """Put *entries* into the table at *place*."""
-        if self._is_usable and entries:
+        if self.is_usable and entries:
             try:
                 _write(self._table.fd, memoryview(entries).cast("B"), place * _ENTRY)
             except OSError as error:
@@ -67,7 +77,7 @@ class Decoded:
         return their entries; up to *room* pieces get a number.
         """
         count = -(-len(data) // PIECE)
-        if not self._is_usable:
+        if not self.is_usable:
             return array("Q", bytes(count * _ENTRY))
         room = self._room if room is None else min(room, self._room)
         entries = array("Q", (_ZERO if _is_zero(data, at) else _ABSENT for at in range(count)))
@@ -104,18 +114,21 @@ class Decoded:
         return first
 
     def _give_up(self, error: OSError) -> None:
-        self._is_usable = False
+        self.is_usable = False
         text = "what has been decoded cannot be kept in %s, so it has to be decoded again: %s"
         log.warning(text, self._file.directory, error.strerror)
+
+    def entries(self, place: int, count: int) -> "memoryview[int]":
+        """Return some of the *count* entries at *place*; none if nothing is kept from there on."""
+        found = os.pread(self._table.fd, min(count, _AT_ONCE) * _ENTRY, place * _ENTRY)
+        return memoryview(found[: len(found) // _ENTRY * _ENTRY]).cast("Q")
 
     def read(self, place: int, count: int, offset: int) -> Buffer | None:
         """Return some of the *count* bytes from *offset* of the disk whose entries are at *place*,
         or None if the first of them are not there.
         """
         index, inside = divmod(offset, PIECE)
-        wanted = min(-(-(inside + count) // PIECE), _AT_ONCE)
-        found = os.pread(self._table.fd, wanted * _ENTRY, (place + index) * _ENTRY)
-        entries = memoryview(found[: len(found) // _ENTRY * _ENTRY]).cast("Q")
+        entries = self.entries(place + index, -(-(inside + count) // PIECE))
         if not entries or entries[0] == _ABSENT:
             return None
         first = entries[0]
@@ -148,6 +161,26 @@ class Share:
         """Return some of the *count* bytes from *offset*, or None if the first are not kept."""
         count = min(count, self._size - offset)
         return self._decoded.read(self._place, count, offset) if count > 0 else None
+
+    def knows_zeroes(self) -> bool:
+        """Return whether `extents` may ever find any."""
+        return self._decoded.is_usable
+
+    def extents(self, count: int, offset: int) -> Iterator[Extent]:
+        """Tell which parts of a range are known to be zeroes; all else is called data."""
+        end = min(offset + count, self._size)
+        while offset < end:
+            first = offset // PIECE
+            entries = self._decoded.entries(self._place + first, -(-end // PIECE) - first)
+            for is_zero, run in groupby(entries, lambda entry: entry == _ZERO):
+                first += len(list(run))
+                stop = min(first * PIECE, end)
+                yield Extent(offset, stop - offset, HOLE | ZERO if is_zero else 0)
+                offset = stop
+            if not entries:
+                break
+        if offset < end:
+            yield Extent(offset, end - offset, 0)
 
     def keep(self, data: Buffer, offset: int) -> None:
         """Keep those pieces of the disk that the *data* from *offset* have as a whole."""

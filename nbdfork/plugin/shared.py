@@ -101,12 +101,17 @@ class ScratchFile:
 
     Use its `fd` with calls that take an offset (`os.pread`, `os.pwrite`), because the workers
     share the descriptor's position, too.  It is in `directory`, which TMPDIR names, or /var/tmp.
+    Making one raises OSError if that is not possible there.
     """
 
     def __init__(self, size: int = 0) -> None:
         self.directory = os.environ.get("TMPDIR", "/var/tmp")
         import tempfile  # and all that it imports
 
-        self.fd, path = tempfile.mkstemp(prefix="nbdfork-", dir=self.directory)
+        try:
+            self.fd, path = tempfile.mkstemp(prefix="nbdfork-", dir=self.directory)
+        except OSError as error:
+            text = f"no temporary file can be made: {error.strerror}; TMPDIR says where to"
+            raise OSError(error.errno, text, self.directory) from error
         os.unlink(path)
         os.ftruncate(self.fd, size)

@@ -1,5 +1,6 @@
 """What has been decoded is kept for all workers: never other bytes, never more than was said."""
 
+import gzip
 import os
 import random
 from array import array
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nbdfork.filters._decoded import PIECE, Decoded, Recorder, Share
-from tests.support.compressed import MIB, SIZE, Below, all_of, filter_of, kept
+from nbdfork.plugin import HOLE, ZERO, Extent
+from tests.support.compressed import MIB, SIZE, Below, all_of, compressed, filter_of, kept
 
 
 def pieces(*numbers: int) -> bytes:
@@ -48,6 +50,56 @@ def test_pieces_in_a_row_are_read_at_once() -> None:
     disk.keep(pieces(1, 2, 3, 0, 0, 0), 0)
     assert disk.read(9 * PIECE, 8) == pieces(1, 2, 3)[8:]
     assert disk.read(9 * PIECE, 3 * PIECE) == pieces(0, 0, 0)
+
+
+def test_zeroes_are_told_and_all_else_is_data() -> None:
+    decoded = Decoded(10 * PIECE)
+    size = 3000 * PIECE + 100
+    disk = share(decoded, size)
+    disk.keep(pieces(1, 0, 0, 4, *[0] * 2500), 0)
+    disk.keep(bytes(PIECE + 100), 2999 * PIECE)
+    hole = HOLE | ZERO
+    found: list[Extent] = []
+    for extent in disk.extents(size - 10, 10):
+        if found and found[-1].type == extent.type:
+            found[-1] = found[-1]._replace(length=found[-1].length + extent.length)
+        else:
+            found.append(extent)
+    assert found == [
+        (10, PIECE - 10, 0),
+        (PIECE, 2 * PIECE, hole),
+        (3 * PIECE, PIECE, 0),
+        (4 * PIECE, 2500 * PIECE, hole),
+        (2504 * PIECE, 495 * PIECE, 0),
+        (2999 * PIECE, PIECE + 100, hole),
+    ]
+    assert list(share(decoded, size).extents(5, 7)) == [(7, 5, 0)]
+
+
+@pytest.mark.parametrize("name", ["gzip", "bzip2", "zstd", "lz4", "xz"])
+def test_clients_are_told_of_zeroes(name: str) -> None:
+    content = bytes(MIB) + random.Random(1).randbytes(MIB) + bytes(2 * MIB)
+    layer = filter_of(name)
+    data = compressed(name, content)
+    first = kept(layer.unpack(Below(data), "disk"))
+    if name == "xz":  # its index does not tell
+        assert list(first.extents(4 * MIB, 0, 0)) == [(0, 4 * MIB, 0)]
+        all_of(first)
+    export = kept(layer.unpack(Below(data), "disk"))
+    hole = HOLE | ZERO
+    wanted = [(0, MIB, hole), (MIB, MIB, 0), (2 * MIB, 2 * MIB, hole)]
+    assert list(export.extents(4 * MIB, 0, 0)) == wanted
+    assert not kept(
+        filter_of(name, **{f"{name}_scratch": "0"}).unpack(Below(data), "")
+    ).can_extents()
+
+
+def test_what_cannot_be_read_is_data_of_which_nothing_is_known() -> None:
+    parts = [gzip.compress(bytes(MIB)), gzip.compress(bytes(MIB))[:-1]]
+    export = kept(filter_of("gzip").unpack(Below(b"".join(parts)), "disk"))
+    size = export.get_size()
+    assert list(export.extents(size, 0, 0)) == [(0, MIB, HOLE | ZERO), (MIB, size - MIB, 0)]
+    assert list(export.extents(9, size - 9, 0)) == [(size - 9, 9, 0)]
 
 
 def test_the_oldest_make_room_and_zeroes_take_none() -> None:

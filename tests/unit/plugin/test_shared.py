@@ -3,6 +3,9 @@
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from nbdfork.plugin import ScratchFile, SharedBuffer, SharedCounter, SharedLock
 
@@ -74,3 +77,11 @@ def test_a_scratch_file_has_no_name() -> None:
     os.waitpid(in_child(lambda: os.pwrite(scratch.fd, b"child", 100)), 0)
     assert os.pread(scratch.fd, 5, 100) == b"child"
     os.close(scratch.fd)
+
+
+def test_a_temporary_file_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match=r"no temporary file can be made: No such.*TMPDIR"):
+        ScratchFile()
