@@ -1,5 +1,6 @@
 """The contract as clients see it: what processes share, what is serialised, and a plugin's life."""
 
+import re
 import subprocess
 import threading
 from pathlib import Path
@@ -22,13 +23,14 @@ def test_plain_variables_are_not_shared_by_default() -> None:
 
 @pytest.mark.parametrize("model", ["serialize_all_requests", "parallel"])
 def test_one_process_serves_clients_at_once_from_the_same_memory(model: str) -> None:
-    with Server(LOCAL, "one=yes", f"model={model}") as server, clients(server, 20) as many:
+    with Server("-v", LOCAL, "one=yes", f"model={model}") as server, clients(server, 20) as many:
         for number, client in enumerate(many):
             client.greet().write(bytes([number]), number)
         assert all(client.read(0, 20) == bytes(range(20)) for client in many)
         assert len(server.workers()) == 1
         many[0].close()
-        assert eventually(lambda: "client unix pid" not in server.log)
+        eventually(lambda: re.search(r"client unix pid \d+ uid \d+ is gone", server.log))
+        assert not re.search(r"^\S+ nbdfork\[\d+\] (warning|error):", server.log, re.MULTILINE)
         assert many[1].read(0, 20) == bytes(range(20))
 
 

@@ -1,6 +1,7 @@
 """The pool: one client a worker, spares, limits, deaths, and the drain at the end."""
 
 import errno
+import os
 import signal
 import socket
 import struct
@@ -246,19 +247,22 @@ def receives_no_more(client: Client) -> bool:
     return "-->" in line
 
 
-def test_requests_sent_while_the_server_ends_are_refused() -> None:
+def test_requests_sent_while_the_server_ends_are_refused(tmp_path: Path) -> None:
     """The client had its say; that the server goes down is told to the rest of its requests."""
     need("ss")
+    begun, until = tmp_path / "begun", tmp_path / "until"
+    os.mkfifo(until)
+    slow = (SAMPLES / "waiting.py", "where=pwrite", f"begun={begun}", f"until={until}", "-t1")
     listen = ("-i", "127.0.0.1", "-p", "0")
-    slow = ("--filter=delay", "memory", "1M", "wdelay=1", "-t1")
     with Server(*slow, listen=listen) as server, clients(server, 1) as (client,):
         client.greet()
         client.socket.sendall(header(1, 0, 8) + b"in time!")
-        assert eventually(server.serving)
+        assert eventually(begun.exists)
         server.process.send_signal(signal.SIGTERM)
         assert eventually(lambda: len(server.workers()) == 1)
         eventually(lambda: receives_no_more(client))  # the signal has reached it, too
         client.socket.sendall(header(1, 8, 8) + b"too late" + header(0, 0, 8))
+        until.write_text("go on")
         assert client.reply() == (0, b"")
         assert client.reply() == (errno.ESHUTDOWN, b"")
         assert client.reply() == (errno.ESHUTDOWN, b"")

@@ -16,3 +16,6 @@ def script(directory: Path, text: str, base: str = MINIMUM) -> Path:
     path = directory / "script.py"
     path.write_text(base + text + "\n")
     return path
+
+
+VERSION_1 = MINIMUM.replace("API_VERSION = 2", "").replace("h, buf, offset, flags", "h, n, offset")
