@@ -8,10 +8,13 @@ still in the buffer for them.
 
 import os
 import socket
+from contextlib import suppress
 
 from nbdfork import speedups
 from nbdfork.backend import FileRange
+from nbdfork.backend.errors import Refused
 from nbdfork.backend.gate import LARGE
+from nbdfork.protocol import wire
 from nbdfork.protocol.channel import (
     MOST_SKIPPED,
     RECEIVE_SIZE,
@@ -22,7 +25,8 @@ from nbdfork.protocol.channel import (
 from nbdfork.protocol.errors import Disconnected
 from nbdfork.protocol.meter import Meter
 from nbdfork.protocol.replies import ExtendedReplies, SimpleReplies, StructuredReplies
-from nbdfork.protocol.transmission import Session, Transmission
+from nbdfork.protocol.splicing import MOST, Pipe, Unmoved
+from nbdfork.protocol.transmission import Payload, Session, Transmission
 
 REPLY_SIZE = LARGE + 4096
 """Room for replies: they are sent when it is full, even if more requests could be carried out.  It
@@ -43,6 +47,9 @@ class RunChannel(Channel):
 
     _exchange: "speedups.Exchange | None" = None
     _failure = 0  # the errno of a receive that has failed
+    _wanted = 0  # so many bytes are received at most, or any number
+    exactly = False
+    """Nothing is received that has not been asked for: what comes next may not be for memory."""
 
     def start_runs(
         self,
@@ -71,7 +78,7 @@ class RunChannel(Channel):
         """
         assert self._exchange is not None
         self.flush()
-        goes_on = self._deadline is None and self._allowance is None
+        goes_on = self._deadline is None and self._allowance is None and not self.exactly
         spins = self._spins and not self._skip and len(self._open) == 1
         result = self._exchange.run(
             self.start, self.end, size, self._socket if goes_on else -1,
@@ -90,10 +97,48 @@ class RunChannel(Channel):
         self._failure = error
         return done, bytes_read, bytes_written
 
+    def receive(self, count: int) -> bool:
+        self._wanted = count if self.exactly else 0
+        try:
+            return super().receive(count)
+        finally:
+            self._wanted = 0
+
     def _receive_into(self, view: memoryview) -> int:
         if self._failure:
             raise Disconnected(os.strerror(self._failure))
+        if self._wanted:
+            view = view[: self._wanted - (self.end - self.start)]
         return super()._receive_into(view)
+
+    def open_pipe(self) -> Pipe | None:
+        """Return a pipe for payloads, or None if they cannot come by one."""
+        if self._socket == -1:
+            return None
+        with suppress(OSError):
+            return Pipe(self._socket)
+        return None
+
+    def fill(self, pipe: Pipe, count: int) -> None:
+        """Have the next *count* bytes in *pipe*.  Raises what `Pipe.fill` raises.
+
+        The buffer must be empty, and nobody have limited what may still be received.
+        """
+        self.flush()
+        pipe.fill(count, self._idle_limit)
+
+    def take_moved(self, pipe: Pipe, count: int) -> memoryview:
+        """Consume *count* bytes of which some are in *pipe*, all the same.  Raises `CutShort`."""
+        large = memoryview(bytearray(count))
+        filled = pipe.read(large)
+        while filled < count:
+            filled += self._receive_part(large[filled:])
+        return large
+
+    @property
+    def must_receive(self) -> bool:
+        """Whether something is in the buffer, or it is limited what may come, or for how long."""
+        return self.start != self.end or self._deadline is not None or self._allowance is not None
 
     def stop(self) -> None:
         self._leave_all()
@@ -111,6 +156,9 @@ class RunChannel(Channel):
 class RunTransmission(Transmission):
     """The transmission phase of a client whose plain requests the module may carry out."""
 
+    _pipe: Pipe | None = None  # for the payloads of large writes
+    _most_moved = 0  # no larger one gets through it
+
     def __init__(self, channel: Channel, session: Session, meter: Meter) -> None:
         super().__init__(channel, session, meter)
         gate, replies = session.gate, session.replies
@@ -126,6 +174,8 @@ class RunTransmission(Transmission):
         )
         self._channel: RunChannel = channel
         self._run = self._run_plain
+        if gate.can_write and not gate.misaligned:
+            self._most_moved = MOST
 
     def _run_plain(self) -> int:
         """Have the next requests carried out as long as they are plain; return how many were."""
@@ -133,6 +183,8 @@ class RunTransmission(Transmission):
         if file is None:  # the disk has been resized
             return 0
         done, bytes_read, bytes_written = self._channel.run(file.size)
+        if done:
+            self._channel.exactly = False
         self._bytes_read += bytes_read
         self._bytes_written += bytes_written
         return done
@@ -140,3 +192,71 @@ class RunTransmission(Transmission):
     def refuse(self) -> None:
         self._run = None
         super().refuse()
+
+    def serve(self) -> None:
+        try:
+            super().serve()
+        finally:
+            if self._pipe is not None:
+                self._pipe.close()
+                self._pipe = None
+
+    # -- large writes -------------------------------------------------------------------
+
+    def _take_payload(self, command: int, flags: int, length: int) -> Payload:
+        """As for all others, but a large payload may be moved into the pipe, and is empty here."""
+        may_be_moved = LARGE <= length <= self._most_moved and not flags & wire.CMD_FLAG_FUA
+        if command != wire.CMD_WRITE or not may_be_moved:
+            return super()._take_payload(command, flags, length)
+        channel = self._channel
+        if channel.must_receive or (pipe := self._open_pipe()) is None:
+            channel.exactly = self._most_moved > 0  # the next one may come without its payload
+            return super()._take_payload(command, flags, length)
+        try:
+            channel.fill(pipe, length)
+        except Unmoved:
+            self._most_moved = length - 1
+            return self._held(length, channel.take_moved(pipe, length))
+        return self._held(length, memoryview(b""))
+
+    def _open_pipe(self) -> Pipe | None:
+        """Return the pipe, made when it is first needed, or None if there can be none."""
+        if self._pipe is None:
+            self._pipe = self._channel.open_pipe()
+            if self._pipe is None:
+                self._most_moved = 0
+        return self._pipe
+
+    def _held(self, length: int, payload: memoryview) -> Payload:
+        """Return a payload whose memory is counted, or None if there is none."""
+        try:
+            self._holdings.add(length)
+        except Refused:
+            self._take_from_pipe()
+            return None
+        return payload
+
+    def _forget(self, payload: Payload) -> None:
+        if self._pipe is not None and self._pipe.filled:  # it was refused, and not even tried
+            self._take_from_pipe()
+        super()._forget(payload)
+
+    def _take_from_pipe(self) -> memoryview:
+        assert self._pipe is not None
+        data = memoryview(bytearray(self._pipe.filled))
+        self._pipe.read(data)
+        return data
+
+    def _write(self, flags: int, offset: int, length: int, data: Payload) -> None:
+        if data is None or len(data) == length:
+            super()._write(flags, offset, length, data)
+            return
+        pipe, file = self._pipe, self._gate.file
+        assert pipe is not None
+        written = 0
+        if file is not None and self._gate.can_write and offset + length <= file.size:
+            written = pipe.write(file.fd, file.start + offset)
+            if not pipe.is_of_use:
+                self._most_moved = 0
+        if written < length:  # not at all, or not all of it: then it is said why
+            self._gate.pwrite(self._take_from_pipe(), offset + written, False)

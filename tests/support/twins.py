@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
-from nbdfork.backend.gate import Gate
+from nbdfork.backend.gate import LARGE, Gate
 from nbdfork.filters._part import PartExport
 from nbdfork.plugin import BlockSize, DescriptorExport, Export, FileRange
 from nbdfork.protocol.channel import Channel
@@ -93,7 +93,10 @@ def made_up(number: int) -> Script:
     minimum = chance.choice([1, 1, 1, 512])
     count = chance.choice([1, 3, 10, 40])
     oddness = chance.choice([0.0, 0.05, 0.5])
-    stream = b"".join(_request(chance, dialect, minimum, oddness) for _ in range(count))
+    is_large = chance.random() < 0.1  # payloads that a socket may give without a copy
+    if is_large:
+        count, minimum = min(count, 10), 1
+    stream = b"".join(_request(chance, dialect, minimum, oddness, is_large) for _ in range(count))
     if chance.random() < 0.2:
         stream = stream[: chance.randrange(len(stream) + 1)]
     cuts = sorted(chance.randrange(len(stream) + 1) for _ in range(chance.choice([0, 1, 4, 30])))
@@ -102,13 +105,19 @@ def made_up(number: int) -> Script:
 
 
 def _request(
-    chance: random.Random, dialect: type[SimpleReplies], minimum: int, oddness: float
+    chance: random.Random,
+    dialect: type[SimpleReplies],
+    minimum: int,
+    oddness: float,
+    is_large: bool,
 ) -> bytes:
     command = chance.choice([READ, READ, WRITE, WRITE, WRITE])
-    flags = PAYLOAD_LEN if dialect is ExtendedReplies and command == WRITE else 0
     most = chance.choice([1, 64, 4096, 16384]) if chance.random() < 0.97 else SIZE
     length = max(1, chance.randrange(most + 1) // minimum) * minimum
+    if is_large and chance.random() < 0.8:
+        command, length = WRITE, chance.randrange(LARGE, SIZE)
     offset = chance.randrange(SIZE - min(length, SIZE) + 1) // minimum * minimum
+    flags = PAYLOAD_LEN if dialect is ExtendedReplies and command == WRITE else 0
     magic = 0x21E41C71 if dialect is ExtendedReplies else 0x25609513
     if chance.random() < oddness:
         command, flags, offset, length, magic = _odd(chance, command, flags, offset, length, magic)

@@ -51,7 +51,7 @@ ORDER = {
     ],
     "protocol": [
         ["errors", "stream", "wire"],
-        ["texts", "tls"],
+        ["splicing", "texts", "tls"],
         ["access", "channel", "metacontexts", "meter", "optiondata"],
         ["replies"],
         ["transmission"],
