@@ -1,6 +1,7 @@
 """The file plugin: serve a file, a block device, or the files of a directory."""
 
 import errno
+import fcntl
 import logging
 import os
 import stat
@@ -21,6 +22,7 @@ from nbdfork.plugin import (
 
 from ._parts.files import check_disk, check_servable, demand_servable, open_writable
 from ._parts.folder import BENEATH, FOLLOW, LINKS, Folder
+from ._parts.sparing import SparingExport
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +36,26 @@ _ADVICE = {
 }
 
 
+def _descriptor(text: str) -> int:
+    if not text.isdecimal() or int(text) < 3:
+        raise ValueError(
+            "expected the number of a descriptor from 3 on: the others are the server's"
+        )
+    return int(text)
+
+
 class File(Plugin):
     """serve a file or a block device"""
 
     file = Parameter(parse.path, magic=True, metavar="FILENAME", help="the file to serve")
     dir = Parameter(
         parse.path, metavar="DIRECTORY", help="serve the files in it; the export name chooses"
+    )
+    fd = Parameter(
+        _descriptor, metavar="NUMBER", help="serve the file that is open as this descriptor"
+    )
+    dirfd = Parameter(
+        _descriptor, metavar="NUMBER", help="serve the files of the directory that is open as this"
     )
     dir_links = Parameter(
         parse.choice(*LINKS),
@@ -53,6 +69,18 @@ class File(Plugin):
         metavar="normal|random|sequential",
         help="how clients will read, a hint to the kernel",
     )
+    reduce_memory_pressure = Parameter(
+        parse.boolean,
+        default=False,
+        metavar="BOOL",
+        help="let what is read and written not stay in the memory of the system",
+    )
+    cache_mode = Parameter(
+        parse.choice("default", "none"),
+        key="cache",
+        metavar="default|none",
+        help="none is an old name for reduce-memory-pressure=true",
+    )
     resizable = Parameter(
         parse.boolean, default=False, metavar="BOOL", help="let clients change a file's size"
     )
@@ -60,8 +88,13 @@ class File(Plugin):
 
     def config_complete(self) -> None:
         """Check that there is something to serve, while the user can still be told."""
-        if (self.file is None) == (self.dir is None):
-            raise ConfigError("file: give either file=FILENAME or dir=DIRECTORY")
+        ways = (self.file, self.dir, self.fd, self.dirfd)
+        if sum(way is not None for way in ways) != 1:
+            raise ConfigError(
+                "file: give one of file=FILENAME, dir=DIRECTORY, fd=NUMBER and dirfd=NUMBER"
+            )
+        self._spares = self.reduce_memory_pressure or self.cache_mode == "none"
+        self._take_descriptors()
         if self.dir is not None:
             _check_directory(self.dir)
             # Now, for a server that is started as root may be somebody else later.
@@ -69,15 +102,30 @@ class File(Plugin):
             self._folder = Folder(self.dir, self.dir_links or usual)
         elif self.dir_links is not None:
             raise ConfigError("file: dir-links= is about the links in a directory: give dir=")
+        elif self.fd is not None:
+            check_servable("file", f"/proc/self/fd/{self._fd}")
         elif self.file is not None:
             if os.path.isdir(self.file):
                 raise ConfigError(f"file: {self.file} is a directory: use dir= to serve its files")
             check_servable("file", self.file)
 
+    def _take_descriptors(self) -> None:
+        """Keep descriptors that were inherited: those are closed in the background."""
+        try:
+            if self.fd is not None:
+                self._fd = os.dup(self.fd)
+            if self.dirfd is not None:
+                self.dir = f"/proc/self/fd/{os.dup(self.dirfd)}"
+        except OSError as error:
+            key, number = ("fd", self.fd) if self.dirfd is None else ("dirfd", self.dirfd)
+            raise ConfigError(f"file: {key}={number}: nothing is open as this number") from error
+
     def has_named_exports(self) -> bool:
         return self.dir is not None
 
     def needs(self) -> Needs:
+        if self.fd is not None:
+            return Needs()
         if self.dir is None:
             return Needs(write=frozenset({self.file or ""}))
         return Needs(write=frozenset({self.dir, *self._folder.outside()}))
@@ -94,6 +142,7 @@ class File(Plugin):
     def check_access(self, read_only: bool) -> None:
         if self.file is not None:
             check_disk("file", self.file, read_only)
+        if self.dir is None:
             return
         for name in islice(self._folder.names(), _LOOKED_AT):
             path = os.path.join(self.dir or "", name)
@@ -103,7 +152,11 @@ class File(Plugin):
                 log.warning("%s", error)
 
     def open(self, export_name: str, read_only: bool) -> Export:
-        if self.dir is None:
+        if self.fd is not None:
+            fd = os.dup(self._fd)
+            mode = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+            writable = mode == os.O_RDWR and not read_only
+        elif self.dir is None:
             path = self.file or ""
             demand_servable(path)
             fd, writable = open_writable(path, read_only)
@@ -113,7 +166,8 @@ class File(Plugin):
             fd, writable = open_writable(export_name, read_only, *found)
         try:
             os.posix_fadvise(fd, 0, 0, _ADVICE[self.fadvise])
-            return DescriptorExport(
+            kind = SparingExport if self._spares else DescriptorExport
+            return kind(
                 fd,
                 writable=writable,
                 resizable=self.resizable,

@@ -2,13 +2,19 @@
 
 The image is made when the server starts, in a scratch file that all clients read.  Files keep their
 names in the Rock Ridge and Joliet extensions, for Unix and Windows; readers that know neither see
-shortened names.  All three are text, so bytes of a name that are not UTF-8 become "_".
+shortened names.  All three are text, so bytes of a name that are not UTF-8 become "_".  On demand
+a program that is installed makes it instead.
 """
 
 import itertools
+import logging
 import os
 import re
+import shlex
+import shutil
+import subprocess
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from nbdfork.plugin import (
@@ -24,6 +30,11 @@ from nbdfork.plugin import (
 
 if TYPE_CHECKING:
     from pycdlib import PyCdlib
+
+log = logging.getLogger(__name__)
+
+PROGRAMS = ("xorriso", "genisoimage", "mkisofs")
+"""Those that can make an image, with options of mkisofs."""
 
 _MAX_JOLIET = 64  # of a name; Joliet means UTF-16 code units, but pycdlib UTF-8 bytes
 _NOT_IN_JOLIET = re.compile(r"[*/:;?\\]")
@@ -43,19 +54,37 @@ class Iso(Plugin):
         metavar="DIRECTORY",
         help="a directory whose files are on it",
     )
+    prog = Parameter(
+        str, metavar="PROGRAM", help="make it by this program: xorriso, genisoimage or mkisofs"
+    )
+    params = Parameter(
+        str, metavar="PARAMETERS", help="what that program is to be told, as a shell has it"
+    )
     label = Parameter(str, default="NBDFORK", metavar="LABEL", help="the name of the volume")
 
     def config_complete(self) -> None:
         for path in self.dir:
             if not os.path.isdir(path):
                 raise ConfigError(f"iso: {path}: there is no directory of this name")
+        if self.prog is None and self.params is not None:
+            found = next(filter(shutil.which, PROGRAMS), None)
+            if found is None:
+                raise ConfigError(f"iso: params= is for one of: {', '.join(PROGRAMS)}; install one")
+            self.prog = found
         if not re.fullmatch("[A-Z0-9_]{1,16}", self.label):
             raise ConfigError(f"iso: label={self.label}: use up to 16 of A-Z, 0-9 and _")
 
     def needs(self) -> Needs:
         return Needs()
 
+    def dump_plugin(self) -> Mapping[str, str]:
+        return {"iso_prog": self.prog or "pycdlib"}
+
     def get_ready(self) -> None:
+        if self.prog is not None:
+            self._scratch = ScratchFile()
+            self._run(self.prog)
+            return
         try:
             from pycdlib import PyCdlib
             from pycdlib.pycdlibexception import PyCdlibException
@@ -75,6 +104,25 @@ class Iso(Plugin):
             raise ConfigError(f"iso: {content.last!a}: {error}") from error
         finally:
             image.close()
+
+    def _run(self, program: str) -> None:
+        """Let *program* write the image.  Raises `ConfigError`."""
+        command = "xorriso -as mkisofs" if program == "xorriso" else program
+        label = "" if self.label == "NBDFORK" else f" -V {self.label}"
+        places = " ".join(map(shlex.quote, self.dir))
+        line = f"{command} -quiet{label} {self.params or ''} {places}"
+        log.debug("iso: %s", line)
+        done = subprocess.run(
+            line,
+            shell=True,
+            stdout=self._scratch.fd,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            said = done.stderr.strip() or f"it ended with status {done.returncode}"
+            raise ConfigError(f"iso: {line}: {said}")
 
     def open(self, export_name: str, read_only: bool) -> Export:
         return DescriptorExport(os.dup(self._scratch.fd), writable=False)

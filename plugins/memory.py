@@ -5,9 +5,12 @@ before the fork.  It is read and written with pread and pwrite, and not mapped, 
 hole through a mapping would allocate it.
 """
 
+import mmap
 import os
 
-from nbdfork.plugin import ConfigError, DescriptorExport, Export, Needs, Parameter, Plugin, parse
+from nbdfork.plugin import DescriptorExport, Export, Needs, Parameter, Plugin, parse
+
+from ._parts.allocator import FORMS, Allocator, allocator, made
 
 
 class Memory(Plugin):
@@ -17,15 +20,16 @@ class Memory(Plugin):
         parse.size, required=True, magic=True, metavar="SIZE", help="the size of the disk"
     )
 
+    allocator = Parameter(
+        allocator, default=Allocator(), metavar=FORMS, help="how its memory is taken"
+    )
+
     def needs(self) -> Needs:
         return Needs()
 
     def get_ready(self) -> None:
-        self._memfd = os.memfd_create("nbdfork-memory", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(self._memfd, self.size)
-        except OSError as error:
-            raise ConfigError(f"memory: size={self.size}: {error.strerror}") from error
+        self._kept: list[mmap.mmap] = []
+        self._memfd = made("memory", self.allocator, self.size, self._kept.append)
 
     def open(self, export_name: str, read_only: bool) -> Export:
         return DescriptorExport(os.dup(self._memfd), writable=not read_only)

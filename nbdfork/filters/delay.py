@@ -4,6 +4,7 @@ Nothing else about the disk changes.  A client that has left, or a server that e
 wait: the request fails.
 """
 
+import os
 import time
 from collections.abc import Iterable
 
@@ -46,9 +47,18 @@ class Delay(Filter):
         metavar="BOOL",
         help="delay fast zeroes, too; if false, refuse them at once",
     )
+    delay_trigger = Parameter(
+        parse.path, metavar="FILENAME", help="delay nothing as long as this file does not exist"
+    )
 
     def needs(self) -> Needs:
-        return Needs()
+        if self.delay_trigger is None:
+            return Needs()
+        return Needs(read=frozenset({os.path.dirname(self.delay_trigger)}))
+
+    def is_on(self) -> bool:
+        """Return whether there are delays now."""
+        return self.delay_trigger is None or os.path.exists(self.delay_trigger)
 
     def config_complete(self) -> None:
         if self.rdelay is not None and self.delay_read is not None:
@@ -72,7 +82,7 @@ class Delay(Filter):
 
     def sleep(self, time: float) -> None:
         """Wait for so long.  Raises OSError if nobody waits for the end of it any more."""
-        if time:
+        if time and self.is_on():
             self.server.wait(time)
 
 
@@ -81,7 +91,7 @@ class DelayExport(FilterExport):
 
     def __init__(self, next: Export, delays: Delay) -> None:
         super().__init__(next)
-        self._sleep = delays.sleep
+        self._sleep, self._is_on = delays.sleep, delays.is_on
         self._read = _first_given(delays.rdelay, delays.delay_read)
         self._write = _first_given(delays.delay_write, delays.wdelay)
         self._zero = _first_given(delays.delay_zero, delays.wdelay)
@@ -138,7 +148,7 @@ class DelayExport(FilterExport):
 
     def close(self) -> None:
         if self._close:
-            time.sleep(self._close)  # for nobody who could leave
+            time.sleep(self._close if self._is_on() else 0)  # for nobody who could leave
         self.next.close()
 
 

@@ -1,4 +1,4 @@
-"""The log filter: write every request of every client to a file.
+"""The log filter: write every request of every client to a file, or tell a script of it.
 
 All workers append to one file, each line with a single write, so that lines are never mixed up.
 Nothing about the disk changes.
@@ -46,6 +46,9 @@ class Log(Filter):
     """log all requests to a file"""
 
     logfile = Parameter(parse.path, metavar="FILE", help="the log; without it nothing is logged")
+    logscript = Parameter(
+        str, metavar="SCRIPT", help="a shell script that is run for each line; see the manual"
+    )
     logappend = Parameter(
         parse.boolean,
         default=False,
@@ -54,21 +57,21 @@ class Log(Filter):
     )
 
     def needs(self) -> Needs:
-        return Needs()
+        return Needs(anything=self.logscript is not None)
 
     def get_ready(self) -> None:
         self._journal: Journal | None = None
-        if self.logfile is None:
+        if self.logfile is None and self.logscript is None:
             return
         try:
-            self._journal = Journal(self.logfile, append=self.logappend)
+            self._journal = Journal(self.logfile, append=self.logappend, script=self.logscript)
         except OSError as error:
             raise ConfigError(f"log: logfile={self.logfile}: {error.strerror}") from error
-        self._journal.write(f"Ready thread_model={_thread_model(self)}")
+        self._journal.note("Ready", thread_model=str(_thread_model(self)))
 
     def after_fork(self) -> None:
         if self._journal is not None:
-            self._journal.write("Fork")
+            self._journal.note("Fork")
 
     def preconnect(self, read_only: bool) -> None:
         if self._journal is None:
@@ -93,19 +96,43 @@ class Log(Filter):
 
 
 class Journal:
-    """The log file, shared by all workers."""
+    """The log file, shared by all workers, and the *script* that is run for each of its lines."""
 
-    def __init__(self, path: str, *, append: bool) -> None:
+    def __init__(self, path: str | None, *, append: bool, script: str | None = None) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._path = path
+        self._script = script
         self._complete = True
-        self._fd = os.open(path, flags if append else flags | os.O_TRUNC, 0o666)
+        self._fd = -1
+        if path is not None:
+            self._fd = os.open(path, flags if append else flags | os.O_TRUNC, 0o666)
         # What is asked before there is a connection is counted by kind, as nbdkit does.
         self._calls = {"Preconnect": SharedCounter(), "ListExports": SharedCounter()}
         self.connections = SharedCounter()
 
-    def write(self, text: str) -> None:
+    def note(self, action: str, connection: int = 0, **fields: object) -> None:
+        """Log what happens at once."""
+        prefix = _of_connection(connection)
+        self._write(f"{prefix}{action}{_listed(fields)}")
+        self._run("PRINT", action, connection, fields)
+
+    def _run(self, kind: str, action: str, connection: int, fields: Mapping[str, object]) -> None:
+        """Run the script, if there is one, with what is in the line as variables."""
+        if self._script is None:
+            return
+        import subprocess
+
+        variables = {name: _shown(value) for name, value in fields.items()}
+        variables |= {"act": action, "type": kind}
+        if connection:
+            variables["connection"] = str(connection)
+        environment = {**os.environ, **variables}
+        subprocess.run(["/bin/sh", "-c", self._script], env=environment, check=False)
+
+    def _write(self, text: str) -> None:
         """Append a line.  If there is no space for it, no request fails for that."""
+        if self._fd < 0:
+            return
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
         try:
             os.write(self._fd, f"{now} {text}\n".encode(errors="surrogateescape"))
@@ -116,23 +143,27 @@ class Journal:
 
     @contextmanager
     def call(
-        self, action: str, *, prefix: str = "", number: int = 0, **fields: object
+        self, action: str, *, connection: int = 0, number: int = 0, **fields: object
     ) -> Iterator[dict[str, str]]:
         """Log the beginning and the end of what is done within; what is put into the dictionary is
         in the line about the end.
         """
         number = number or self._calls[action].add()
-        self.write(f"{prefix}{action} id={number}{_listed(fields)} ...")
+        prefix = _of_connection(connection)
+        self._write(f"{prefix}{action} id={number}{_listed(fields)} ...")
+        self._run("ENTER", action, connection, {"id": str(number), **fields})
         result: dict[str, str] = {}
-        outcome = "return=-1 error=EIO"  # if something other than OSError is raised
+        outcome = {"return": "-1", "error": "EIO"}  # if something other than OSError is raised
         try:
             yield result
-            outcome = "return=0"
+            outcome = {"return": "0"}
         except OSError as error:
-            outcome = f"return=-1 error={errno.errorcode.get(error.errno or 0, 'EIO')}"
+            outcome["error"] = errno.errorcode.get(error.errno or 0, "EIO")
             raise
         finally:
-            self.write(f"{prefix}...{action} id={number}{_listed(result)} {outcome}")
+            result |= outcome
+            self._write(f"{prefix}...{action} id={number}{_listed(result)}")
+            self._run("LEAVE", action, connection, {"id": str(number), **result})
 
 
 class LogExport(FilterExport):
@@ -141,12 +172,10 @@ class LogExport(FilterExport):
     def __init__(self, next: Export, journal: Journal, export_name: str, read_only: bool) -> None:
         super().__init__(next)
         self._journal = journal
-        self._prefix = f"connection={journal.connections.add()} "
+        self._connection = journal.connections.add()
         self._transactions = 0
-        facts = _listed(self._facts(read_only))
-        journal.write(
-            f"{self._prefix}Connect export={_quoted(export_name)} tls={client.is_tls():d}{facts}"
-        )
+        facts = {"export": _quoted(export_name), "tls": client.is_tls(), **self._facts(read_only)}
+        journal.note("Connect", self._connection, **facts)
 
     def _facts(self, read_only: bool) -> dict[str, object]:
         below = self.next
@@ -173,7 +202,9 @@ class LogExport(FilterExport):
 
     def _call(self, action: str, **fields: object) -> AbstractContextManager[dict[str, str]]:
         self._transactions += 1
-        return self._journal.call(action, prefix=self._prefix, number=self._transactions, **fields)
+        return self._journal.call(
+            action, connection=self._connection, number=self._transactions, **fields
+        )
 
     def can_resize(self) -> bool:
         return self.next.can_resize()
@@ -229,7 +260,7 @@ class LogExport(FilterExport):
             self.next.resize(size)
 
     def close(self) -> None:
-        self._journal.write(f"{self._prefix}Disconnect transactions={self._transactions}")
+        self._journal.note("Disconnect", self._connection, transactions=str(self._transactions))
         self.next.close()
 
 
@@ -257,6 +288,10 @@ def _thread_model(plugin: Plugin) -> int:
     if isinstance(plugin, Filter):
         return min(model, _thread_model(plugin.next))
     return model
+
+
+def _of_connection(number: int) -> str:
+    return f"connection={number} " if number else ""
 
 
 def _listed(fields: dict[str, object] | dict[str, str]) -> str:

@@ -38,7 +38,10 @@ PROTOCOLS = (
 READABLE = ("http", "https", "ftp", "ftps", "sftp", "file")
 """The protocols by which libcurl can read a part of a file."""
 
+IP_VERSIONS = ("any", "v4", "v6")
+
 SSL_VERSIONS = {
+    "default": "SSLVERSION_DEFAULT",
     "tlsv1": "SSLVERSION_TLSv1",
     "sslv2": "SSLVERSION_SSLv2",
     "sslv3": "SSLVERSION_SSLv3",
@@ -46,6 +49,11 @@ SSL_VERSIONS = {
     "tlsv1.1": "SSLVERSION_TLSv1_1",
     "tlsv1.2": "SSLVERSION_TLSv1_2",
     "tlsv1.3": "SSLVERSION_TLSv1_3",
+    "max-default": "SSLVERSION_MAX_DEFAULT",
+    "max-tlsv1.0": "SSLVERSION_MAX_TLSv1_0",
+    "max-tlsv1.1": "SSLVERSION_MAX_TLSv1_1",
+    "max-tlsv1.2": "SSLVERSION_MAX_TLSv1_2",
+    "max-tlsv1.3": "SSLVERSION_MAX_TLSv1_3",
 }
 """Versions of TLS, and pycurl's names for them."""
 
@@ -92,6 +100,15 @@ class Curl(Plugin):
     proxy_password = Secret(
         str, metavar=f"PASSWORD{_SECRET}", help="that user's password, or where to read it"
     )
+    ipresolve = Parameter(
+        parse.choice(*IP_VERSIONS),
+        default="any",
+        metavar="any|v4|v6",
+        help="connect by this version of IP only",
+    )
+    resolve = Parameter(
+        str, repeatable=True, metavar="HOST:PORT:ADDRESS", help="where this host is"
+    )
     unix_socket_path = Parameter(
         parse.path, metavar="PATH", help="connect to this Unix domain socket instead"
     )
@@ -128,6 +145,12 @@ class Curl(Plugin):
         _path_or_nothing, metavar="[FILENAME]", help="the certificates to trust; none: no others"
     )
     capath = Parameter(parse.path, metavar="DIRECTORY", help="a directory of such certificates")
+    proxy_cainfo = Parameter(
+        parse.path, metavar="FILENAME", help="the certificates to trust of the proxy"
+    )
+    proxy_capath = Parameter(
+        parse.path, metavar="DIRECTORY", help="a directory of certificates to trust of the proxy"
+    )
     ssl_version = Parameter(
         parse.choice(*SSL_VERSIONS), metavar="VERSION", help="the oldest TLS to use"
     )

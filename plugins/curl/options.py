@@ -29,6 +29,8 @@ _DIRECT = {
     "followlocation": pycurl.FOLLOWLOCATION,
     "cainfo": pycurl.CAINFO,
     "capath": pycurl.CAPATH,
+    "proxy-cainfo": pycurl.PROXY_CAINFO,
+    "proxy-capath": pycurl.PROXY_CAPATH,
     "ssl-cipher-list": pycurl.SSL_CIPHER_LIST,
     "tls13-ciphers": pycurl.TLS13_CIPHERS,
     "tcp-keepalive": pycurl.TCP_KEEPALIVE,
@@ -72,6 +74,11 @@ def _translated(plugin: "Curl") -> Iterator[Option]:
     if plugin.ssl_version is not None:
         number = getattr(pycurl, SSL_VERSIONS[plugin.ssl_version])
         yield Option(pycurl.SSLVERSION, number, "ssl-version")
+    if plugin.ipresolve != "any":
+        number = getattr(pycurl, f"IPRESOLVE_{plugin.ipresolve.upper()}")
+        yield Option(pycurl.IPRESOLVE, number, "ipresolve")
+    if plugin.resolve:
+        yield Option(pycurl.RESOLVE, list(plugin.resolve), "resolve")
     if plugin.http_version is not None:
         number = getattr(pycurl, HTTP_VERSIONS[plugin.http_version])
         yield Option(pycurl.HTTP_VERSION, number, "http-version")

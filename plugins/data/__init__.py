@@ -6,6 +6,7 @@ small language that describes it is in `language`.
 
 import base64
 import binascii
+import mmap
 import os
 
 from nbdfork.plugin import (
@@ -19,6 +20,7 @@ from nbdfork.plugin import (
     parse,
 )
 
+from .._parts.allocator import FORMS, Allocator, allocator, made
 from .expressions import Expression, literal, weight_of
 from .language import parse_data
 from .sources import Sources
@@ -42,7 +44,9 @@ class Data(Plugin):
     size = Parameter(
         parse.size, metavar="SIZE", help="the size of the disk (default: that of the content)"
     )
-
+    allocator = Parameter(
+        allocator, default=Allocator(), metavar=FORMS, help="how its memory is taken"
+    )
     max_memory = Parameter(
         parse.size,
         default=1024 * 1024 * 1024,
@@ -92,8 +96,8 @@ class Data(Plugin):
 
     def get_ready(self) -> None:
         size = self._disk_size()
-        self._memfd = os.memfd_create("nbdfork-data", os.MFD_CLOEXEC)
-        os.ftruncate(self._memfd, size)
+        self._kept: list[mmap.mmap] = []
+        self._memfd = made("data", self.allocator, size, self._kept.append)
         disk = self.open("", False)
         for offset, count, content in self._content.pieces(0, min(size, self._content.size)):
             if content is not None:

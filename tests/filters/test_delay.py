@@ -3,6 +3,7 @@
 import errno
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +83,17 @@ def test_only_a_delay_of_requests_makes_it_worthwhile_to_have_several_at_once() 
 def test_both_names_of_one_delay() -> None:
     with pytest.raises(ConfigError, match=r"rdelay= and delay-read="):
         gate(Disk(b""), "delay", "rdelay=1", "delay-read=2")
+
+
+def test_nothing_is_delayed_before_the_trigger_exists(slept: list[float], tmp_path: Path) -> None:
+    trigger = tmp_path / "now"
+    top = gate(Disk(noise(SIZE)), "delay", "rdelay=2", "delay-close=3", f"delay-trigger={trigger}")
+    top.pread(10, 0)
+    assert slept == []
+    trigger.touch()
+    top.pread(10, 0)
+    assert slept == [2.0]
+    trigger.unlink()
+    top.pread(10, 0)
+    top.close()
+    assert slept == [2.0, 0]

@@ -133,3 +133,19 @@ def test_without_a_logfile_nothing_is_logged() -> None:
     with Server("-n", "--filter=log", "memory", "1M") as server:
         assert output("nbdinfo", "--size", server.uri) == f"{MIB}\n"
         output("nbdinfo", "--list", server.uri)
+
+
+def test_a_script_is_told_what_the_log_says(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    script = f'echo "$connection $type $id $act $offset $count $return $error" >>{told}'
+    logged = gate(Disk(noise(SIZE)), "log", f"logscript={script}")
+    logged.pread(512, 1024)
+    logged.close()
+    lines = [line.strip() for line in told.read_text().splitlines()]
+    assert lines[0] == "PRINT  Ready"
+    assert lines[-4].startswith("1 PRINT  Connect")
+    assert lines[-3:] == [
+        "1 ENTER 1 Read 0x400 0x200",
+        "1 LEAVE 1 Read   0",
+        "1 PRINT  Disconnect",
+    ]

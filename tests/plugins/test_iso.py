@@ -124,3 +124,25 @@ def test_iso_of_names_that_are_not_utf_8(tmp_path: Path) -> None:
 def test_iso_without_pycdlib(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycdlib", None)
     assert refusal("iso", tree) == 'the iso plugin needs pycdlib: pip install "nbdfork[iso]"'
+
+
+def test_a_program_makes_the_image(tree: Path) -> None:
+    need("xorriso", "nbdcopy")
+    with Server("iso", tree, "prog=xorriso", "params=-J -r -V OF_A_PROGRAM") as server:
+        image = tree.parent / "image"
+        output("nbdcopy", server.uri, image)
+    shown = output("xorriso", "-indev", image, "-pvd_info", "-find", "/", "-name", "plain.txt")
+    assert "OF_A_PROGRAM" in shown
+    assert "'/plain.txt'" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prog=/nonexistent/mkisofs"], "not found"),
+        (["prog=xorriso", "params=--no-such-option"], "no-such-option"),
+    ],
+)
+def test_a_program_that_fails_is_quoted(tree: Path, words: list[str], message: str) -> None:
+    need("xorriso")
+    assert message in refusal("iso", str(tree), *words)

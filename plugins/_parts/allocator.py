@@ -1,0 +1,83 @@
+"""How the memory of a disk is taken: the parameter `allocator`, whose words are nbdkit's.
+
+The memory is a memfd, which all workers share.  Its pages can be taken when they are written, or
+all at once, and locked.
+"""
+
+import logging
+import mmap
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from nbdfork.plugin import ConfigError, parse
+
+log = logging.getLogger(__name__)
+
+FORMS = "sparse|malloc[,mlock=true]|zstd"
+
+
+class Allocator(NamedTuple):
+    """*whole*: all memory is taken at once, and *locked*, so that it is never swapped out.
+    *packed*: it should be compressed.
+    """
+
+    whole: bool = False
+    locked: bool = False
+    packed: bool = False
+
+    def make(self, name: str, size: int, keep: Callable[[mmap.mmap], None]) -> int:
+        """Return a descriptor of *size* bytes of memory called *name*.
+
+        *keep* is given what must live as long as the memory is to be locked.  Raises OSError.
+        """
+        fd = os.memfd_create(name, os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, size)
+            if self.packed:
+                log.warning("allocator=zstd: this memory is not compressed, but as sparse as ever")
+            if self.whole and size:
+                os.posix_fallocate(fd, 0, size)
+            if self.locked and size:
+                keep(_locked(fd, size))
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+def _locked(fd: int, size: int) -> mmap.mmap:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    pages = mmap.mmap(fd, size)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+    if libc.mlock(address, size) != 0:
+        number = ctypes.get_errno()
+        hint = "start the server as root, or raise the limit of locked memory (ulimit -l)"
+        raise OSError(number, f"mlock: {os.strerror(number)}: {hint}")
+    return pages
+
+
+def allocator(text: str) -> Allocator:
+    """Parse the value of the parameter."""
+    kind, *others = text.split(",")
+    locked = False
+    if kind == "malloc":
+        for one in others:
+            key, _, value = one.partition("=")
+            if key != "mlock":
+                raise ValueError(f"{one}: expected one of: {FORMS}")
+            locked = parse.boolean(value or "true")
+    elif kind not in ("sparse", "zstd") or others:
+        raise ValueError(f"expected one of: {FORMS}")
+    return Allocator(kind == "malloc", locked, kind == "zstd")
+
+
+def made(plugin: str, how: Allocator, size: int, keep: Callable[[mmap.mmap], None]) -> int:
+    """See `Allocator.make`.  Raises `ConfigError`."""
+    try:
+        return how.make(f"nbdfork-{plugin}", size, keep)
+    except OSError as error:
+        raise ConfigError(f"{plugin}: size={size}: {error.strerror}") from error
