@@ -31,14 +31,11 @@ PLUGINS: Mapping[str, str] = {
 """Plugins, and what takes their place; empty if nothing does."""
 
 FILTERS: Mapping[str, str] = {
-    "cache": "",
     "ext2": "",
     "indexed-gzip": "--filter=gzip keeps such an index by itself",
     "luks": "open the device with cryptsetup, and serve it with the file plugin",
     "lzip": "",
     "qcow2dec": "qemu-nbd serves qcow2; or convert it to raw with qemu-img",
-    "readahead": "",
-    "scan": "",
     "tar": "--filter=offset with offset= and range= serves a file in a tar archive",
 }
 """Filters, likewise."""

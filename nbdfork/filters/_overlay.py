@@ -84,7 +84,7 @@ class Overlay:
     def __init__(self, shared: Overlays, base: int) -> None:
         self._shared = shared
         self._base = base
-        self._first = base // shared.block_size
+        self.first = base // shared.block_size  # its first block among those of all exports
         self.block_size = shared.block_size
         self.lock = shared.lock
 
@@ -112,7 +112,7 @@ class Overlay:
 
     def states(self, first: int, count: int) -> bytes:
         """Return the states of *count* blocks from the block *first* on."""
-        return os.pread(self._shared.states, count, self._first + first).ljust(count, b"\0")
+        return os.pread(self._shared.states, count, self.first + first).ljust(count, b"\0")
 
     def runs(self, count: int, offset: int) -> Iterator[tuple[int, int, int]]:
         """Yield (state, count, offset) for each run of blocks in one state within a range."""
@@ -135,7 +135,7 @@ class Overlay:
         """Set the state of all blocks in a range."""
         first = offset // self.block_size
         marks = bytes([state]) * (-(-(offset + count) // self.block_size) - first)
-        place = self._first + first
+        place = self.first + first
         try:
             while marks:
                 written = os.pwrite(self._shared.states, marks, place)

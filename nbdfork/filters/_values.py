@@ -47,3 +47,13 @@ def offset_number(text: str) -> int:
     if value >= parse.MAX_SIZE:
         raise ValueError("too large: the limit is 2^63-1 bytes")
     return value
+
+
+def when(text: str) -> bool | str:
+    """Parse a truth value, or the absolute path of the file that makes it true."""
+    if text.startswith("/"):
+        return text
+    try:
+        return parse.boolean(text)
+    except ValueError:
+        raise ValueError("expected true, false, or an absolute path") from None

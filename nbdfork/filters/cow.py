@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from nbdfork.filters import clipped
 from nbdfork.filters._overlay import AT_ONCE, BELOW, Overlay, Overlays
-from nbdfork.filters._values import power_of_2
+from nbdfork.filters._values import power_of_2, when
 from nbdfork.plugin import (
     HOLE,
     MAY_TRIM,
@@ -44,16 +44,6 @@ _PIECE = 1024 * 1024
 _MOST_PREFERRED = 32 * 1024 * 1024  # of all block sizes that clients may be told to prefer
 
 
-def _when(text: str) -> bool | str:
-    """Parse a truth value, or the absolute path of the file that makes it true."""
-    if text.startswith("/"):
-        return text
-    try:
-        return parse.boolean(text)
-    except ValueError:
-        raise ValueError("expected true, false, or an absolute path") from None
-
-
 class Cow(Filter):
     """let clients write, but keep the disk as it is"""
 
@@ -69,7 +59,7 @@ class Cow(Filter):
         parse.boolean, default=False, metavar="BOOL", help="keep what clients ask to cache, too"
     )
     cow_on_read = Parameter[bool | str](
-        _when,
+        when,
         default=False,
         metavar="BOOL|/PATH",
         help="keep what clients read, too; with /PATH, while that exists",

@@ -50,7 +50,12 @@ def test_no_filter_is_left_out() -> None:
 def test_no_fact_is_left_out() -> None:
     """What an export has is a fact, an operation, or something that is made of these."""
     methods = {name for name in vars(Export) if not name.startswith("_")}
-    operations = {name for name, _ in OPERATIONS} | {"pread_into", "close"}
+    operations = {name for name, _ in OPERATIONS} | {
+        "pread_into",
+        "close",
+        "file_range",
+        "pipeline",
+    }
     assert methods == STATES.keys() | operations
 
 
@@ -203,7 +208,7 @@ WATCHING = [
     Kind("limit", {"limit": "1000000"}, same),
     Kind("time-limit", {}, same),
     Kind("openonce", {}, same),
-    Kind("retry-request", {}, same),
+    Kind("retry-request", {"retry_request_delay": "0"}, same),
     Kind("count", {}, same),
     Kind("stats", {"statsfile": "/dev/null"}, same),
     Kind("ip", {"allow": "all"}, same),

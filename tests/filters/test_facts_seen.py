@@ -93,7 +93,7 @@ def test_clients_see_what_a_disk_with_these_facts_would_show(
     filter_word, *words = kind.arguments()
     with Server("-n", filter_word, facts.__file__, *words) as server:
         for below in states_alone():
-            if kind.name == "cow" and below["get_size"] != EVERYTHING["get_size"]:
+            if kind.name in ("cow", "cache") and below["get_size"] != EVERYTHING["get_size"]:
                 continue  # one overlay is for disks of one size
             name = name_of(below)
             shown = seen(server.socket, name), raw_flags(server.socket, name)
@@ -149,6 +149,9 @@ BESIDE = [
     (["swab"], ()),
     (["limit", "limit=0"], ()),
     (["rate", "rate=100G"], ()),
+    (["cache"], ()),
+    (["cache", "cache=unsafe"], ()),
+    (["cacheextents"], ()),
     (["retry"], ()),
     (["retry-request"], ()),
     (["stats", "statsfile=/dev/null"], ()),
@@ -171,7 +174,7 @@ def test_clients_see_the_same_as_of_nbdkit(
         for below in states_alone():
             if isinstance(below["can_zero"], str):
                 continue  # nbdkit's plugins cannot say so
-            if filter_name == "cow" and below["get_size"] != EVERYTHING["get_size"]:
+            if filter_name in ("cow", "cache") and below["get_size"] != EVERYTHING["get_size"]:
                 continue
             ours, theirs = (seen(path, name_of(below)) for path in (server.socket, far.path))
             if ("refused" in ours) != ("refused" in theirs):

@@ -100,6 +100,23 @@ def emulating(below: All) -> All:
     return {**below, "can_multi_conn": True, "can_fua": fua}
 
 
+def cached(below: All) -> All:
+    minimum, preferred, maximum = below["block_size"]
+    return {
+        **below,
+        "can_cache": "native",
+        "can_zero": False,
+        "can_fast_zero": True,
+        "can_multi_conn": True,
+        "can_resize": False,
+        "block_size": (minimum, max(preferred, 1 << 16), maximum),
+    }
+
+
+def cached_unsafely(below: All) -> All:
+    return {**cached(below), "can_fua": "native"}
+
+
 def in_bytes(below: All) -> All:
     preferred = below["block_size"][1]
     return {**below, "block_size": (1, preferred, 2**32 - 1), "can_resize": False}
@@ -186,6 +203,11 @@ KINDS = [
     Kind("protect", {}, same),
     Kind("protect", {"protect": "0-511"}, but(can_resize=False)),
     Kind("extentlist", {"extentlist": "/dev/null"}, but(can_extents=True)),
+    Kind("cache", {}, cached),
+    Kind("cache", {"cache": "unsafe"}, cached_unsafely),
+    Kind("cacheextents", {}, but(can_resize=False)),
+    Kind("readahead", {}, same),
+    Kind("scan", {}, same),
     Kind("rate", {}, same),
     Kind("rate", {"rate": "1T", "connection_rate": "1T"}, same),
     Kind("spinning", {}, but(is_rotational=True, can_resize=False)),
@@ -195,8 +217,8 @@ KINDS = [
         {"xor": "0xff", "xorlen": "1"},
         but(can_zero=False, can_extents=False, can_fast_zero=True),
     ),
-    Kind("retry", {}, but(can_resize=False)),
-    Kind("retry-request", {}, same),
+    Kind("retry", {"retry_delay": "0"}, but(can_resize=False)),
+    Kind("retry-request", {"retry_request_delay": "0"}, same),
     Kind("count", {}, same),
     Kind("stats", {"statsfile": "/dev/null"}, same),
     Kind("ip", {"allow": "all"}, same),
@@ -210,7 +232,7 @@ KINDS = [
 ]
 
 
-NEEDING_CONTENT = {"partition", "pause", "tls-fallback"}
+NEEDING_CONTENT = {"bitmap", "partition", "pause", "tls-fallback"}
 """Filters that need something on the disk, of the client or in a folder, and have tests for that.
 """
 

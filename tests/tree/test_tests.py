@@ -151,6 +151,7 @@ TOGETHER = {
     "names": {"exportname", "multi_conn"},
     "simple": {"around", "fua", "nocache", "nofilter", "noparallel", "readonly", "rotational"},
     "cow": {"overlay"},
+    "cache": {"cacheextents", "prefetch", "readahead", "room", "scan"},
     "offset": {"part"},
 }
 """Small filters that are tested together, by the names of the test files."""
