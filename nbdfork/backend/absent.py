@@ -51,6 +51,22 @@ def explanation(word: str, name: str) -> str:
     return f"nbdkit has it, nbdfork has not; instead: {table[name]}."
 
 
+def explanation_of_key(layer: str, key: str) -> str:
+    """Return a sentence on the *key* of nbdkit that *layer*, or a filter, would take there.
+
+    It is empty if nbdkit has none.
+    """
+    from nbdfork.backend import known  # only needed after a mistake
+
+    if key in {**known.FILTERS, **known.PLUGINS}.get(layer, "").split():
+        return "nbdkit has it, nbdfork has not."
+    owners = [name for name, keys in known.FILTERS.items() if key in keys.split()]
+    if not owners:
+        return ""
+    more = explanation("filter", owners[0])
+    return f"nbdkit's filter {owners[0]} takes it{f': {more}' if more else '.'}"
+
+
 def command_to_serve(path: str) -> str:
     """Return how to serve the disk, or the directory of disks, at *path*; empty if it is none."""
     try:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from nbdfork.backend import absent
 from nbdfork.plugin import ConfigError, Parameter, Plugin, Secret, parameters_of, shown
 
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
@@ -133,8 +134,10 @@ def unknown(
     if filters:
         options = " or ".join(f"--filter={name}" for name in filters)
         return ConfigError(f"{plugin_name}: unknown parameter {key}=; it is one of {options}")
+    if explained := absent.explanation_of_key(plugin_name, key):
+        return ConfigError(f"{plugin_name}: unknown parameter {key}=. {explained} {listed}")
     import difflib  # only needed after a typing mistake
 
     close = difflib.get_close_matches(key, keys, 1)
-    hint = f"; did you mean {close[0]}=?" if close else ""
+    hint = f"; did you mean {close[0]}=?" if close else "."
     return ConfigError(f"{plugin_name}: unknown parameter {key}={hint} {listed}")

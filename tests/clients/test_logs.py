@@ -58,6 +58,25 @@ def test_logrotate_renames_the_log(tmp_path: Path) -> None:
         assert server.log == ""
 
 
+def test_logrotate_copies_the_log_and_cuts_it_off(tmp_path: Path) -> None:
+    """What is written afterwards is at the file's begin, with nothing lost in between."""
+    need("logrotate")
+    log, settings = tmp_path / "log", tmp_path / "settings"
+    tmp_path.chmod(0o755)
+    settings.write_text(f"{log} {{\n  su {os.getuid()} {os.getgid()}\n  copytruncate\n}}\n")
+    settings.chmod(0o600)
+    with Server("--log", log, *ERRORS) as server, connected(server.uri) as client:
+        with fails("EIO"):
+            client.pread(512, 512)
+        eventually(lambda: "READ of 512 bytes at 512" in log.read_text())
+        output("logrotate", "-f", "-s", tmp_path / "state", settings)
+        assert log.read_text() == ""
+        with fails("EIO"):  # by the worker that has written before
+            client.pread(512, 1536)
+        eventually(lambda: "READ of 512 bytes at 1536" in log.read_text())
+        assert b"\0" not in log.read_bytes()  # as it would be if they wrote on at the old place
+
+
 @pytest.mark.parametrize("sandbox", ["off", "auto"])
 def test_clients_are_served_while_nobody_reads_the_log(sandbox: str) -> None:
     reader, writer = os.pipe()

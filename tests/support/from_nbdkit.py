@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 from nbdfork.backend import absent, load
 from nbdfork.backend.arguments import takes_any_key
+from nbdfork.backend.known import FILTERS, OPTIONS, PLUGINS
 from nbdfork.options import TABLE
 from nbdfork.plugin import parameters_of
 from tests.support.manual import MANUAL
-from tests.support.nbdkit_facts import FILTERS, OPTIONS, PLUGINS
 
 PAGE = MANUAL / "nbdfork-from-nbdkit.1"
 

@@ -1,8 +1,8 @@
 """The page for those who come from nbdkit: its tables say what is so in this tree."""
 
 from nbdfork.backend import absent
+from nbdfork.backend.known import FILTERS, OPTIONS, PLUGINS
 from tests.support.from_nbdkit import INSTEAD, PAGE, tables, written
-from tests.support.nbdkit_facts import FILTERS, OPTIONS, PLUGINS
 
 
 def test_the_tables_are_those_of_this_tree() -> None:

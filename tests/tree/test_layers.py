@@ -76,7 +76,9 @@ ORDER = {
         ["embedded"],
     ],
     "backend": [
-        ["absent", "arguments", "client", "errors", "extents", "facts"],
+        ["client", "errors", "extents", "facts", "known"],
+        ["absent"],
+        ["arguments"],
         ["gate", "handle", "loaders"],
         ["load", "pipelined"],
         ["chain"],

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nbdfork.backend import absent, load
+from nbdfork.backend.arguments import unknown
 from nbdfork.backend.load import FILTER, PLUGIN, Kind
 from nbdfork.options import TABLE
 from nbdfork.plugin import ConfigError
@@ -70,3 +71,18 @@ def test_a_disk_in_place_of_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_filter_in_c_is_called_one() -> None:
     with pytest.raises(ConfigError, match="nbdkit's, in C: nbdfork runs nbdkit's plugins, but"):
         load.find("/usr/lib/nbdkit/filters/nbdkit-cow-filter.so", FILTER)
+
+
+@pytest.mark.parametrize(
+    ("layer", "key", "text"),
+    [
+        ("tmpdisk", "label", "nbdkit has it, nbdfork has not."),
+        ("blocksize", "maxlen", "nbdkit has it, nbdfork has not."),
+        ("mine", "luks-key", ""),
+        ("mine", "passphrase", "nbdkit's filter luks takes it"),
+    ],
+)
+def test_a_key_that_nbdkit_has(layer: str, key: str, text: str) -> None:
+    said = absent.explanation_of_key(layer, key)
+    assert said.startswith(text) if text else not said
+    assert text in str(unknown(layer, key, "x", ["size"]))

@@ -94,7 +94,7 @@ def test_an_argument_that_nobody_takes_is_answered_with_what_there_is() -> None:
         unknown("ram", "siez", "1", ["size", "files"])
     )
     assert str(unknown("null", "x", "1", [])) == (
-        "null: unknown parameter x= This plugin takes no parameters."
+        "null: unknown parameter x=. This plugin takes no parameters."
     )
     assert "'x' is not of the form key=value" in str(unknown("null", None, "x", []))
 

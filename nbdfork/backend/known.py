@@ -1,7 +1,7 @@
 """What nbdkit 1.48.1 has: its plugins and filters with their parameters, and its options.
 
-Taken from its manual pages and from `nbdkit --long-options` and `--short-options` of Debian's
-nbdkit 1.48.1-1, which need not be here.
+Taken from its manual pages and from `nbdkit --long-options` and `--short-options`.  It is for
+messages and for the manual: nothing that is served depends on it.
 """
 
 PLUGINS = {
