@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 
 from nbdfork.plugin import BlockSize, ConfigError, Export, Needs, Parameter, Plugin
 
+from ._link.timeout import SILENCE, some_seconds
+from ._link.within import Unanswered, within
+
 if TYPE_CHECKING:
     from libvirt import libvirtError, virConnect, virDomain
 
@@ -29,6 +32,10 @@ class Libvirt(Plugin):
     domain = Parameter(str, required=True, metavar="DOMAIN", help="the name of the machine")
     disk = Parameter(str, required=True, metavar="DISK", help="its disk: a target name or a path")
 
+    timeout = Parameter(
+        some_seconds, default=SILENCE, metavar="SECONDS", help="how long a request may take"
+    )
+
     def waits(self) -> bool:
         return True  # threads can share a connection; 8 reads at once are twice as fast
 
@@ -39,9 +46,11 @@ class Libvirt(Plugin):
         """
         libvirt = _library()
         try:
-            export = self._open(libvirt)
+            export = within(self.timeout, lambda: self._open(libvirt))
         except libvirt.libvirtError as error:
             raise ConfigError(f"libvirt: {error}{self._hint(libvirt, error)}") from error
+        except Unanswered as error:
+            raise ConfigError(f"libvirt: {self._shown()}: {error.strerror}") from error
         export.close()
 
     def _hint(self, libvirt: ModuleType, error: "libvirtError") -> str:
@@ -60,13 +69,19 @@ class Libvirt(Plugin):
     def open(self, export_name: str, read_only: bool) -> Export:
         libvirt = _library()
         try:
-            return self._open(libvirt)
+            return within(self.timeout, lambda: self._open(libvirt))
         except libvirt.libvirtError as error:
             raise OSError(_errno(libvirt, error), str(error)) from error
+        except Unanswered as error:
+            raise OSError(error.errno, f"{self._shown()}: {error.strerror}") from error
+
+    def _shown(self) -> str:
+        return self.connect or "the default libvirt"
 
     def _open(self, libvirt: ModuleType) -> "DiskExport":
         connection = _connect(libvirt, self.connect)
-        export = DiskExport(libvirt, self.connect, connection.lookupByName(self.domain), self.disk)
+        domain = connection.lookupByName(self.domain)
+        export = DiskExport(libvirt, self.connect, domain, self.disk, self.timeout)
         if export.get_size():
             export.domain.blockPeek(self.disk, 0, 1)  # libvirt tells the size whatever the format
         return export
@@ -75,13 +90,16 @@ class Libvirt(Plugin):
 class DiskExport(Export):
     """One client's view of the disk *disk* of *domain*, through a connection of its own to *uri*.
 
-    Several threads may call its methods at the same time.
+    A connection on which there is no answer for *timeout*, in seconds, is given up.  Several
+    threads may call the methods at the same time.
     """
 
     def __init__(
-        self, libvirt: ModuleType, uri: str | None, domain: "virDomain", disk: str
+        self, libvirt: ModuleType, uri: str | None, domain: "virDomain", disk: str, timeout: float
     ) -> None:
         self.domain = domain
+        self._timeout = timeout
+        self._silent: virDomain | None = None  # one through a connection that was given up
         self._libvirt = libvirt
         self._uri = uri
         self._disk = disk
@@ -109,17 +127,26 @@ class DiskExport(Export):
     def _peek(self, count: int, offset: int) -> bytes:
         """Read up to `_MAX_READ` bytes, through a new connection if the old one is lost."""
         domain = self.domain
-        data: bytes
         try:
-            try:
-                data = domain.blockPeek(self._disk, offset, count)
-            except self._libvirt.libvirtError as error:
-                if domain.connect().isAlive() > 0:
-                    raise
-                log.warning("libvirt: lost the connection: %s", error)
-                data = self._reconnected(domain).blockPeek(self._disk, offset, count)
+            return within(self._timeout, lambda: self._peek_through(domain, count, offset))
         except self._libvirt.libvirtError as error:
             raise OSError(_errno(self._libvirt, error), str(error)) from error
+        except Unanswered as error:
+            self._silent = domain
+            text = f"{self._uri or 'the default libvirt'}: {error.strerror}"
+            raise OSError(error.errno, text) from error
+
+    def _peek_through(self, domain: "virDomain", count: int, offset: int) -> bytes:
+        data: bytes
+        try:
+            if domain is not self._silent:
+                data = domain.blockPeek(self._disk, offset, count)
+                return data
+        except self._libvirt.libvirtError as error:
+            if domain.connect().isAlive() > 0:
+                raise
+            log.warning("libvirt: lost the connection: %s", error)
+        data = self._reconnected(domain).blockPeek(self._disk, offset, count)
         return data
 
     def _reconnected(self, lost: "virDomain") -> "virDomain":
@@ -135,7 +162,8 @@ class DiskExport(Export):
             return self.domain
 
     def close(self) -> None:
-        self.domain.connect().close()
+        if self.domain is not self._silent:  # that one may still be in use
+            self.domain.connect().close()
 
 
 def _connect(libvirt: ModuleType, uri: str | None) -> "virConnect":

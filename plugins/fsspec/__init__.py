@@ -22,6 +22,7 @@ from nbdfork.plugin import (
     read_password,
 )
 
+from .._link.timeout import SILENCE, some_seconds
 from .._parts.files import check_disk, check_servable, open_disk
 from .recipe import LINK, Recipe
 
@@ -73,6 +74,10 @@ class Fsspec(Plugin):
         default=True,
         metavar="true|false",
         help="ask after each read whether the file is still the same",
+    )
+
+    timeout = Parameter(
+        some_seconds, default=SILENCE, metavar="SECONDS", help="how long a request may take"
     )
 
     def dump_plugin(self) -> Mapping[str, str]:
@@ -143,7 +148,7 @@ class Fsspec(Plugin):
             return MemoryExport(self._recipe)
         from .export import FileExport
 
-        return FileExport(self._recipe, check=self.check)
+        return FileExport(self._recipe, self.server, check=self.check, timeout=self.timeout)
 
 
 def _library() -> ModuleType:

@@ -6,12 +6,15 @@ for a transient reason is tried again a few times, with a new file system.
 
 import errno
 import threading
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TypeVar
 
-from nbdfork.plugin import Export
+from nbdfork.plugin import Export, Server
 
 from .._link.retrying import TransientError, attempt
+from .._link.within import within
 from .recipe import Recipe
 from .remote import RemoteFile
 
@@ -27,12 +30,15 @@ _PAUSES_AT_OPEN = (0.1, 0.3)
 class FileExport(Export):
     """One client's view of a file.  Raises OSError if it cannot be read.
 
-    *check*: check after each read that the file is still the same.  Several threads may call its
-    methods at the same time.
+    *check*: check after each read that the file is still the same.  Each call of the file system is
+    given up after *timeout* seconds; after that, no further attempt begins, nor when nobody waits
+    for the result.  Several threads may call the methods at the same time.
     """
 
-    def __init__(self, recipe: Recipe, *, check: bool) -> None:
+    def __init__(self, recipe: Recipe, server: Server, *, check: bool, timeout: float) -> None:
         self._recipe = recipe
+        self._server = server
+        self._timeout = timeout
         self._file: RemoteFile | None = None
         self._reopening = threading.Lock()
         try:
@@ -45,7 +51,7 @@ class FileExport(Export):
             self.close()
             raise
         self._size = self._facts.size
-        self._check = _SharedCheck(self._look) if check and self._facts.version else None
+        self._check = _SharedCheck(self._look) if check else None
 
     def get_size(self) -> int:
         return self._size
@@ -103,20 +109,21 @@ class FileExport(Export):
             try:
                 file = self._opened()
                 return request(file)
-            except Exception as error:  # file systems raise whatever their libraries do
+            except (Exception, CancelledError) as error:  # whatever their libraries raise
                 failure = self._recipe.failure(error)
                 if isinstance(failure, TransientError):
                     self._give_up(file)
                 raise failure from error
 
-        return attempt(once, pauses, "fsspec")
+        return attempt(once, pauses, "fsspec", self._server.wait, self._timeout)
 
     def _opened(self) -> RemoteFile:
         file = self._file
         if file is None:
             with self._reopening:
                 if self._file is None:
-                    self._file = RemoteFile(self._recipe)
+                    make = partial(RemoteFile, self._recipe, self._timeout)
+                    self._file = within(self._timeout, make)
                 file = self._file
         return file
 

@@ -6,6 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 from .._link.retrying import TransientError
+from .._link.texts import shown
 
 LINK = "::"
 """What separates the parts of a URL that is a chain, from top to bottom."""
@@ -34,8 +35,15 @@ _ERRNO_OF_NAME = {
 
 _ERRNO_OF_STATUS = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 410: errno.ENOENT}
 
+_TELLING = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT))
+"""Numbers of the system that say more to people than EIO."""
+
 _LASTING = frozenset({errno.EACCES, errno.EISDIR, errno.ENOENT, errno.EOPNOTSUPP})
 _LASTING_CLASSES = (TypeError, ValueError)  # for wrong options
+
+
+class Nonsense(ValueError):
+    """A file system says what cannot be true."""
 
 
 class Recipe(NamedTuple):
@@ -87,10 +95,10 @@ class Recipe(NamedTuple):
         for secret in self.secrets:
             if len(secret) >= _MIN_SECRET:
                 text = text.replace(secret, "***")
-        return " ".join(_QUERY.sub("", _USER_IN_URL.sub("", text)).split())
+        return shown(_QUERY.sub("", _USER_IN_URL.sub("", text)))
 
     def failure(self, error: BaseException) -> OSError:
-        """Return the error that *error*, of whatever class, means, with an errno of the protocol.
+        """Return the error that *error*, of whatever class, means.
 
         It is a `TransientError` unless trying again is of no use.
         """
@@ -100,10 +108,12 @@ class Recipe(NamedTuple):
         number = _number(error)
         if number == errno.ENOENT:
             text = "there is no such file"
+        elif isinstance(error, Nonsense):
+            text = f"the far end says nonsense: {error}"
         is_lasting = number in _LASTING or isinstance(error, _LASTING_CLASSES)
         text = f"{self.shown}: {self.clean(text)}"
         kind = OSError if is_lasting else TransientError
-        return kind(errno.EPERM if number == errno.EACCES else errno.EIO, text)
+        return kind(number, text)
 
 
 def _underlying(error: BaseException) -> BaseException:
@@ -115,6 +125,9 @@ def _underlying(error: BaseException) -> BaseException:
 
 
 def _number(error: BaseException) -> int:
+    """Return the errno that says what went wrong."""
+    if isinstance(error, OSError) and error.errno in _TELLING:
+        return error.errno
     for kind, number in _ERRNO_OF_CLASS.items():
         if isinstance(error, kind):
             return number

@@ -52,9 +52,9 @@ def test_a_file_in_a_zip_file(method: str, tmp_path: Path) -> None:
     assert reads(url)
     assert reads(f"zip://dir/disk::{os.path.relpath(path)}")
     assert copied(tmp_path, url) == CONTENT
-    with refused(errno.EIO, "there is no such file"):
+    with refused(errno.ENOENT, "there is no such file"):
         reads(f"zip://none::file://{path}")
-    with refused(errno.EIO, "it is a directory"):
+    with refused(errno.EISDIR, "it is a directory"):
         reads(f"zip://dir::file://{path}")
     with opened(url) as export:
         assert bytes(export.pread(512, 0)) == CONTENT[:512]
@@ -140,7 +140,7 @@ def test_memory(tmp_path: Path) -> None:
             handle.flush()
             assert handle.pread(65536, 0) == b"".join(bytes([n]) * 1024 for n in range(64))
         assert far.stop() == 0
-    with refused(errno.EIO, "there is no such file"):
+    with refused(errno.ENOENT, "there is no such file"):
         plugin("memory://none").open("", False)
 
 

@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from nbdfork.plugin import ConfigError, Export
-from tests.support.harness import NBDFORK, Server, nbdfork, need, output, run
+from tests.support.harness import NBDFORK, Server, nbdfork, need, output, refused, run
 from tests.support.libnbd import libnbd
 from tests.support.libvirtd import Libvirtd, need_libvirt
 from tests.support.plugins import plugin
@@ -216,6 +218,36 @@ def test_libvirtd_dies_and_comes_back() -> None:
     assert "Failed to connect socket" in log
     # libvirt's own messages, "libvirt: XML-RPC error : ...", have come through our log.
     assert all(re.match(r"(\S+ )?nbdfork|  ", line) for line in log.splitlines())
+
+
+def test_a_libvirtd_that_is_silent(tmp_path: Path) -> None:
+    libvirt = need_libvirt()
+    with Libvirtd() as daemon:
+        image = daemon.image("raw.img", CONTENT)
+        connection = libvirt.open(daemon.uri)
+        daemon.define(connection, {"vda": ("raw", image)})
+        connection.close()
+        export: Any = plugin(*arguments(daemon), "timeout=0.5").open("", True)
+        assert bytes(export.pread(512, 0)) == CONTENT[:512]
+        assert daemon.process is not None
+        os.kill(daemon.process.pid, signal.SIGSTOP)
+        try:
+            with refused(errno.ETIMEDOUT, f"{re.escape(daemon.uri)}: no answer for 0.5 s"):
+                export.pread(512, 0)
+            with refused(errno.ETIMEDOUT, "no answer for 0.5 s"):  # nor on another connection
+                export.pread(512, 0)
+        finally:
+            os.kill(daemon.process.pid, signal.SIGCONT)
+        assert bytes(export.pread(512, 512)) == CONTENT[512:1024]
+        export.close()
+    silent = tmp_path / "silent"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(silent))
+        listening.listen()
+        uri = f"qemu+unix:///session?socket={silent}"
+        done = nbdfork("libvirt", f"connect={uri}", "domain=guest", "disk=vda", "timeout=0.2")
+        assert done.returncode == 1
+        assert f"libvirt: {uri}: no answer for 0.2 s" in done.stderr
 
 
 def test_only_one_connection_replaces_a_lost_one() -> None:

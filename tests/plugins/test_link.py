@@ -3,6 +3,7 @@
 import errno
 import math
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from nbdfork.plugins._link.buffers import SpareBuffers
 from nbdfork.plugins._link.reconnecting import KnownLosses, Link, LinkLost, ReconnectingLink
 from nbdfork.plugins._link.retrying import TransientError, attempt
 from nbdfork.plugins._link.turns import PendingReply, Turns
+from nbdfork.plugins._link.within import Unanswered, within
 
 UNFLUSHED = "far: the connection was lost after writes that had not been flushed"
 
@@ -278,3 +281,46 @@ def test_each_thread_returns_with_its_reply_and_one_receives_at_a_time(backwards
         assert all(one.result() for one in waiting)
     assert wire.most_at_once == 1
     assert wire.replies.empty()
+
+
+# -- calls that are given up ------------------------------------------------------------------
+
+
+def test_a_call_within_its_time() -> None:
+    assert within(30, lambda: 5) == 5
+    assert within(30, lambda: None) is None
+    with pytest.raises(KeyError):
+        within(30, lambda: {"known": 1}["unknown"])
+    with pytest.raises(SystemExit):
+        within(30, lambda: sys.exit(3))
+
+
+def test_a_call_that_takes_longer_is_left_to_itself() -> None:
+    may_end, has_ended = threading.Event(), threading.Event()
+
+    def call() -> None:
+        assert may_end.wait(30)
+        has_ended.set()
+
+    with pytest.raises(Unanswered, match=r"no answer for 0\.01 s") as caught:
+        within(0.01, call)
+    assert caught.value.errno == errno.ETIMEDOUT
+    assert not has_ended.is_set()
+    may_end.set()
+    assert has_ended.wait(30)
+
+
+# -- memory that is used again ----------------------------------------------------------------
+
+
+def test_buffers_of_one_size_are_used_again() -> None:
+    spare = SpareBuffers()
+    first = spare.take(4096)
+    other = spare.take(4096)
+    assert other.obj is not first.obj
+    spare.give(first)
+    assert spare.take(4096).obj is first.obj
+    spare.give(other)
+    assert len(spare.take(512)) == 512
+    spare.give(spare.take(512))
+    assert spare.take(4096).obj is not other.obj
