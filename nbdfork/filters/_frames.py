@@ -27,8 +27,7 @@ from nbdfork.plugin import Buffer
 
 log = logging.getLogger(__name__)
 
-_PIECE = 32 * 1024
-"""How much of the source is decoded in one step: damage is located with this precision (bytes)."""
+_STEP = 32 * 1024
 
 _HEAD = 18  # more than a frame's header has in any of the formats
 _READ = 4 * 1024 * 1024
@@ -78,7 +77,8 @@ class Codec(NamedTuple):
     *beyond* returns what is beyond a limit in a frame that begins with some bytes, or "".
     *may_end* tells whether the end of the data is a frame's end for a decompressor that has come
     there.  *salvage* is the parameter with which frames are served that are damaged or truncated,
-    and whether it is given.
+    and whether it is given.  *step* is how many bytes of the source are decoded in one step: damage
+    is located with this precision.
     """
 
     word: str
@@ -90,6 +90,7 @@ class Codec(NamedTuple):
     beyond: Callable[[bytes], str] = _no_limit
     may_end: Callable[[Any], bool] = _never
     salvage: tuple[str, bool] = ("", False)
+    step: int = _STEP
 
     def excess(self, head: bytes, place: int) -> str:
         """Return what is to be said if a frame that has this *head*, at byte *place*, is beyond a
@@ -183,7 +184,7 @@ def _scan_frame(source: Source, codec: Codec, block: Block, sink: Sink) -> tuple
     size, place = 0, block.place
     damage = ""
     while not decompressor.eof:
-        piece = source.pread_ahead(_PIECE, place)
+        piece = source.pread_ahead(codec.step, place)
         if not piece and codec.may_end(decompressor):
             break
         if not piece:

@@ -87,6 +87,7 @@ class Gzip(UnpackFilter):
             _begins,
             takes_garbage=True,
             salvage=(self._salvage, self.gzip_salvage),
+            step=_READ,
         )
         frames = scan(source, codec, None, recorder.write)
         points = [point for point in pass_.points if point.offset < frames.size]
