@@ -34,9 +34,6 @@ FILTERS: Mapping[str, str] = {
     "ext2": "",
     "indexed-gzip": "--filter=gzip keeps such an index by itself",
     "luks": "open the device with cryptsetup, and serve it with the file plugin",
-    "lzip": "",
-    "qcow2dec": "qemu-nbd serves qcow2; or convert it to raw with qemu-img",
-    "tar": "--filter=offset with offset= and range= serves a file in a tar archive",
 }
 """Filters, likewise."""
 

@@ -105,7 +105,7 @@ class Zstd(UnpackFilter):
 
 
 def _codec(max_window: int) -> Codec:
-    library = _library()
+    library = codec_library()
     options = {library.DecompressionParameter.window_log_max: (max_window - 1).bit_length()}
 
     def beyond(head: bytes) -> str:
@@ -144,7 +144,8 @@ def window_size(head: bytes) -> int:
     return size + 256 if count == 2 else size
 
 
-def _library() -> Any:
+def codec_library() -> Any:
+    """Return the module with zstd.  Raises `ConfigError` if there is none."""
     for module in ("compression.zstd", "backports.zstd"):  # the first is of Python 3.14
         try:
             return import_module(module)
@@ -163,7 +164,7 @@ def _is_empty(source: Source, place: int, length: int) -> bool:
     head = source.pread(min(length, _EMPTY), place)
     if int.from_bytes(head[:4], "little") & ~0xF == _SKIPPABLE:
         return True
-    library = _library()
+    library = codec_library()
     decompressor = library.ZstdDecompressor()
     try:
         return not decompressor.decompress(head, 1) and bool(decompressor.eof)

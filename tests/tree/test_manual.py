@@ -49,6 +49,7 @@ TOOLS = (
     "install",
     "logrotate",
     "lz4",
+    "lzip",
     "nbdcopy",
     "nbdinfo",
     "nbdkit",

@@ -153,6 +153,7 @@ TOGETHER = {
     "cow": {"overlay"},
     "cache": {"cacheextents", "prefetch", "readahead", "room", "scan"},
     "offset": {"part"},
+    "readers": {"lzip", "qcow2dec", "tar"},
 }
 """Small filters that are tested together, by the names of the test files."""
 
