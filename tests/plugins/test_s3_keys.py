@@ -24,6 +24,7 @@ from tests.support.harness import (
     title,
 )
 from tests.support.libnbd import connected, fails
+from tests.support.missing import check_told_once
 from tests.support.noise import CONTENT
 from tests.support.s3 import OBJECT, SIZE, keys, many, opened, plugin, way
 from tests.support.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, STRANGER, S3Server
@@ -37,6 +38,10 @@ def running(store: S3Server) -> Iterator[S3Server]:
     yield store
     store.gateway.kill()
     store.gateway.start()
+
+
+def test_the_log_says_once_that_there_is_no_such_object(store: S3Server) -> None:
+    check_told_once("s3", *way(store, "none"), said=f"{BUCKET}/none")
 
 
 # -- what the store refuses, and when it is away -----------------------------------------------
