@@ -23,12 +23,14 @@ from nbdfork.server import budget
 from nbdfork.server.admission import EVERYBODY, Admission, Rules
 from nbdfork.server.control import Settings as ControlSettings
 from nbdfork.server.errors import StartupError
+from nbdfork.server.handover import Takeover
 from nbdfork.server.notify import Notifier
 from nbdfork.server.peers import Peer
 from nbdfork.server.pool import PoolSize
+from nbdfork.server.reloading import Reloadable
 from nbdfork.server.sandbox.sandbox import Plan, Sandbox
-from nbdfork.server.scoreboard import Slot
 from nbdfork.server.service import OnExport, Service
+from nbdfork.server.slots import Slot
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.supervisor import Supervisor
 from nbdfork.server.watchdog import DEFAULT_LIMITS, HangLimits
@@ -148,13 +150,15 @@ def supervisor(
     notifier: Notifier | None = None,
     controlled: ControlSettings | None = None,
     drain_limit: float = 0.0,
+    reloadable: Reloadable | None = None,
+    takeover: Takeover | None = None,
 ) -> Supervisor:
     """Return the supervisor of a pool that serves the disks of *shelf* on *listeners*.
 
     A plugin whose clients share what is in its memory is served by one worker that stays; then
     *size* has no meaning, but for the most clients at once.  *shutdown_limit*: how many seconds
     workers get, at the end, to finish with their clients; *hang_limits*: how long plugins may take.
-    *notifier* tells a service manager; *controlled* and *drain_limit*: see `Supervisor`.
+    *notifier* tells a service manager; the other values: see `Supervisor`.
     The workers are in sandboxes as *plan* has them.
     """
     life = shelf.life
@@ -192,6 +196,8 @@ def supervisor(
         notifier,
         controlled,
         drain_limit,
+        reloadable,
+        takeover,
     )
 
 

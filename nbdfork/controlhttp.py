@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -27,6 +28,7 @@ MOST_CONNECTIONS = 32
 """How many are served at once; others wait."""
 
 MOST_BODY = 65536
+FINISH_SECONDS = 1.0
 REQUEST_SECONDS = 10.0
 """How long a connection may be silent."""
 
@@ -60,18 +62,36 @@ def serve(listener: socket.socket, board: Scoreboard, facts: Facts, desk: Desk) 
     """Serve *listener* until the supervisor is gone."""
     office = _Office(board, facts, desk)
     room = threading.Semaphore(MOST_CONNECTIONS)
-    listener.setblocking(True)
+    listener.setblocking(False)
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    poll.register(desk.fileno(), 0)  # for its end
     while True:
         room.acquire()
+        if any(events & select.POLLHUP for _, events in poll.poll()):
+            _let_finish(room)
+            return
         try:
             connection, _ = listener.accept()
+        except BlockingIOError:  # another program's process was faster
+            room.release()
+            continue
         except OSError as error:
             log.error("the control socket: %s", error)
             room.release()
             select.select([], [], [], 0.1)
             continue
+        connection.setblocking(True)
         connection.settimeout(REQUEST_SECONDS)
         threading.Thread(target=_converse, args=(connection, office, room), daemon=True).start()
+
+
+def _let_finish(room: threading.Semaphore) -> None:
+    """Let answers that are on their way be sent: the supervisor has become another program."""
+    deadline = time.monotonic() + FINISH_SECONDS
+    for _ in range(MOST_CONNECTIONS - 1):  # one is held by our caller
+        if not room.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            return
 
 
 def _converse(connection: socket.socket, office: _Office, room: threading.Semaphore) -> None:

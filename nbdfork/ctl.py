@@ -143,6 +143,19 @@ def _drain(arguments: argparse.Namespace) -> None:
     print(f"nobody is let in any more; the server ends when its clients, {clients} now, have left")
 
 
+def _reload(arguments: argparse.Namespace) -> None:
+    before = ask(arguments.control, "/reload", {})["generation"]
+    deadline = time.monotonic() + RELOAD_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if ask(arguments.control, "/status")["generation"] > before:
+                return
+        except Failure:
+            pass  # between two programs
+        time.sleep(0.05)
+    raise Failure("the new program is not there; see the log")
+
+
 def _disconnect(arguments: argparse.Namespace) -> None:
     ask(arguments.control, "/disconnect", {"id": arguments.id})
 
@@ -174,6 +187,7 @@ _VERBS = {
     "top": ("the same, again and again", _top),
     "metrics": ("the same, for Prometheus", _metrics),
     "drain": ("let nobody in any more, and end when all clients have left", _drain),
+    "reload": ("let the program that is installed, and its config file, take over", _reload),
     "disconnect": ("let one client's connection end", _disconnect),
     "checkpoint": ("list, make or forget checkpoints of the bitmap filter", _checkpoint),
     "log-level": ("how much is logged from now on", _log_level),

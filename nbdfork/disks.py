@@ -30,6 +30,7 @@ def shelf(options: Options, confine: Callable[[], None] | None = None) -> Shelf:
     """
     if options.config is None:
         chain = layers.configure(layers.make(layers.find(options)), options, confine)
+        chain.configuration = _digest(options.plugin, options.filters, options.arguments)
         name = options.export_name if options.manners.only_export else None
         return Shelf.of(Disk(chain, name, options.read_only, options.threads))
     server = Handle(single=options.single, name=options.name, confine=confine)
@@ -49,6 +50,8 @@ def _disk(table: "ExportTable", options: Options, server: Handle) -> Disk:
         raise table.place.error(
             "require-tls = true, but the server offers no TLS (tls, in [server])"
         )
+    chain.label = table.name or ""
+    chain.configuration = _digest(table.plugin, table.filters, table.settings)
     return Disk(
         chain,
         table.name,
@@ -59,6 +62,23 @@ def _disk(table: "ExportTable", options: Options, server: Handle) -> Disk:
         table.max_clients,
         rules,
     )
+
+
+def _digest(*parts: object) -> str:
+    """Return what tells one configuration from others, and shows no secret of it."""
+    from hashlib import sha256
+
+    return sha256(repr([_plain(part) for part in parts]).encode(errors="replace")).hexdigest()
+
+
+def _plain(value: object) -> object:
+    """Return *value* without the places where its parts stand in a file."""
+    if isinstance(value, tuple):
+        named: dict[str, object] = getattr(value, "_asdict", dict)()
+        if named:
+            return {key: _plain(part) for key, part in named.items() if key != "place"}
+        return [_plain(part) for part in value]
+    return value
 
 
 def _chain(table: "ExportTable", server: Handle) -> Chain:

@@ -214,7 +214,13 @@ class Start:
     It is a context manager around all that happens, once the server listens, to its end.
     """
 
-    def __init__(self, listeners: Listeners | None, pidfile: str | None) -> None:
+    def __init__(
+        self, listeners: Listeners | None, pidfile: str | None, *, is_first: bool = True
+    ) -> None:
+        """Unless it *is_first*, the program takes the place of another, whose listeners and pidfile
+        stay if it cannot be started.
+        """
+        self._is_first = is_first
         self._listeners = listeners
         self._pidfile = pidfile
         self._server: int | None = os.getpid()
@@ -233,6 +239,9 @@ class Start:
         """Undo what has to be undone.  A waiting process is told of an error, which ends here."""
         if self._listeners is not None:
             self._listeners.close()
+        if not self._is_first and not self._is_ready:
+            return False
+        if self._listeners is not None:
             if self._is_ready:
                 self._listeners.remove_private()
             else:
@@ -277,7 +286,7 @@ class Start:
 
     def write_pidfile(self) -> None:
         """Write the pidfile, if there is to be one.  Raises `StartupError`."""
-        if self._pidfile is not None:
+        if self._pidfile is not None and self._is_first:
             daemon.write_pidfile(self._pidfile)
 
     def _remove_pidfile(self) -> None:

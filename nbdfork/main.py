@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from nbdfork import assembly, cli, disks, info, layers, logs, manners, translation
+from nbdfork import assembly, cli, disks, info, layers, logs, manners, succession, translation
 from nbdfork.assembly import Shelf
 from nbdfork.backend.life import Life
 from nbdfork.launch import Listening, Start, check_as, endpoint
@@ -34,12 +34,14 @@ from nbdfork.server import (
     stdio,
 )
 from nbdfork.server.errors import StartupError
+from nbdfork.server.handover import Program, Takeover
 from nbdfork.server.inheritance import show_in_ps, show_program
 from nbdfork.server.notify import Notifier
 from nbdfork.server.pool import PoolSize
 from nbdfork.server.sandbox.programs import confinement
-from nbdfork.server.scoreboard import Scoreboard, Slot
+from nbdfork.server.scoreboard import Scoreboard
 from nbdfork.server.signals import STOP_SIGNALS
+from nbdfork.server.slots import Slot
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.stopper import Stopper
 from nbdfork.server.watchdog import HangLimits
@@ -59,6 +61,8 @@ class _World(NamedTuple):
     descriptors: set[int]
     parent: int
     activated: bool
+    program: Program
+    takeover: Takeover | None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,32 +71,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.set_program(called.program, called.plain_log)
     show_program(called.program)
     closed = daemon.open_standard_streams()
+    try:
+        takeover = Takeover.of(os.environ)
+    except StartupError as error:
+        return _fail(str(error))
     world = _World(
         sys.argv[1:] if argv is None else argv,
         closed,
         daemon.open_descriptors(),
         os.getppid(),
-        sockets.is_activated(os.environ),
+        sockets.is_activated(os.environ)
+        or (takeover is not None and bool(takeover.message.facts["activated"])),
+        succession.program(),
+        takeover,
     )
+    if takeover is None or takeover.is_rehearsal:
+        return _run(world, called)
+    takeover.catch_signals()
     try:
-        options = cli.parse_arguments(world.argv, world.activated, called)
-        logs.set_instance(options.name)
-        if info.is_asked_for(options):
-            info.show(options)
-            return 0
-        if options.plugin is None and options.config is None:
-            raise cli.UsageError("no plugin is given")
-        if options.dump_config_file:
-            from nbdfork import configdump
+        return _run_or_raise(world, called)
+    except Exception as error:
+        if takeover.is_over:
+            raise
+        return succession.try_again(takeover, world.program, error)
 
-            print(configdump.config_file(options, world.argv), end="")
-            return 0
-        if options.check:
-            return _check(options)
-        for signum in STOP_SIGNALS:  # until there is more to end than this
-            signal.signal(signum, _exit_by_signal)
-        serve = _serve_single if options.single else _serve
-        return serve(options, world)
+
+def _run(world: _World, called: manners.Manners) -> int:
+    """Do what the command line asks for, and say what goes wrong; return the exit status."""
+    try:
+        return _run_or_raise(world, called)
     except cli.UsageError as error:
         return _fail(f"{error}\nUse '{called.program} --help' or read nbdfork(1) for the usage.")
     except (ConfigError, StartupError) as error:
@@ -102,11 +109,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
 
 
+def _run_or_raise(world: _World, called: manners.Manners) -> int:
+    options = cli.parse_arguments(world.argv, world.activated, called)
+    logs.set_instance(options.name)
+    if info.is_asked_for(options):
+        info.show(options)
+        return 0
+    if options.plugin is None and options.config is None:
+        raise cli.UsageError("no plugin is given")
+    if options.dump_config_file:
+        from nbdfork import configdump
+
+        print(configdump.config_file(options, world.argv), end="")
+        return 0
+    if options.check:
+        return _check(options)
+    if world.takeover is None:
+        for signum in STOP_SIGNALS:  # until there is more to end than this
+            signal.signal(signum, _exit_by_signal)
+    serve = _serve_single if options.single else _serve
+    return serve(options, world)
+
+
 def _fail(message: str) -> int:
     print(f"{logs.prefix()}: error: {message}", file=sys.stderr)
     if stdio.is_null(2):
         log.error("%s", message)  # --log may lead somewhere
     return 1
+
+
+def _listening(options: Options, world: _World) -> Listening:
+    return Listening(
+        options.address,
+        options.port,
+        options.family,
+        options.unix,
+        options.unix_mode,
+        world.activated,
+        options.vsock,
+        options.selinux_label,
+    )
 
 
 class _EndedBySignal(SystemExit):
@@ -119,7 +161,9 @@ def _exit_by_signal(signum: int, frame: object) -> None:
 
 def _serve(options: Options, world: _World) -> int:
     """Serve many clients with a pool of workers, in the background if so asked."""
-    _set_up_logs(options, options.log or "stderr")
+    takeover = world.takeover
+    is_daemon = takeover is not None and not options.foreground
+    _set_up_logs(options, options.log or ("syslog" if is_daemon else "stderr"))
     notifier = Notifier(os.environ)
     identity = privileges.look_up(options.user, options.group)
     plan = translation.plan(options, identity)
@@ -127,27 +171,27 @@ def _serve(options: Options, world: _World) -> int:
     life = shelf.life
     _show_in_ps("supervisor", shelf, world)
     terms = translation.terms(options, layers.is_newstyle(life.chains, options))
-    listening = Listening(
-        options.address,
-        options.port,
-        options.family,
-        options.unix,
-        options.unix_mode,
-        world.activated,
-        options.vsock,
-        options.selinux_label,
-    )
-    listeners = listening.listen()
-    with Start(listeners, options.pidfile) as start:
+    if takeover is not None:
+        takeover.demand(succession.demands(options))
+        succession.inherit(takeover)
+        if takeover.is_rehearsal:
+            return succession.rehearse(life)
+        listeners = Listeners.take_over(takeover.message.listeners)
+    else:
+        listeners = _listening(options, world).listen()
+    with Start(listeners, options.pidfile, is_first=takeover is None) as start:
         where = endpoint(listeners, options.export_name, translation.tls_parameters(options))
         life.get_ready()
         check_as(translation.client_side(options, identity), shelf.check_access)
-        if not options.foreground:
+        if is_daemon:
+            os.chdir("/")
+        elif not options.foreground:
             _announce(options, where, listeners)  # soon there will be nobody to tell
             start.go_into_background(world.descriptors, _keeps_stderr(options))
             _set_up_logs(options, options.log or "syslog")
         try:
             start.write_pidfile()
+            facts = translation.facts(options, shelf, listeners, world.activated, takeover)
             size = PoolSize(options.max_clients, options.spare_workers, options.clients_per_worker)
             limit = options.shutdown_limit
             hangs = HangLimits(options.hang_warning, options.hang_limit)
@@ -160,13 +204,19 @@ def _serve(options: Options, world: _World) -> int:
                 plan,
                 hangs,
                 notifier,
-                translation.controlled(options, shelf, listeners, identity),
+                translation.controlled(options, facts, identity, takeover),
                 options.drain_limit,
+                succession.reloadable(options, shelf, world.program, facts, notifier.variables),
+                takeover,
             )
             supervisor.on_signal(signal.SIGUSR1, logs.reopen)
             if options.swap:
                 _lock_memory()
-            if options.foreground:  # a signal, which the reader may send now, ends it cleanly
+            supervisor.on_signal(signal.SIGUSR2, supervisor.reload)
+            if options.run is None and not daemon.has_terminal():
+                supervisor.on_signal(signal.SIGHUP, supervisor.reload)
+            # A signal, which the reader of this may send now, ends it cleanly.
+            if options.foreground and takeover is None:
                 _announce(options, where, listeners)
             # The command keeps the privileges of its user; it can connect already, and will be
             # served.

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nbdfork.server.scoreboard import LATENCY_BOUNDS, Counters, Entry, Scoreboard, State
+from nbdfork.server.scoreboard import Scoreboard
+from nbdfork.server.slots import LATENCY_BOUNDS, Counters, Entry, State
 
 VERSION = 1
 """Of the document."""

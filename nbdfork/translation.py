@@ -1,7 +1,9 @@
 """The options, as the values that the wings take."""
 
 import os
+import socket
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nbdfork import launch, logs
@@ -11,6 +13,7 @@ from nbdfork.protocol import wire
 from nbdfork.protocol.handshake import Offer
 from nbdfork.server import control, privileges
 from nbdfork.server.admission import Rules
+from nbdfork.server.handover import Takeover
 from nbdfork.server.sandbox.sandbox import Plan
 from nbdfork.server.sandbox.users import Users
 from nbdfork.server.sockets import Listeners
@@ -21,29 +24,43 @@ if TYPE_CHECKING:
     from nbdfork.server.captive import Captive
 
 
-def controlled(
+def facts(
     options: Options,
     shelf: Shelf,
     listeners: Listeners,
-    identity: privileges.Identity | None,
-) -> control.Settings | None:
-    """Return how the server is controlled, on a socket that is its user's."""
-    if options.control is None:
-        return None
-    listener = control.listen(options.control)
-    if identity is not None and os.geteuid() == 0:
-        os.chown(options.control, identity.uid, identity.gid)
-    facts = {
+    activated: bool,
+    takeover: Takeover | None,
+) -> dict[str, Any]:
+    """Return what is told of the server, and does not change while this program runs."""
+    return {
         "program": options.manners.program,
         "version": options.manners.version,
         "pid": os.getpid(),
-        "started": time.time(),
+        "started": time.time() if takeover is None else takeover.message.facts["started"],
         "listening": listeners.describe(),
+        "activated": activated,
         "config": options.config,
         "exports": [disk.name for disk in shelf.disks if disk.name is not None],
         "max_clients": options.max_clients,
         "one_process": shelf.life.one_process(),
     }
+
+
+def controlled(
+    options: Options,
+    facts: Mapping[str, Any],
+    identity: privileges.Identity | None,
+    takeover: Takeover | None,
+) -> control.Settings | None:
+    """Return how the server is controlled, on a socket that is its user's."""
+    if options.control is None:
+        return None
+    if takeover is None:
+        listener = control.listen(options.control)
+    else:
+        listener = socket.socket(fileno=os.dup(takeover.message.control))
+    if identity is not None and os.geteuid() == 0:
+        os.chown(options.control, identity.uid, identity.gid)
 
     def serve(*arguments: Any) -> None:
         from nbdfork import controlhttp  # in its own process alone

@@ -26,7 +26,7 @@ class Example3(Plugin):
 
     def get_ready(self) -> None:
         try:
-            self.disk = SharedBuffer(self.size)
+            self.disk = SharedBuffer(self.size, name="disk")
         except (OSError, OverflowError) as error:
             raise ConfigError(f"example3: size={self.size}: choose less: {error}") from error
 

@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -82,7 +83,7 @@ class Iso(Plugin):
 
     def get_ready(self) -> None:
         if self.prog is not None:
-            self._scratch = ScratchFile()
+            self._scratch = ScratchFile(name=f"of {time.monotonic_ns()}")
             self._run(self.prog)
             return
         try:
@@ -93,7 +94,7 @@ class Iso(Plugin):
             raise ConfigError(message) from None
         image = PyCdlib()
         image.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=self.label)
-        self._scratch = ScratchFile()
+        self._scratch = ScratchFile(name=f"of {time.monotonic_ns()}")  # each program makes its own
         content = _Content(image)
         try:
             for path in self.dir:

@@ -2,7 +2,7 @@
 
 Workers are processes, so the disk must be memory that belongs to none of them: a memfd that is made
 before the fork.  It is read and written with pread and pwrite, and not mapped, because reading a
-hole through a mapping would allocate it.
+hole through a mapping would allocate it.  It has a name, so that it survives a reload.
 """
 
 import mmap
@@ -29,7 +29,7 @@ class Memory(Plugin):
 
     def get_ready(self) -> None:
         self._kept: list[mmap.mmap] = []
-        self._memfd = made("memory", self.allocator, self.size, self._kept.append)
+        self._disk = made("memory", self.allocator, self.size, self._kept.append)
 
     def open(self, export_name: str, read_only: bool) -> Export:
-        return DescriptorExport(os.dup(self._memfd), writable=not read_only)
+        return DescriptorExport(os.dup(self._disk.fd), writable=not read_only)

@@ -42,8 +42,8 @@ class Template(Plugin):
 
     def get_ready(self) -> None:
         # Before the fork.  A bytearray and an int would be copied into each process.
-        self.disk = SharedBuffer(self.size)
-        self.clients = SharedCounter()
+        self.disk = SharedBuffer(self.size, name="disk")
+        self.clients = SharedCounter(name="clients")
 
     def open(self, export_name: str, read_only: bool) -> Export:
         # In a client's process.  An OSError here refuses the client.

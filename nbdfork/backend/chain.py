@@ -59,6 +59,8 @@ class Chain:
 
     `server` is the handle that all layers have.  `lock` is held in everything that clients make a
     layer do, if its thread model demands one.  *server*: that of other chains of the same server.
+    `label` is the name that users know it by, and `configuration` tells apart what they want it to
+    be; by these it is known again when another program takes over.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class Chain:
         self.layers = (*filters, plugin)
         self.top = self.layers[0].plugin
         self.server = server or Handle()
+        self.label = ""
+        self.configuration = ""
         self.lock: AbstractContextManager[object] | None = None
         for above, below in zip(self.layers, self.layers[1:], strict=False):
             assert isinstance(above.plugin, Filter)

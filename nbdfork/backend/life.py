@@ -8,6 +8,7 @@ import mmap
 from collections.abc import Callable, Iterable
 from threading import Lock
 
+from nbdfork.backend import kept
 from nbdfork.backend.chain import Chain
 from nbdfork.backend.errors import cause, starting
 from nbdfork.plugin import ConfigError, Plugin, SharedLock, ThreadModel
@@ -39,11 +40,14 @@ class Life:
                 chain.server.serve_in_one_process()
         for chain in self.chains:
             log.debug("%s: get_ready", chain.name)
-            for layer in reversed(chain.layers):
+            for place, layer in reversed(list(enumerate(chain.layers))):
+                kept.begin(f"{chain.label}/{place}", layer.name, chain.configuration)
                 with starting(layer.name, "get_ready"):
                     layer.plugin.get_ready()
             if chain.thread_model() is ThreadModel.SERIALIZE_ALL_REQUESTS:
-                chain.lock = Lock() if one_process else SharedLock()
+                kept.begin(chain.label, chain.name, chain.configuration)
+                chain.lock = Lock() if one_process else SharedLock(name="requests")
+        kept.end()
 
     def _demand_company(self, chain: Chain) -> None:
         """Raise `ConfigError` if *chain* cannot be one of several."""

@@ -17,9 +17,10 @@ class SharedBucket:
 
     def __init__(self, rate: float, burst: float) -> None:
         self._burst = burst
-        self._state = SharedBuffer(16).view().cast("d")  # when it is even; the rate
+        anew = f"of {time.monotonic_ns()}"  # each program begins with full ones
+        self._state = SharedBuffer(16, name=anew).view().cast("d")  # when it is even; the rate
         self._state[1] = rate
-        self._lock = SharedLock()
+        self._lock = SharedLock(name=anew)
 
     @property
     def rate(self) -> float:

@@ -9,6 +9,7 @@ table has its number, or says that it is nothing but zeroes, which take no room.
 
 import logging
 import os
+import time
 from array import array
 from collections.abc import Callable, Iterator
 from itertools import groupby
@@ -45,14 +46,15 @@ class Decoded:
     """
 
     def __init__(self, most: int) -> None:
-        self._file = ScratchFile()
-        self._table = ScratchFile()
+        anew = f"of {time.monotonic_ns()}"  # each program fills its own
+        self._file = ScratchFile(name=anew)
+        self._table = ScratchFile(name=anew)
         status = os.statvfs(self._file.fd)
         self._room = min(most, status.f_bavail * status.f_frsize // 2) // PIECE
-        self._next = SharedBuffer(8).view().cast("q")
+        self._next = SharedBuffer(8, name=anew).view().cast("q")
         self._next[0] = _FIRST
-        self._keeping = SharedLock()
-        self._reserved = SharedCounter()  # entries of the table
+        self._keeping = SharedLock(name=anew)
+        self._reserved = SharedCounter(name=anew)  # entries of the table
         self.is_usable = self._room > 0
 
     # -- disks --------------------------------------------------------------------------

@@ -38,11 +38,11 @@ class Overlays:
 
     def __init__(self, block_size: int, name: str) -> None:
         self.block_size = block_size
-        self.scratch = ScratchFile()
+        self.scratch = ScratchFile(name="data")
         self.data = DescriptorExport(self.scratch.fd, writable=True)
-        self.lock = SharedLock()
-        self.states = ScratchFile().fd
-        self._places = ScratchFile().fd
+        self.lock = SharedLock(name="overlays")
+        self.states = ScratchFile(name="states").fd
+        self._places = ScratchFile(name="places").fd
         self._name = name
 
     def of(self, export_name: str, size: int) -> "Overlay":

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Condition
 
+from nbdfork.plugin import SharedBuffer
+
 
 class SharedRanges:
     """Made before the workers are forked, like all that they share."""
 
     def __init__(self) -> None:
-        self._fd = os.memfd_create("nbdfork-ranges", os.MFD_CLOEXEC)
+        self._fd = SharedBuffer(0, name="ranges").fd
         self._renew()
         os.register_at_fork(after_in_child=self._renew)
 

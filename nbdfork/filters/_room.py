@@ -20,8 +20,8 @@ class Room:
     def __init__(self, most: int, least: int) -> None:
         self.most = most
         self.least = least
-        self._numbers = SharedBuffer(24).view().cast("q")  # kept, throwing, hand
-        self._marks = ScratchFile().fd
+        self._numbers = SharedBuffer(24, name="room").view().cast("q")  # kept, throwing, hand
+        self._marks = ScratchFile(name="marks").fd
 
     @property
     def used(self) -> int:

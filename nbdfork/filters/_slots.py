@@ -9,6 +9,8 @@ import os
 import struct
 from threading import Lock
 
+from nbdfork.plugin import SharedBuffer
+
 _FLOCK = struct.Struct("@hhqqi0q")  # type, whence, start, length, pid
 
 
@@ -17,7 +19,7 @@ class SharedSlots:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._fd = os.memfd_create("nbdfork-slots", os.MFD_CLOEXEC)
+        self._fd = SharedBuffer(0, name="slots").fd
         self._renew()
         os.register_at_fork(after_in_child=self._renew)
 

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import struct
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -123,11 +124,12 @@ class IndexStore:
     """
 
     def __init__(self) -> None:
-        self._scratch = ScratchFile()
+        anew = f"of {time.monotonic_ns()}"  # each program fills its own
+        self._scratch = ScratchFile(name=anew)
         self._log = DescriptorExport(self._scratch.fd, writable=True)
-        self._end = SharedCounter()
-        self._appending = SharedLock()
-        self._learning = [SharedLock() for _ in range(_LOCKS)]
+        self._end = SharedCounter(name=anew)
+        self._appending = SharedLock(name=anew)
+        self._learning = [SharedLock(name=anew) for _ in range(_LOCKS)]
 
     def get(self, source: Source, learn: Callable[[], tuple[bytes, list[bytes]]]) -> Learnt:
         """Return what is known of *source*; the first worker that asks calls *learn* to find out,

@@ -89,7 +89,9 @@ class Cache(Filter):
             )
 
     def get_ready(self) -> None:
-        self.changes = SharedBuffer(8).view().cast("Q")  # of what is on the disk, by any client
+        self.changes = (
+            SharedBuffer(8, name="changes").view().cast("Q")
+        )  # of what is on the disk, by any client
         self._overlays = Overlays(self.cache_min_block_size, "cache")
         self.room: Room | None = None
         if self.cache_max_size is not None:

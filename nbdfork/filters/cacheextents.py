@@ -25,7 +25,7 @@ class CacheExtents(Filter):
         return Needs()
 
     def get_ready(self) -> None:
-        self._changes = SharedCounter()
+        self._changes = SharedCounter(name="changes")
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         return CacheExtentsExport(next, self._changes)

@@ -23,7 +23,7 @@ class Count(Filter):
         return Needs()
 
     def get_ready(self) -> None:
-        self._bytes = {kind: SharedCounter() for kind in _WORDS}
+        self._bytes = {kind: SharedCounter(name=str(kind)) for kind in _WORDS}
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         return CountExport(next, self._bytes)

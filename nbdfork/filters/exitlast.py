@@ -14,7 +14,7 @@ class ExitLast(Filter):
 
     def get_ready(self) -> None:
         self._clients = SharedSlots(_MOST)
-        self._served = SharedCounter()
+        self._served = SharedCounter(name="served")
 
     def after_fork(self) -> None:
         # One that takes the place of a worker that was killed with the last client in it.

@@ -91,7 +91,7 @@ class ExitWhen(Filter):
 
     def get_ready(self) -> None:
         self._clients = SharedSlots(_MOST)
-        self._flag = SharedBuffer(1)  # 1 when it has happened, for all workers
+        self._flag = SharedBuffer(1, name="flag")  # 1 when it has happened, for all workers
 
     def after_fork(self) -> None:
         threading.Thread(target=self._look_around, name="exitwhen", daemon=True).start()

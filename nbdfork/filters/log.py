@@ -103,12 +103,14 @@ class Journal:
         self._path = path
         self._script = script
         self._complete = True
-        self._fd = -1
-        if path is not None:
-            self._fd = os.open(path, flags if append else flags | os.O_TRUNC, 0o666)
+        self.connections = SharedCounter(name="connections", bound=False)
+        if not append and self.connections.is_new:  # or a program before has begun the log
+            flags |= os.O_TRUNC
+        self._fd = -1 if path is None else os.open(path, flags, 0o666)
         # What is asked before there is a connection is counted by kind, as nbdkit does.
-        self._calls = {"Preconnect": SharedCounter(), "ListExports": SharedCounter()}
-        self.connections = SharedCounter()
+        self._calls = {
+            name: SharedCounter(name=name, bound=False) for name in ("Preconnect", "ListExports")
+        }
 
     def note(self, action: str, connection: int = 0, **fields: object) -> None:
         """Log what happens at once."""

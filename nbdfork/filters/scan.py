@@ -41,8 +41,8 @@ class Scan(Filter):
         return Needs()
 
     def get_ready(self) -> None:
-        self.place = SharedBuffer(8).view().cast("Q")
-        self.lock = SharedLock()
+        self.place = SharedBuffer(8, name="place").view().cast("Q")
+        self.lock = SharedLock(name="place")
 
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
         if export_name != self.next.default_export(read_only):

@@ -77,8 +77,10 @@ class Arms:
     """Where *count* arms are, and until when each of them moves."""
 
     def __init__(self, count: int) -> None:
-        self._state = SharedBuffer(16 * count).view().cast("d")  # of each: place, and until when
-        self._lock = SharedLock()
+        self._state = (
+            SharedBuffer(16 * count, name="heads").view().cast("d")
+        )  # of each: place, and until when
+        self._lock = SharedLock(name="heads")
 
     def move(self, number: int, place: float, time_for: Callable[[float], float]) -> float:
         """Send an arm to *place*, from 0 to 1, when it is free; return how long that takes."""

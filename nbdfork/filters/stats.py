@@ -65,8 +65,8 @@ class Table:
     """The numbers, of all workers together."""
 
     def __init__(self) -> None:
-        self._numbers = SharedBuffer(8 * _EACH * len(_KINDS)).view().cast("Q")
-        self._lock = SharedLock()
+        self._numbers = SharedBuffer(8 * _EACH * len(_KINDS), name="stats").view().cast("Q")
+        self._lock = SharedLock(name="stats")
 
     def add(self, kind: Kind, length: int, offset: int, nanoseconds: int) -> None:
         """Count a request that has taken so long."""

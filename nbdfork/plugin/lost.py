@@ -30,8 +30,9 @@ class LostWrites:
     """The files of a plugin that a flush has failed for; make it in `Plugin.get_ready`."""
 
     def __init__(self) -> None:
-        self._table = SharedBuffer(_USED.size + (_MOST + 1) * _RECORD.size).view()
-        self._lock = SharedLock()
+        size = _USED.size + (_MOST + 1) * _RECORD.size
+        self._table = SharedBuffer(size, name="lost-writes", bound=False).view()
+        self._lock = SharedLock(name="lost-writes")
 
     def _times(self, file: File) -> int:
         """Return how often writes to *file* may have been lost."""

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from nbdfork.server.peers import Peer
-from nbdfork.server.scoreboard import Scoreboard, Slot
+from nbdfork.server.scoreboard import Scoreboard
+from nbdfork.server.slots import Slot
 
 log = logging.getLogger(__name__)
 

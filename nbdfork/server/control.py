@@ -107,6 +107,10 @@ class Desk:
     def __init__(self, ours: socket.socket) -> None:
         self._ours = ours
 
+    def fileno(self) -> int:
+        """Return a descriptor that is hung up when the supervisor is gone."""
+        return self._ours.fileno()
+
     def order(self, order: Mapping[str, Any]) -> dict[str, Any]:
         """Give an order; return the answer.  Raises EOFError if there is no supervisor."""
         try:
@@ -170,6 +174,11 @@ class Control:
             log.exception("the control socket is not served any more")
         finally:
             os._exit(0)
+
+    @property
+    def listening(self) -> int:
+        """The descriptor of the socket that operators connect to."""
+        return self._settings.listener.fileno()
 
     def fileno(self) -> int:
         """Return the descriptor that `start` has returned."""

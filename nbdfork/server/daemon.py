@@ -77,6 +77,15 @@ def _umask() -> int:
     return umask
 
 
+def has_terminal() -> bool:
+    """Return whether this process has a controlling terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
 def write_pidfile(path: str) -> None:
     """Write this process's number to *path*, whatever was there.  Raises `StartupError`."""
     try:

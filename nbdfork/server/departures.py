@@ -8,6 +8,7 @@ connection.  Who takes what for granted of whom is decided by those that look.
 
 import enum
 import logging
+import os
 import select
 import socket
 import threading
@@ -46,9 +47,12 @@ class Connection(Protocol):
 class Line:
     """Tells of one client at a time, in any process that has it."""
 
-    def __init__(self) -> None:
-        """Raises OSError if there are no more descriptors."""
-        self._epoll = select.epoll()
+    def __init__(self, fd: int = -1) -> None:
+        """*fd* is that of a line that was handed over, unless it is -1, for a new one.
+
+        Raises OSError if there are no more descriptors.
+        """
+        self._epoll = select.epoll() if fd < 0 else select.epoll.fromfd(os.dup(fd))
 
     def fileno(self) -> int:
         return self._epoll.fileno()
@@ -98,10 +102,14 @@ class Departures(Generic[K]):
         """Return a descriptor that is readable when `hear` has something to hear."""
         return self._epoll.fileno()
 
-    def add(self, key: K) -> Line | None:
-        """Return a new line; None if there are no descriptors for it."""
+    def descriptor(self, key: K) -> int:
+        """Return the descriptor of a line; -1 if there is none of this key."""
+        return self._lines[key].fileno() if key in self._lines else -1
+
+    def add(self, key: K, fd: int = -1) -> Line | None:
+        """Return a new line, or that of *fd*; None if there are no descriptors for it."""
         try:
-            line = Line()
+            line = Line(fd)
             self._epoll.register(line, _ONCE)
         except OSError as error:
             if not self._is_short:

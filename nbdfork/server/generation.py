@@ -11,15 +11,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, KeysView
 
 from nbdfork.server import processes, worker
 from nbdfork.server.departures import GRACE_SECONDS, Departures, Sign
 from nbdfork.server.errors import StartupError
+from nbdfork.server.handover import OldGeneration, OldWorker
 from nbdfork.server.inheritance import STACK_SIGNAL, Inheritance
 from nbdfork.server.pool import SILENCE_SECONDS, PoolSize, Throttle
-from nbdfork.server.scoreboard import Entry, Scoreboard, State
+from nbdfork.server.scoreboard import Scoreboard
 from nbdfork.server.service import Service
+from nbdfork.server.slots import Entry, State
 from nbdfork.server.sockets import Listeners
 from nbdfork.server.watchdog import HangLimits, Watchdog
 
@@ -52,7 +54,9 @@ class Generation:
         changes: int,
         stacks: int,
         private: Callable[[], Iterable[int]],
+        old: OldGeneration | None = None,
     ) -> None:
+        """*old*: these workers of an earlier program, and no others; descriptors are copied."""
         self.number = number
         self._board = board
         self._listeners = listeners
@@ -61,7 +65,10 @@ class Generation:
         self._changes = changes
         self._stacks = stacks
         self._private = private
-        self._leash, self._leash_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        if old is None:
+            self._leash, self._leash_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        else:
+            self._leash, self._leash_end = -1, os.dup(old.leash_end) if old.leash_end >= 0 else -1
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._workers: dict[int, range] = {}  # their slots, by pid
         self._retired: set[int] = set()  # those of them that were told to end
@@ -75,18 +82,27 @@ class Generation:
         self._at_limit = False
         self._throttle = Throttle()
         self._watchdog = Watchdog(board, hang_limits)
+        for one in () if old is None else old.workers:
+            self._workers[one.pid] = range(one.first, one.first + one.slots)
+            if one.line >= 0:
+                self._departures.add(one.pid, one.line)
 
     @staticmethod
     def slots_needed(size: PoolSize, service: Service) -> int:
         """Return how many slots of the scoreboard a generation can fill."""
         return size.max_clients * _slots_per_worker(service)
 
+    def descriptors(self) -> list[int]:
+        """Return those that no worker of a later generation may have."""
+        own = [self._leash_end, self._bell, *map(self._departures.descriptor, self._workers)]
+        return [fd for fd in own if fd >= 0]
+
     @property
     def _is_ending(self) -> bool:
         return self._ended_at < math.inf
 
     @property
-    def workers(self) -> Iterable[int]:
+    def workers(self) -> KeysView[int]:
         """The processes that have not been reaped yet."""
         return self._workers.keys()
 
@@ -99,12 +115,22 @@ class Generation:
 
     # -- as many as there should be -----------------------------------------------------
 
-    def adjust(self) -> None:
-        """Fork or retire workers, so that there are as many as there should be."""
+    def hand_over(self) -> OldGeneration:
+        """Return what another program needs to go on with these workers."""
+        workers = [
+            OldWorker(pid, slots.start, len(slots), self._departures.descriptor(pid))
+            for pid, slots in self._workers.items()
+        ]
+        return OldGeneration(self.number, self._leash_end, workers)
+
+    def adjust(self, others: int = 0) -> None:
+        """Fork or retire workers, so that there are as many as there should be, with *others* of
+        earlier generations.
+        """
         if self._throttle.remaining(time.monotonic()):
             return
-        spares = self._spares()
-        for _ in range(self._size.to_fork(len(spares), len(self._workers))):
+        spares = self.spares()
+        for _ in range(self._size.to_fork(len(spares), len(self._workers) + others)):
             self._fork()
         self._retire(spares[: self._size.to_retire(len(spares))])
         self._watch_limit()
@@ -116,7 +142,7 @@ class Generation:
         pauses = (throttle, self._watchdog.pause(), room, self._departures.pause())
         return min((pause for pause in pauses if pause is not None), default=None)
 
-    def _spares(self) -> list[int]:
+    def spares(self) -> list[int]:
         """Return the workers that wait for clients and have not been told to end."""
         return [
             pid
@@ -219,7 +245,7 @@ class Generation:
             os._exit(status)
 
     def disconnect(self, pid: int) -> str:
-        """Tell a worker to finish with its client and end; return why not, if it cannot be done."""
+        """Tell a worker to finish with its client and end; return why not, if it cannot."""
         if pid not in self._workers or self._board.state(self._workers[pid][0]) in _WAITING:
             return f"there is no client {pid}"
         if self._service.clients_at_once > 1:
@@ -230,7 +256,7 @@ class Generation:
 
     def renew_spares(self) -> None:
         """Replace the workers that wait: they would go on as they were forked."""
-        self._retire(self._spares())
+        self._retire(self.spares())
 
     # -- reaping ------------------------------------------------------------------------
 
@@ -252,7 +278,7 @@ class Generation:
         was_killed_by_us = pid in self._given_up or (self._is_ending and status == -signal.SIGKILL)
         self._given_up.discard(pid)
         if entry.state not in _ORDERLY and not was_killed_by_us:
-            log.warning("%s, %s", who, _how_it_ended(status))
+            log.warning("%s, %s", who, processes.how_it_ended(status))
         if has_served:
             self._throttle.served()
         elif status or entry.state not in _ORDERLY:
@@ -363,7 +389,9 @@ class Generation:
 
     def close(self) -> None:
         """Give back the descriptors."""
-        os.close(self._leash)
+        self.let_go()
+        if self._leash >= 0:
+            os.close(self._leash)
         os.close(self._bell)
         self._departures.close()
 
@@ -371,11 +399,3 @@ class Generation:
 def _slots_per_worker(service: Service) -> int:
     """Return how many slots a worker has: its own, and one for each client of several at once."""
     return 1 + service.clients_at_once if service.clients_at_once > 1 else 1
-
-
-def _how_it_ended(status: int | None) -> str:
-    if status is None:
-        return "is gone, and how it ended is not known"
-    if status < 0:
-        return f"was killed by signal {-status}"
-    return f"exited with status {status} in the middle of its work"

@@ -12,7 +12,8 @@ from setproctitle import setproctitle, setthreadtitle
 from nbdfork.server.budget import Budget
 from nbdfork.server.departures import Line
 from nbdfork.server.linux import SharedMemory
-from nbdfork.server.scoreboard import Scoreboard, Slot
+from nbdfork.server.scoreboard import Scoreboard
+from nbdfork.server.slots import Slot
 
 
 class _Program:

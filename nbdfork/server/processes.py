@@ -95,3 +95,20 @@ def _is_child(pid: int) -> bool:
     except ChildProcessError:
         return False
     return True
+
+
+def how_it_ended(status: int | None) -> str:
+    """Return how a child has ended, for people, by what `reap` has said."""
+    if status is None:
+        return "is gone, and how it ended is not known"
+    if status < 0:
+        return f"was killed by signal {-status}"
+    return f"exited with status {status} in the middle of its work"
+
+
+def children() -> list[int]:
+    """Return the children of this process, those that are to be reaped included."""
+    load()
+    import psutil
+
+    return [child.pid for child in psutil.Process().children()]

@@ -11,7 +11,7 @@ from nbdfork.server.admission import Admission, Door
 from nbdfork.server.departures import Line
 from nbdfork.server.peers import Peer
 from nbdfork.server.sandbox.sandbox import Sandbox
-from nbdfork.server.scoreboard import Slot
+from nbdfork.server.slots import Slot
 from nbdfork.server.stopper import Servable, Stopper
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import os
 import select
 import socket
 import stat
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -51,6 +51,23 @@ class Listeners:
         self._private_directory = private_directory
         self._mode = None if made is None else stat.S_IMODE(os.lstat(made).st_mode)
         self._names = [listener.getsockname() for listener in sockets]
+
+    def hand_over(self) -> dict[str, Any]:
+        """Return what another program in this process needs to have the same (`take_over`)."""
+        return {
+            "sockets": [one.fileno() for one in self.sockets],
+            "made": self._made,
+            "private_directory": self._private_directory,
+        }
+
+    @classmethod
+    def take_over(cls, message: Mapping[str, Any]) -> "Listeners":
+        """Return the sockets that another program has handed over; the descriptors are copied."""
+        sockets = [socket.socket(fileno=os.dup(fd)) for fd in message["sockets"]]
+        made, private = message["made"], message["private_directory"]
+        if made is not None and not os.path.exists(made):
+            made = None  # somebody has removed it
+        return cls(sockets, made, private)
 
     def renew(self) -> None:
         """Listen again where a socket, which all workers share, was shut down by one of them."""

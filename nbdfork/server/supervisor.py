@@ -13,15 +13,19 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-from nbdfork.server.control import Control
+from nbdfork.server import processes
 from nbdfork.server.control import Settings as ControlSettings
 from nbdfork.server.generation import Generation
+from nbdfork.server.generations import Generations
+from nbdfork.server.handover import Handover, OldGeneration, Takeover, reap
 from nbdfork.server.inheritance import FULL, STOP
 from nbdfork.server.notify import Notifier
+from nbdfork.server.orders import Orders
 from nbdfork.server.pool import PoolSize
+from nbdfork.server.reloading import Reload, Reloadable
 from nbdfork.server.scoreboard import Scoreboard
 from nbdfork.server.service import Service
 from nbdfork.server.signals import STOP_SIGNALS, ignore, meaningless
@@ -38,16 +42,14 @@ KILL_SECONDS = 5.0
 SHORTAGE_SECONDS = 60.0
 """That there is no memory left for large requests is told no more often than that."""
 
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
-"""How much may be logged."""
-
 
 class Supervisor:
     """A pool of workers and its life.  From its making on, stop signals are recorded.
 
     *shutdown_limit*: how many seconds workers get, at the end, to finish with their clients.
     *controlled*: by which socket operators are served, if there is one.  *drain_limit*: how many
-    seconds clients may stay when nobody is let in any more; 0: any number.
+    seconds clients may stay when nobody is let in any more; 0: any number.  *reloadable*: how
+    another program takes over, and *takeover* what has been taken over from one before.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Supervisor:
         notifier: Notifier | None = None,
         controlled: ControlSettings | None = None,
         drain_limit: float = 0.0,
+        reloadable: Reloadable | None = None,
+        takeover: Takeover | None = None,
     ) -> None:
         self._notifier = notifier or Notifier()
         self._listeners = listeners
@@ -75,37 +79,46 @@ class Supervisor:
         self._verbs: dict[int, Callable[[], object]] = dict.fromkeys(STOP_SIGNALS, self.stop)
         self._meaningless = frozenset(meaningless())
         self._verbs[signal.SIGCHLD] = self._reap
-        self._changes, self._changes_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._stacks, self._stacks_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        before = None if takeover is None else takeover.message
+        self._takeover = takeover
+        self.has_taken_over = takeover is None
+        self._changes, self._changes_end = _pipe(None if before is None else before.changes)
+        self._stacks, self._stacks_end = _pipe(None if before is None else before.stacks)
         self._signals, self._signals_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.watch(self._changes, self._hear_of_changes)
         self.watch(self._stacks, self._log_stack)
         self.watch(self._signals, self._obey_signals)
-        board = Scoreboard(Generation.slots_needed(size, service))
-        self._generation = Generation(
-            1,
-            board,
-            listeners,
-            size,
-            service,
-            hang_limits,
-            self._changes_end,
-            self._stacks_end,
-            self._private,
-        )
-        self.watch(self._generation.departures, self._generation.hear_of_departures)
+        slots = Generation.slots_needed(size, service)
+        board = Scoreboard(slots)
+        if before is not None:
+            board = Scoreboard.take_over(before.board, slots, before.claimed())
+        self._board = board
+
+        def generation(number: int, old: OldGeneration | None) -> Generation:
+            made = Generation(
+                number,
+                board,
+                listeners,
+                size,
+                service,
+                hang_limits,
+                self._changes_end,
+                self._stacks_end,
+                self._private,
+                old,
+            )
+            self.watch(made.departures, made.hear_of_departures)
+            return made
+
+        self._generations = Generations(generation, before)
+        self._others = set[int]() if before is None else set(before.others)
         self._drain_limit = drain_limit
         self._draining_until = math.inf
-        self._is_draining = False
-        self._orders: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any] | None]] = {
-            "state": self._tell_state,
-            "drain": self._order_drain,
-            "disconnect": self._order_disconnect,
-            "log-level": self._order_log_level,
-        }
-        self._control: Control | None = None
-        if controlled is not None:
-            self._control = Control(controlled, board, self._carry_out)
+        self.is_draining = False
+        self._orders = Orders(self, self._generations, board, controlled)
+        self._reload = Reload(
+            self, reloadable, self._generations, self._orders, self._notifier, self._others
+        )
         self._record_signals()
 
     def run(self, on_ready: Callable[[], None], captive: "Captive | None" = None) -> None:
@@ -120,19 +133,20 @@ class Supervisor:
         try:
             self._start()
             on_ready()
+            self._finish_takeover()
             self._notifier.tell_ready()
             while not self._stop_requests and not self._has_drained():
-                if not self._is_draining:
-                    self._generation.adjust()
-                self._generation.watch_for_hangs()
+                if not self.is_draining:
+                    self._generations.adjust()
+                self._generations.watch_for_hangs()
+                self._limit_old()
                 self._notifier.set_status(self._describe())
-                pause = self._generation.pause()
-                if self._is_draining and self._drain_limit:
-                    left = max(0.0, self._draining_until - time.monotonic())
-                    pause = left if pause is None else min(pause, left)
-                self._wait(pause)
+                self._wait(self._pause())
         finally:
-            self._drain()
+            if self._takeover is None or self._takeover.is_over:
+                self._drain()
+            else:
+                self._give_up_takeover()
 
     # -- the tables ---------------------------------------------------------------------
 
@@ -161,8 +175,12 @@ class Supervisor:
 
     def _private(self) -> Iterable[int]:
         """Return the descriptors that are not for workers."""
-        closed_there = self._generation.departures  # by an object that knows of it
-        return (*(self._handlers.keys() - {closed_there}), self._signals_end)
+        closed_there = self._generations.current.departures  # by an object that knows of it
+        taken_over: list[int] = []
+        if self._takeover is not None and not self._takeover.is_over:
+            taken_over = self._takeover.message.descriptors()
+        own = self._handlers.keys() - {closed_there}
+        return (*own, self._signals_end, *self._generations.private(), *taken_over)
 
     # -- waiting ------------------------------------------------------------------------
 
@@ -228,114 +246,149 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Take note of the children that have ended; stop with the captive command."""
-        self._generation.reap()
+        self._generations.reap(lambda old: self.unwatch(old.departures))
+        reap(self._others)
         if self._captive is not None and self._captive.has_ended() and not self._stop_requests:
             self.stop()
 
     def drain(self) -> None:
         """Let nobody in any more; end when all clients have left, or after the drain limit."""
-        if not self._is_draining:
+        if not self.is_draining:
             log.warning("draining: nobody is let in any more, and the server ends with its clients")
-            self._is_draining = True
+            self.is_draining = True
             self._draining_until = time.monotonic() + self._drain_limit
+            self._reload.stop()
             self._listeners.close()
-            self._generation.let_go()
+            self._generations.current.let_go()
 
     def _has_drained(self) -> bool:
-        if not self._is_draining:
+        if not self.is_draining:
             return False
         is_over = self._drain_limit and time.monotonic() >= self._draining_until
-        return bool(is_over) or not self._generation.workers
+        return bool(is_over) or not self._generations.workers
+
+    def _pause(self) -> float | None:
+        """Return after how many seconds there is something to do even if nothing happens."""
+        pauses = [self._generations.pause()]
+        if self._drain_limit and (self.is_draining or self._generations.old):
+            pauses.append(max(0.0, self._draining_until - time.monotonic()))
+        return min((pause for pause in pauses if pause is not None), default=None)
+
+    def _limit_old(self) -> None:
+        """Tell clients of earlier programs to end, when the drain limit is over."""
+        old = self._generations.old
+        if old and self._drain_limit and time.monotonic() >= self._draining_until:
+            self._generations.stop(old)
+            self._draining_until = math.inf
 
     def _describe(self) -> str:
-        clients = self._generation.clients()
+        clients = self._generations.clients()
         text = f"Serving {clients} client{'' if clients == 1 else 's'}"
-        return f"{text}, and lets nobody in any more" if self._is_draining else text
+        return f"{text}, and lets nobody in any more" if self.is_draining else text
 
-    # -- orders from the control socket -------------------------------------------------
+    # -- another program ----------------------------------------------------------------
 
-    def _start_control(self) -> None:
-        if self._control is not None:
-            self.watch(self._control.start(), self._hear_of_control)
+    def reload(self) -> str:
+        """Let another program take over, if it can; return why it cannot, as far as that is known
+        now.
+        """
+        return self._reload.begin()
 
-    def _hear_of_control(self) -> None:
-        assert self._control is not None
-        fd = self._control.fileno()
-        if not self._control.hear():
-            self.unwatch(fd)
-            self._control.reap()
-            if not self._stop_requests:
-                log.error("the process of the control socket has ended: another one is started")
-                self._start_control()
+    def own_descriptors(self) -> list[int]:
+        """Return what is of no use to a process that only waits for workers to end."""
+        current = self._generations.current
+        found = [self._board.fd, *(one.fileno() for one in self._listeners.sockets)]
+        found += [*self._private(), *current.descriptors(), current.departures]
+        return found if self._orders.listening < 0 else [*found, self._orders.listening]
 
-    def _carry_out(self, order: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        verb = self._orders.get(str(order.get("verb")))
-        return {"error": "there is no such order"} if verb is None else verb(order)
+    def hand_over(self) -> Handover:
+        """Return what another program needs to go on, but for what `Reloadable` has."""
+        workers = set(self._generations.workers)
+        return Handover(
+            generation=self._generations.current.number,
+            board=self._board.fd,
+            slots=self._board.slots,
+            listeners=self._listeners.hand_over(),
+            generations=self._generations.hand_over(),
+            changes=[self._changes, self._changes_end],
+            stacks=[self._stacks, self._stacks_end],
+            others=[pid for pid in processes.children() if pid not in workers],
+            shared=[],
+            demands={},
+            facts={},
+            notify={},
+            control=self._orders.listening,
+        )
 
-    def _tell_state(self, order: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"generation": self._generation.number, "draining": self._is_draining}
+    def _finish_takeover(self) -> None:
+        """The workers of this program are ready: those of earlier ones end with their clients."""
+        if self._takeover is None:
+            return
+        self._generations.let_old_go()
+        self._draining_until = time.monotonic() + self._drain_limit
+        self._takeover.finish()
+        while self._generations.old_waits() and not self._stop_requests:
+            self._wait(None)  # a client that comes now may still get one of the old workers
+        self.has_taken_over = True
+        log.warning("reloaded: this is generation %d", self._generations.current.number)
 
-    def _order_drain(self, order: Mapping[str, Any]) -> Mapping[str, Any]:
-        self.drain()
-        return {"clients": self._generation.clients()}
-
-    def _order_disconnect(self, order: Mapping[str, Any]) -> Mapping[str, Any]:
-        identity = str(order.get("id"))
-        if not identity.isdecimal():
-            return {"error": f"there is no client {identity}"}
-        error = self._generation.disconnect(int(identity))
-        return {"error": error} if error else {}
-
-    def _order_log_level(self, order: Mapping[str, Any]) -> Mapping[str, Any]:
-        level = LEVELS.get(str(order.get("level")))
-        if level is None:
-            return {"error": f"a level is one of: {', '.join(LEVELS)}"}
-        logging.getLogger().setLevel(level)
-        self._generation.renew_spares()
-        return {}
+    def _give_up_takeover(self) -> None:
+        """Without having taken over: end what is of it, and leave the rest as it is."""
+        self._generations.current.stop()
+        self._generations.current.kill(KILL_SECONDS)
+        self._orders.stop()
+        signal.set_wakeup_fd(-1)
 
     # -- the start and the end ----------------------------------------------------------
 
     def _start(self) -> None:
         """Fork the first workers and wait until they are ready for clients."""
         self._service.sandbox.hide_others()  # not earlier: the captive command may mount something
-        self._start_control()
-        self._generation.adjust()
-        while not self._generation.has_started() and not self._stop_requests:
+        self._orders.start()
+        self._generations.adjust()
+        while not self._generations.current.has_started() and not self._stop_requests:
             self._wait(None)
 
     def _drain(self) -> None:
         """Let the workers finish with their clients, then kill those that did not."""
+        self._reload.stop()
         self._notifier.tell_stopping()
         self._listeners.close()
-        self._generation.stop()
+        self._generations.stop()
         if self._captive is not None:
             self._captive.tell_to_end()
         deadline = time.monotonic() + self._shutdown_limit
         impatient = max(self._stop_requests, 1) + 1
-        while self._generation.workers and self._stop_requests < impatient:
+        while self._generations.workers and self._stop_requests < impatient:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 break
-            self._generation.watch_for_hangs()
-            pause = self._generation.pause()
+            self._generations.watch_for_hangs()
+            pause = self._generations.pause()
             self._wait(remaining if pause is None else min(remaining, pause))
-        self._generation.kill(KILL_SECONDS)
+        self._generations.kill(KILL_SECONDS)
         self._close()
 
     def _close(self) -> None:
         signal.set_wakeup_fd(-1)
         for signum in STOP_SIGNALS:  # the interpreter, ending, would restore all but ignored ones
             signal.signal(signum, signal.SIG_IGN)
-        self._generation.close()
-        if self._control is not None:
-            self._control.close()
+        self._generations.close()
+        self._orders.close()
         for fd in (
             *(self._changes, self._changes_end),
             *(self._stacks, self._stacks_end),
             *(self._signals, self._signals_end),
         ):
             os.close(fd)
+
+
+def _pipe(before: list[int] | None) -> tuple[int, int]:
+    """Return both ends of a pipe that does not block: a new one, or a copy of that of *before*."""
+    if before is None:
+        return os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    reading, writing = map(os.dup, before)
+    return reading, writing
 
 
 def _empty(pipe: int) -> bytes:

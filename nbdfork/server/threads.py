@@ -13,8 +13,8 @@ from nbdfork.server.admission import Door
 from nbdfork.server.departures import GRACE_SECONDS, Departures, Sign
 from nbdfork.server.entrance import Entrance
 from nbdfork.server.inheritance import Inheritance
-from nbdfork.server.scoreboard import Slot, State
 from nbdfork.server.service import Service, admit, serve
+from nbdfork.server.slots import Slot, State
 from nbdfork.server.stopper import Stopper
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from nbdfork.server.admission import Door
 from nbdfork.server.entrance import Entrance
 from nbdfork.server.errors import CannotAccept, StartupError
 from nbdfork.server.inheritance import STACK_SIGNAL, Inheritance
-from nbdfork.server.scoreboard import State
 from nbdfork.server.service import Service, admit, serve
+from nbdfork.server.slots import State
 from nbdfork.server.stopper import Stopper
 from nbdfork.server.threads import Threads
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from nbdfork.plugin import ConfigError, parse
+from nbdfork.plugin import ConfigError, SharedBuffer, parse
 
 log = logging.getLogger(__name__)
 
@@ -26,24 +26,19 @@ class Allocator(NamedTuple):
     locked: bool = False
     packed: bool = False
 
-    def make(self, name: str, size: int, keep: Callable[[mmap.mmap], None]) -> int:
-        """Return a descriptor of *size* bytes of memory called *name*.
+    def make(self, size: int, keep: Callable[[mmap.mmap], None]) -> SharedBuffer:
+        """Return *size* bytes of memory, those that there were before a reload.
 
         *keep* is given what must live as long as the memory is to be locked.  Raises OSError.
         """
-        fd = os.memfd_create(name, os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(fd, size)
-            if self.packed:
-                log.warning("allocator=zstd: this memory is not compressed, but as sparse as ever")
-            if self.whole and size:
-                os.posix_fallocate(fd, 0, size)
-            if self.locked and size:
-                keep(_locked(fd, size))
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
+        memory = SharedBuffer(size, name="disk", mapped=False)
+        if self.packed:
+            log.warning("allocator=zstd: this memory is not compressed, but as sparse as ever")
+        if self.whole and size and memory.is_new:
+            os.posix_fallocate(memory.fd, 0, size)
+        if self.locked and size:
+            keep(_locked(memory.fd, size))
+        return memory
 
 
 def _locked(fd: int, size: int) -> mmap.mmap:
@@ -75,9 +70,9 @@ def allocator(text: str) -> Allocator:
     return Allocator(kind == "malloc", locked, kind == "zstd")
 
 
-def made(plugin: str, how: Allocator, size: int, keep: Callable[[mmap.mmap], None]) -> int:
+def made(plugin: str, how: Allocator, size: int, keep: Callable[[mmap.mmap], None]) -> SharedBuffer:
     """See `Allocator.make`.  Raises `ConfigError`."""
     try:
-        return how.make(f"nbdfork-{plugin}", size, keep)
+        return how.make(size, keep)
     except OSError as error:
         raise ConfigError(f"{plugin}: size={size}: {error.strerror}") from error

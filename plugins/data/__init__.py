@@ -97,7 +97,9 @@ class Data(Plugin):
     def get_ready(self) -> None:
         size = self._disk_size()
         self._kept: list[mmap.mmap] = []
-        self._memfd = made("data", self.allocator, size, self._kept.append)
+        self._disk = made("data", self.allocator, size, self._kept.append)
+        if not self._disk.is_new:  # clients may have written to it
+            return
         disk = self.open("", False)
         for offset, count, content in self._content.pieces(0, min(size, self._content.size)):
             if content is not None:
@@ -107,4 +109,4 @@ class Data(Plugin):
         disk.close()
 
     def open(self, export_name: str, read_only: bool) -> Export:
-        return DescriptorExport(os.dup(self._memfd), writable=not read_only)
+        return DescriptorExport(os.dup(self._disk.fd), writable=not read_only)

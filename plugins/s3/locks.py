@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from nbdfork.plugin import SharedBuffer
+
 _FLOCK = struct.Struct("@hhqqi")  # l_type l_whence l_start l_len l_pid, of struct flock
 _PADDING = bytes(-_FLOCK.size % 8)
 
@@ -19,7 +21,7 @@ class RangeLocks:
     """Locks that are made before workers are forked.  A thread must hold only one at a time."""
 
     def __init__(self) -> None:
-        self._fd = os.memfd_create("nbdfork-locks", os.MFD_CLOEXEC)
+        self._fd = SharedBuffer(0, name="ranges").fd
 
     @contextmanager
     def held(self, first: int, count: int = 1) -> Iterator[None]:

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -90,8 +91,9 @@ class ShellPlugin(Plugin, ABC):
 
     def get_ready(self) -> None:
         self._script.call("get_ready")
-        self._forks = SharedCounter()
-        self._first_fork = SharedLock()
+        anew = f"of {time.monotonic_ns()}"  # another program has another script
+        self._forks = SharedCounter(name=anew)
+        self._first_fork = SharedLock(name=anew)
 
     # -- serving ------------------------------------------------------------------------
 

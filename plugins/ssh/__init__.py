@@ -141,8 +141,8 @@ class Ssh(Plugin):
             raise ConfigError(f"ssh: ssh(1) refuses these parameters, or its configuration: {said}")
         words = [ssh, *options, *self._verbosity(), "-s", "--", self.host, "sftp"]
         self._recipe = Recipe(words, self._password, self.host)
-        self._creating = SharedLock()
-        self._created = SharedCounter()
+        self._creating = SharedLock(name="creating")
+        self._created = SharedCounter(name="created")
 
     def _options(self) -> list[str]:
         """Return options for ssh; they take precedence over its configuration."""

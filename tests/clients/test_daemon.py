@@ -171,7 +171,7 @@ def test_a_private_socket_goes_with_the_server_whoever_it_became(shared: Path) -
     assert not Path(where).parent.exists()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
 def test_signals_end_it_cleanly(shared: Path, signum: signal.Signals) -> None:
     with background("-P", "pid", "-U", "sock", "memory", "1M", cwd=shared) as supervisor:
         stop(supervisor, signum)

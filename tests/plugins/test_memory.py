@@ -40,7 +40,7 @@ def test_memory_is_given_back() -> None:
     made = plugin("memory", "64M")
     export = made.open("", False)
     export.pwrite(memoryview(bytes(64 << 20)), 0, 0)
-    descriptor = made.__dict__["_memfd"]
+    descriptor = made.__dict__["_disk"].fd
     assert os.fstat(descriptor).st_blocks * 512 == 64 << 20
     export.trim(64 << 20, 0, 0)
     assert os.fstat(descriptor).st_blocks == 0

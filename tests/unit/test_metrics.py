@@ -7,7 +7,8 @@ need_modules("prometheus_client")
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 
 from nbdfork import metrics, status  # noqa: E402
-from nbdfork.server.scoreboard import Scoreboard, Slot, State  # noqa: E402
+from nbdfork.server.scoreboard import Scoreboard  # noqa: E402
+from nbdfork.server.slots import Slot, State  # noqa: E402
 
 FACTS = {"version": "1", "started": 17.0, "max_clients": 256, "one_process": False}
 

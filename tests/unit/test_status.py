@@ -4,7 +4,8 @@ import json
 import os
 
 from nbdfork import status
-from nbdfork.server.scoreboard import LATENCY_BOUNDS, Scoreboard, Slot, State
+from nbdfork.server.scoreboard import Scoreboard
+from nbdfork.server.slots import LATENCY_BOUNDS, Slot, State
 
 FACTS = {"program": "nbdfork", "one_process": False}
 STATE = {"generation": 1, "draining": False}

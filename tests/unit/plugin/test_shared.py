@@ -2,12 +2,13 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from nbdfork.plugin import ScratchFile, SharedBuffer, SharedCounter, SharedLock
+from nbdfork.backend import kept
+from nbdfork.plugin import ConfigError, ScratchFile, SharedBuffer, SharedCounter, SharedLock
 
 
 def in_child(function: Callable[[], object]) -> int:
@@ -85,3 +86,53 @@ def test_a_temporary_file_that_cannot_be_made(
     monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
     with pytest.raises(FileNotFoundError, match=r"no temporary file can be made: No such.*TMPDIR"):
         ScratchFile()
+
+
+@pytest.fixture
+def _fresh() -> Iterator[None]:
+    """No state of another program, before and after."""
+    yield
+    kept.inherit([])
+    kept.end()
+
+
+def made_by(configuration: str, size: int = 8) -> SharedBuffer:
+    kept.begin("disk/0", "some", configuration)
+    return SharedBuffer(size, name="state")
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_what_has_a_name_goes_on_in_another_program() -> None:
+    old = made_by("one")
+    old[0:1] = b"x"
+    counter = SharedCounter(5, name="counter")
+    kept.inherit(kept.made())
+    new = made_by("one")
+    assert (new[0:1], new.is_new, old.is_new) == (b"x", False, True)
+    counter.add()
+    assert SharedCounter(5, name="counter").value == 6
+    assert SharedBuffer(8, name="other").is_new
+    assert SharedBuffer(8).is_new
+    kept.begin("another/0", "some", "one")
+    assert SharedBuffer(8, name="state").is_new
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_state_is_of_one_configuration() -> None:
+    made_by("one")
+    SharedBuffer(8, name="any", bound=False)
+    SharedLock(name="lock")
+    kept.inherit(kept.made())
+    for configuration, size in (("two", 8), ("one", 9)):
+        with pytest.raises(ConfigError, match="some: its state in memory, 'state', is that of"):
+            made_by(configuration, size)
+    assert not SharedBuffer(8, name="any", bound=False).is_new
+    SharedLock(name="lock")  # there is nothing in it
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_state_without_a_name_cannot_go_on() -> None:
+    kept.begin("disk/0", "some", "")
+    SharedBuffer(8)
+    with pytest.raises(ConfigError, match="it has shared state without a name"):
+        kept.demand_names()

@@ -4,7 +4,8 @@ import pytest
 
 from nbdfork.server.admission import Admission, Door, Rule, Rules
 from nbdfork.server.peers import Peer
-from nbdfork.server.scoreboard import Scoreboard, Slot
+from nbdfork.server.scoreboard import Scoreboard
+from nbdfork.server.slots import Slot
 
 V4 = Peer("10.1.2.3:5", 1, ip="10.1.2.3")
 MAPPED = Peer("[::ffff:10.1.2.3]:5", 1, ip="::ffff:10.1.2.3")

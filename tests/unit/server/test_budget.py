@@ -7,7 +7,8 @@ import pytest
 
 from nbdfork.server import budget
 from nbdfork.server.budget import Budget
-from nbdfork.server.scoreboard import Scoreboard, Slot, State
+from nbdfork.server.scoreboard import Scoreboard
+from nbdfork.server.slots import Slot, State
 
 MIB = 1 << 20
 

@@ -8,7 +8,8 @@ from multiprocessing import get_context
 
 import pytest
 
-from nbdfork.server.scoreboard import LATENCY_BOUNDS, Counters, Scoreboard, Slot, State
+from nbdfork.server.scoreboard import Scoreboard
+from nbdfork.server.slots import LATENCY_BOUNDS, Counters, Slot, State
 
 
 def owned(board: Scoreboard, index: int) -> Slot:

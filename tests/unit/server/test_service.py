@@ -9,8 +9,9 @@ import pytest
 
 from nbdfork.server.admission import EVERYBODY, Admission, Door, Rule, Rules
 from nbdfork.server.peers import Peer
-from nbdfork.server.scoreboard import Scoreboard, Slot, State
+from nbdfork.server.scoreboard import Scoreboard
 from nbdfork.server.service import OnExport, Service, admit, serve
+from nbdfork.server.slots import Slot, State
 from nbdfork.server.stopper import Servable, Stopper
 from tests.support.worker import NO_SANDBOX
 

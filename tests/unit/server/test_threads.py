@@ -10,8 +10,8 @@ import pytest
 
 from nbdfork.server.admission import EVERYBODY, Admission
 from nbdfork.server.peers import Peer
-from nbdfork.server.scoreboard import Slot, State
 from nbdfork.server.service import OnExport, Service
+from nbdfork.server.slots import Slot, State
 from nbdfork.server.stopper import Servable
 from nbdfork.server.threads import Threads
 from tests.support.harness import SECONDS, eventually

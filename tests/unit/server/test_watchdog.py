@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from nbdfork.server.scoreboard import Scoreboard, Slot
+from nbdfork.server.scoreboard import Scoreboard
+from nbdfork.server.slots import Slot
 from nbdfork.server.watchdog import Hang, HangLimits, Watchdog
 
 NOW = 10**15  # of the monotonic clock, in nanoseconds
