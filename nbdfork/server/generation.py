@@ -1,8 +1,7 @@
 """A generation: the workers that serve one and the same program, and what belongs to them.
 
 It forks and retires them, so that there are as many as there should be, and knows which of them
-it has told to end.  A supervisor has one generation; two while a new program takes over from an
-old one.  The one fork() of the pool stands here.
+it has told to end.  The one fork() of the pool stands here.
 """
 
 import logging
@@ -94,8 +93,8 @@ class Generation:
 
     def descriptors(self) -> list[int]:
         """Return those that no worker of a later generation may have."""
-        own = [self._leash_end, self._bell, *map(self._departures.descriptor, self._workers)]
-        return [fd for fd in own if fd >= 0]
+        lines = map(self._departures.descriptor, self._workers)
+        return [fd for fd in (self._leash_end, self._bell, *lines) if fd >= 0]
 
     @property
     def _is_ending(self) -> bool:

@@ -54,20 +54,15 @@ class Listeners:
 
     def hand_over(self) -> dict[str, Any]:
         """Return what another program in this process needs to have the same (`take_over`)."""
-        return {
-            "sockets": [one.fileno() for one in self.sockets],
-            "made": self._made,
-            "private_directory": self._private_directory,
-        }
+        fds = [one.fileno() for one in self.sockets]
+        return {"sockets": fds, "made": self._made, "private": self._private_directory}
 
     @classmethod
     def take_over(cls, message: Mapping[str, Any]) -> "Listeners":
-        """Return the sockets that another program has handed over; the descriptors are copied."""
+        """Return what another program has handed over; the descriptors are copied."""
         sockets = [socket.socket(fileno=os.dup(fd)) for fd in message["sockets"]]
-        made, private = message["made"], message["private_directory"]
-        if made is not None and not os.path.exists(made):
-            made = None  # somebody has removed it
-        return cls(sockets, made, private)
+        made = message["made"] if os.path.exists(message["made"] or "") else None
+        return cls(sockets, made, message["private"])
 
     def renew(self) -> None:
         """Listen again where a socket, which all workers share, was shut down by one of them."""

@@ -32,7 +32,7 @@ ALLOWED = {
 ORDER = {
     "server": [
         ["departures", "errors", "files", "linux", "notify", "peers"],
-        ["pool", "processes", "signals", "stopper"],
+        ["pool", "processes", "signals", "slots", "stopper"],
         ["sandbox", "scoreboard", "sockets"],
         ["budget"],
         ["privileges", "daemon", "captive", "inheritance", "parent", "admission", "handover"],

@@ -151,7 +151,7 @@ def test_who_has_left_is_seen_until_it_is_not_served(
 def test_without_descriptors_there_is_no_line(
     departures: Departures[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail() -> None:
+    def fail(fd: int) -> None:
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(module, "Line", fail)
