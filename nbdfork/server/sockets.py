@@ -1,8 +1,7 @@
 """Listening sockets: TCP, Unix domain, and those a service manager hands over.
 
-Binding comes first in the server's life, while it may still be root and the user can still be
-told.  All listening sockets are non-blocking: several workers wait for the same one, and who
-comes second must go on waiting.
+They are bound first of all, while the server may be root and the user can still be told.  They do
+not block: several workers wait for the same one, and who comes second must go on waiting.
 """
 
 import errno
@@ -53,16 +52,16 @@ class Listeners:
         self._names = [listener.getsockname() for listener in sockets]
 
     def hand_over(self) -> dict[str, Any]:
-        """Return what another program in this process needs to have the same (`take_over`)."""
+        """Return what another program in this process needs to have the same."""
         fds = [one.fileno() for one in self.sockets]
         return {"sockets": fds, "made": self._made, "private": self._private_directory}
 
     @classmethod
     def take_over(cls, message: Mapping[str, Any]) -> "Listeners":
         """Return what another program has handed over; the descriptors are copied."""
-        sockets = [socket.socket(fileno=os.dup(fd)) for fd in message["sockets"]]
-        made = message["made"] if os.path.exists(message["made"] or "") else None
-        return cls(sockets, made, message["private"])
+        copies = [socket.socket(fileno=os.dup(fd)) for fd in message["sockets"]]
+        made = message["made"]
+        return cls(copies, made if os.path.exists(made or "") else None, message["private"])
 
     def renew(self) -> None:
         """Listen again where a socket, which all workers share, was shut down by one of them."""
@@ -160,9 +159,7 @@ class _PortTaken(Exception):
     """The free port found for one family is taken in the other."""
 
 
-def _bind_all(
-    addresses: Iterable[tuple[int, _Address]],
-) -> list[socket.socket]:
+def _bind_all(addresses: Iterable[tuple[int, _Address]]) -> list[socket.socket]:
     bound: list[socket.socket] = []
     failures = []
     for family, address in addresses:
