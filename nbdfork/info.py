@@ -11,6 +11,7 @@ import nbdfork
 from nbdfork import layers, speedups
 from nbdfork.backend import load
 from nbdfork.backend.arguments import help_rows
+from nbdfork.backend.handle import Handle
 from nbdfork.backend.load import Found, Kind
 from nbdfork.cli import UsageError
 from nbdfork.manners import Manners
@@ -54,6 +55,8 @@ def show(options: Options) -> None:
         made = layers.make(found)
         if options.arguments:  # without any, those that it needs are missing
             layers.configure(made, options)
+        else:
+            made[-1].plugin.server = Handle(single=options.single, name=options.name)
         _print_pairs(load.dump(found[-1], made[-1].plugin, found[:-1]))
 
 

@@ -9,6 +9,7 @@ from nbdfork.filters import not_fast, zero_or_write
 from nbdfork.plugin import (
     FAST_ZERO,
     MAY_TRIM,
+    ConfigError,
     Export,
     Filter,
     FilterExport,
@@ -18,38 +19,45 @@ from nbdfork.plugin import (
     parse,
 )
 
+_MODES = "none|emulate|notrim|plugin"
+_FAST_MODES = "none|slow|ignore|default"
+_MODE = parse.choice(*_MODES.split("|"))
+_FAST = parse.choice(*_FAST_MODES.split("|"))
+
 
 class NoZero(Filter):
     """change how zeroes are made"""
 
-    zeromode = Parameter(
-        parse.choice("none", "emulate", "notrim", "plugin"),
-        default="none",
-        metavar="none|emulate|notrim|plugin",
-        help="whether the disk's own way is used",
-    )
+    zeromode = Parameter(_MODE, metavar=_MODES, help="whether the disk's own way is used")
+    zero_mode = Parameter(_MODE, metavar=_MODES, help="the same")
     fastzeromode = Parameter(
-        parse.choice("none", "slow", "ignore", "default"),
-        default="default",
-        metavar="none|slow|ignore|default",
-        help="what becomes of requests for fast zeroing",
+        _FAST, metavar=_FAST_MODES, help="what becomes of requests for fast zeroing"
     )
+    fast_zero_mode = Parameter(_FAST, metavar=_FAST_MODES, help="the same")
 
     def needs(self) -> Needs:
         return Needs()
 
+    def config_complete(self) -> None:
+        for one, other in (("zeromode", "zero_mode"), ("fastzeromode", "fast_zero_mode")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                names = f"{one}= and {other.replace('_', '-')}="
+                raise ConfigError(f"nozero: {names} are the same: give one of them")
+        self._mode = self.zeromode or self.zero_mode or "none"
+        self._fast = self.fastzeromode or self.fast_zero_mode or "default"
+
     def wrap(self, next: Export, export_name: str, read_only: bool) -> Export:
-        if self.zeromode in ("none", "emulate"):
+        if self._mode in ("none", "emulate"):
             # A disk that cannot zero by itself is no exception: the server writes the zeroes.
-            offer = self.zeromode == "emulate"
-            return WrittenZeroes(next, offer, offer and self.fastzeromode != "none")
+            offer = self._mode == "emulate"
+            return WrittenZeroes(next, offer, offer and self._fast != "none")
         if next.can_write() and not read_only and not next.can_zero():
             raise OSError(
                 errno.EOPNOTSUPP,
-                f"zeromode={self.zeromode}: the disk has no way of its own to make zeroes;"
+                f"zeromode={self._mode}: the disk has no way of its own to make zeroes;"
                 " use zeromode=emulate",
             )
-        return ChangedZeroes(next, self.fastzeromode, may_trim=self.zeromode == "plugin")
+        return ChangedZeroes(next, self._fast, may_trim=self._mode == "plugin")
 
 
 class WrittenZeroes(FilterExport):

@@ -115,7 +115,7 @@ nbdkit_parse_size (const char *text)
   static const char what[] = "size";
   char *end;
   errno = 0;
-  intmax_t number = strtoimax (text, &end, 10);
+  intmax_t number = strtoimax (text, &end, 0); /* as in nbdkit 1.48: 0x10 is 16, 010 is 8 */
   if (errno == ERANGE)
     return wrong (what, text, "too large: the limit is 2^63-1 bytes");
   if (end == text)

@@ -23,11 +23,10 @@ nbdkit_stdio_safe (void)
   return !is_server_single () && server_ending () == -1;
 }
 
-/* Instances of the server have no names. */
 API const char *
 nbdkit_name (void)
 {
-  return NULL;
+  return server_name ();
 }
 
 /* -- sleep ------------------------------------------------------------------------------- */

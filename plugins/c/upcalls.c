@@ -253,6 +253,26 @@ is_server_single (void)
   return server_number ("single", 1) != 0;
 }
 
+/* The first answer is kept: there is one server, and its name does not change. */
+PRIVATE const char *
+server_name (void)
+{
+  static char *name;
+  PyGILState_STATE state;
+  if (!enter_python (&state))
+    return name;
+  PyObject *found = name == NULL && server ? PyObject_GetAttrString (server, "name") : NULL;
+  PyObject *bytes = NULL;
+  if (found != NULL && found != Py_None && PyUnicode_FSConverter (found, &bytes))
+    name = strdup (PyBytes_AsString (bytes));
+  if (PyErr_Occurred ())
+    PyErr_WriteUnraisable (found);
+  Py_XDECREF (bytes);
+  Py_XDECREF (found);
+  leave_python (state);
+  return name;
+}
+
 PRIVATE int
 server_ending (void)
 {

@@ -45,6 +45,7 @@ PRIVATE int set_server (PyObject *server);
 
 PRIVATE void stop_server (void);
 PRIVATE bool is_server_single (void); /* also true while it is not known */
+PRIVATE const char *server_name (void); /* for as long as the process lives; or NULL */
 PRIVATE int server_ending (void);     /* readable once this process ends; -1: it does not serve yet */
 
 /* About the client that this thread serves: */

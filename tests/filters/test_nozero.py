@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from nbdfork.plugin import ConfigError
 from tests.support.beside import FAST, outcomes
-from tests.support.disks import SIZE, Disk, ReadOnlyDisk, ZeroingDisk, gate
+from tests.support.disks import SIZE, Disk, ReadOnlyDisk, ZeroingDisk, chain, gate
 from tests.support.harness import need
 from tests.support.noise import noise
 
@@ -70,3 +71,12 @@ def test_nozero_as_nbdkit_does_it(arguments: list[str]) -> None:
         del script[3:5]  # a server that offers no zeroing has nothing to answer
     command = ["--filter=nozero", "memory", "1M", *arguments]
     assert outcomes("nbdfork", command, script) == outcomes("nbdkit", command, script)
+
+
+def test_both_spellings_of_a_mode() -> None:
+    disk = ZeroingDisk(noise(SIZE))
+    for words in (["zeromode=emulate"], ["zero-mode=emulate", "fast-zero-mode=slow"]):
+        assert gate(disk, "nozero", *words).can_zero
+    assert not gate(disk, "nozero").can_zero
+    with pytest.raises(ConfigError, match="zeromode= and zero-mode= are the same"):
+        chain(disk, "nozero", "zeromode=none", "zero-mode=none")

@@ -27,7 +27,8 @@ def test_the_parsers_say_what_nbdkits_say(build: Build, tmp_path: Path) -> None:
     parsed = re.compile(r"\w+\[|absolute=|real=|intern=|stdio=")
     shown = [line for line in theirs if parsed.match(line)]
     assert len(shown) > 400
-    assert [line for line in ours if parsed.match(line)] == shown
+    newer = {"size[0x10]=-1": "size[0x10]=16", "size[010]=10": "size[010]=8"}  # as in 1.48
+    assert [line for line in ours if parsed.match(line)] == [newer.get(x, x) for x in shown]
 
 
 @pytest.mark.parametrize("processes", ["yes", "no"])
@@ -79,6 +80,8 @@ def test_what_came_to_nbdkit_late(build: Build) -> None:
     pairs = [line.split("=", 1) for line in text.splitlines()]
     found = dict(pairs)
     assert found["server_name"] == "none"
+    named = output(*NBDFORK, "--name", "caf\u00e9", "--dump-plugin", build("newer"))
+    assert "server_name=caf\u00e9\n" in named
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}", found["timestamp"])
     assert before <= datetime.fromisoformat(f"{found['timestamp']}+00:00") <= datetime.now(UTC)
     assert [value for key, value in pairs if key == "extent"] == ["100,100,3", "200,800,0"]
