@@ -161,6 +161,43 @@ def test_no_more_than_half_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> N
     assert whole(disk, MIB)[3:5] == [pieces(4), None]
 
 
+def test_what_is_overwritten_while_it_is_read_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = Decoded(4 * PIECE)
+    disk = share(decoded, 9 * PIECE)
+    disk.keep(pieces(1, 2), 0)
+    os_pread = os.pread
+
+    def overwrite(fd: int, count: int, offset: int) -> bytes:
+        if fd == decoded._file.fd:  # the entry has been looked at
+            monkeypatch.undo()
+            disk.keep(pieces(3, 4, 5), 2 * PIECE)
+        return os_pread(fd, count, offset)
+
+    monkeypatch.setattr(os, "pread", overwrite)
+    assert disk.read(PIECE, 0) is None
+    assert disk.read(PIECE, PIECE) == pieces(2)
+
+
+def test_one_worker_writes_at_a_time_and_readers_know_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded = Decoded(4 * PIECE)
+    disk = share(decoded, 9 * PIECE)
+    disk.keep(pieces(1, 2, 3), 0)
+    seen = []
+    os_pwrite = os.pwrite
+
+    def look(fd: int, data: memoryview, offset: int) -> int:
+        if fd == decoded._file.fd:
+            seen.append((decoded._keeping._threads.locked(), whole(disk, 3 * PIECE)))
+        return os_pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", look)
+    disk.keep(pieces(4, 5), 3 * PIECE)
+    assert seen == [(True, [None, pieces(2), pieces(3)])]
+    assert not decoded._keeping._threads.locked()
+
+
 def test_workers_that_write_and_read_at_once_see_no_other_bytes() -> None:
     """The room is so small that each overwrites what the others are reading."""
     decoded = Decoded(5 * PIECE)
