@@ -22,7 +22,7 @@ from nbdfork.protocol.channel import (
     SPIN_SIZE,
     Channel,
 )
-from nbdfork.protocol.errors import Disconnected
+from nbdfork.protocol.errors import CutShort, Disconnected
 from nbdfork.protocol.meter import Meter
 from nbdfork.protocol.replies import ExtendedReplies, SimpleReplies, StructuredReplies
 from nbdfork.protocol.splicing import MOST, Pipe, Unmoved
@@ -46,6 +46,8 @@ class RunChannel(Channel):
     """A channel with runs of plain requests, once they have been started."""
 
     _exchange: "speedups.Exchange | None" = None
+    waited = 0
+    """Nanoseconds of the last run in which there were no requests."""
     _failure = 0  # the errno of a receive that has failed
     _wanted = 0  # so many bytes are received at most, or any number
     exactly = False
@@ -85,7 +87,9 @@ class RunChannel(Channel):
             _SPIN_NANOSECONDS if spins else 0, SPIN_SIZE, self._moved, MOST_NANOSECONDS,
         )  # fmt: skip
         self.start, self.end, done, bytes_read, bytes_written = result[:5]
-        self._moved, missed, error, unsent = result[5:]
+        self._moved, self.waited, missed, error, lost, unsent = result[5:]
+        if lost:
+            raise CutShort("the disk failed while it was being sent")
         if missed:
             self._misses += 1
             self._skip = min(1 << self._misses, MOST_SKIPPED)
@@ -157,6 +161,7 @@ class RunTransmission(Transmission):
     """The transmission phase of a client whose plain requests the module may carry out."""
 
     _pipe: Pipe | None = None  # for the payloads of large writes
+    _waited = 0  # nanoseconds of this batch in which there were no requests
     _most_moved = 0  # no larger one gets through it
 
     def __init__(self, channel: Channel, session: Session, meter: Meter) -> None:
@@ -187,7 +192,12 @@ class RunTransmission(Transmission):
             self._channel.exactly = False
         self._bytes_read += bytes_read
         self._bytes_written += bytes_written
+        self._waited += self._channel.waited
         return done
+
+    def _count_batch(self, requests: int, began: int) -> None:
+        waited, self._waited = self._waited, 0
+        super()._count_batch(requests, began + waited)
 
     def refuse(self) -> None:
         self._run = None

@@ -38,17 +38,18 @@ class Exchange:
         moved: int,
         time: int,
         /,
-    ) -> tuple[int, int, int, int, int, int, int, int, memoryview | None]:
+    ) -> tuple[int, int, int, int, int, int, int, int, int, bool, memoryview | None]:
         """Carry out what is at `buffer[start:end]`, and what comes next, as long as it is plain.
 
-        *size* is that of the disk.  What *socket* is not -1 is answered and received there, without
-        ever waiting for it, for at most *time* nanoseconds; it is looked for requests for *spin*
-        nanoseconds if no more than *spin_most* bytes have *moved* since the last receive.
+        *size* is that of the disk.  If *socket* is not -1, it is answered and received there for at
+        most *time* nanoseconds; it is looked for requests for *spin* of them without going to sleep
+        if no more than *spin_most* bytes have *moved* since the last receive.
 
         Returns what are start and end now; how many requests were carried out, and the bytes that
-        they read and wrote; how many bytes have moved; whether it was looked for requests in vain;
-        the errno that a receive has failed with, or 0; and what is to be sent next, in memory that
-        is good until the next call.
+        they read and wrote; how many bytes have moved; the nanoseconds spent waiting for requests;
+        whether looking for them was in vain; the errno that a receive has failed with, or 0;
+        whether the disk failed when a reply had begun to leave; and what is to be sent next, in
+        memory that is good until the next call.
 
         Raises ValueError for numbers that are out of range, RuntimeError if it is running already.
         """

@@ -25,6 +25,9 @@ static const size_t request_size[DIALECTS] = { 28, 28, 32 };
 static const size_t data_header[DIALECTS] = { 16, 28, 40 };
 static const size_t done_header[DIALECTS] = { 16, 16, 32 };
 
+/* Below this it costs less to copy than to ask what is in memory. */
+enum { LEAST_MAPPED = 32 << 10 };
+
 enum { MOST_HEADER = 40, COOKIE = 8, COOKIE_SIZE = 8 };
 
 struct request {
@@ -154,13 +157,20 @@ carry_out_read (struct batch *batch, const struct request *request)
     return batch->made > 0 ? FULL : LEFT;
   unsigned char *reply = batch->replies + batch->made;
   off_t place = disk->start + request->offset;
-  if (pread (disk->fd, reply + header, length, place) != (ssize_t) length)
+  batch->view = NULL;
+  if (batch->may_map && length >= LEAST_MAPPED)
+    batch->view = resident (&batch->map, disk->fd, place, length);
+  if (batch->view != NULL) {
+    batch->viewed = length;
+    batch->place = place;
+  }
+  else if (pread (disk->fd, reply + header, length, place) != (ssize_t) length)
     return LEFT;
   put_data_header (reply, batch->dialect, request);
-  batch->made += header + length;
+  batch->made += header + (batch->view ? 0 : length);
   batch->bytes_read += length;
   batch->from += request_size[batch->dialect];
-  return DONE;
+  return batch->view ? MAPPED : DONE;
 }
 
 static enum outcome
@@ -205,8 +215,9 @@ carry_out (struct batch *batch)
       outcome = carry_out_read (batch, &request);
     else if (request.command == CMD_WRITE)
       outcome = carry_out_write (batch, &request);
+    if (outcome == DONE || outcome == MAPPED)
+      batch->requests++;
     if (outcome != DONE)
       return outcome;
-    batch->requests++;
   }
 }

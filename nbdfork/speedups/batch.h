@@ -20,7 +20,16 @@ enum outcome {
   DONE,
   INCOMPLETE, /* the rest of the next one has to be received */
   FULL,       /* there is no room for the reply of the next one: send those there are */
+  MAPPED,     /* the replies end with a header whose data are to be sent from `view` */
   LEFT,       /* the next one is for somebody else */
+};
+
+/* The pages of the file, to be sent and never touched: what has been cut off from a file kills who
+ * touches it, while the system, which can try, has an error. */
+struct map {
+  unsigned char *pages; /* NULL if there is none, or not yet */
+  size_t size;
+  int tried;
 };
 
 struct disk {
@@ -45,6 +54,13 @@ struct batch {
   unsigned char *replies;
   size_t room, made;
 
+  /* Data that are to be sent behind the replies, and where in the file they are. */
+  struct map map;
+  int may_map;
+  const unsigned char *view;
+  size_t viewed;
+  uint64_t place;
+
   /* What has been done. */
   uint64_t requests, bytes_read, bytes_written;
 
@@ -54,6 +70,9 @@ struct batch {
 
 /* Return the room that the reply to a READ of COUNT bytes needs. */
 size_t reply_room (size_t count);
+
+/* Return a part of the file that is in memory, as a part of `map`, or NULL. */
+const unsigned char *resident (struct map *map, int fd, uint64_t start, size_t count);
 
 /* Carry out requests, and make their replies, until that has to end. */
 enum outcome carry_out (struct batch *batch);

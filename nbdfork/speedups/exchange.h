@@ -1,7 +1,7 @@
 /* Batches of one client, received and answered without asking anybody else.
  *
- * This never sleeps but in a call for the disk: where it would have to wait for the client, it ends,
- * and so it does when its time is over.  Whoever called it can wait in a way that signals end.
+ * This waits for the client, but for no longer than its time.  Whoever called it can wait in a way
+ * that signals end.
  */
 
 #ifndef NBDFORK_EXCHANGE_H
@@ -19,9 +19,13 @@ struct exchange {
   uint64_t spin_most; /* but only if no more than so many bytes have moved since the last receive */
   uint64_t time;      /* nanoseconds until this has to end */
 
+  uint64_t end; /* when that is */
+
   /* Out. */
   size_t unsent;    /* where in the replies those that are not sent begin */
   uint64_t moved;   /* bytes received, and sent afterwards */
+  uint64_t waited;  /* nanoseconds spent waiting for requests */
+  int lost;         /* the disk has failed when the reply had begun to leave */
   int missed;       /* it was looked for a request, and there was none */
   int error;        /* errno of a receive that failed, or 0 */
 };

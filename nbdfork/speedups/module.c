@@ -10,7 +10,7 @@
 
 #include <limits.h>
 #include <stdlib.h>
-#include <sys/socket.h>
+#include <sys/mman.h>
 
 #include "exchange.h"
 
@@ -75,6 +75,8 @@ exchange_dealloc (PyObject *object)
 {
   Exchange *self = (Exchange *) object;
   PyTypeObject *type = Py_TYPE (object);
+  if (self->exchange.batch.map.pages != NULL)
+    munmap (self->exchange.batch.map.pages, self->exchange.batch.map.size);
   if (self->exchange.batch.replies != NULL) {
     free (self->exchange.batch.replies);
     PyBuffer_Release (&self->buffer);
@@ -99,7 +101,8 @@ check_run (Exchange *self, Py_ssize_t from, Py_ssize_t end, unsigned long long s
 }
 
 /* exchange.run(start, end, size, socket, spin, spin_most, moved, time)
- *   -> start, end, requests, bytes_read, bytes_written, moved, missed, error, unsent */
+ *   -> start, end, requests, bytes_read, bytes_written, moved, waited, missed, error, lost,
+ *      unsent */
 static PyObject *
 exchange_run (PyObject *object, PyObject *args)
 {
@@ -123,8 +126,8 @@ exchange_run (PyObject *object, PyObject *args)
   e->spin_most = spin_most;
   e->time = time;
   e->moved = moved;
-  e->unsent = 0;
-  e->missed = e->error = 0;
+  e->unsent = e->waited = 0;
+  e->missed = e->error = e->lost = 0;
   self->running = 1;
   Py_BEGIN_ALLOW_THREADS
   exchange (e);
@@ -136,11 +139,11 @@ exchange_run (PyObject *object, PyObject *args)
   else
     unsent = PyMemoryView_FromMemory ((char *) batch->replies + e->unsent, batch->made - e->unsent,
                                       PyBUF_READ);
-  return Py_BuildValue ("nnKKKKiiN", (Py_ssize_t) batch->from, (Py_ssize_t) batch->end,
+  return Py_BuildValue ("nnKKKKKiiiN", (Py_ssize_t) batch->from, (Py_ssize_t) batch->end,
                         (unsigned long long) batch->requests,
                         (unsigned long long) batch->bytes_read,
                         (unsigned long long) batch->bytes_written, (unsigned long long) e->moved,
-                        e->missed, e->error, unsent);
+                        (unsigned long long) e->waited, e->missed, e->error, e->lost, unsent);
 }
 
 /* exchange.stop(): leave everything from now on; any thread may call it */

@@ -34,8 +34,8 @@ SHORT = [
 MANY_TABLES = "5000"
 """How many behaviours of plugins are made up, unless the run is to be short."""
 
-MANY_TWINS = "20000"
-"""The same for streams of requests."""
+MANY_TWINS, FEW_TWINS = "2000", "100"
+"""How many streams of requests are made up, and how many if it is to be short."""
 
 JOBS = "2"
 
@@ -216,8 +216,9 @@ def check_sanitizers(sandbox: Sandbox) -> None:
         ("leak", "leak of 1000 byte"),
     ):
         script = (
-            f"import ctypes; from nbdfork.plugins.c import _native\n"
+            "import ctypes; from nbdfork import speedups; from nbdfork.plugins.c import _native\n"
             f"assert _native.__file__.startswith({str(sandbox.directory)!r}), _native.__file__\n"
+            "assert speedups.AVAILABLE\n"
             f"ctypes.CDLL({str(library)!r}).{function}(1000)\n"
             "ctypes.CDLL(None).__lsan_do_recoverable_leak_check()\n"
         )
@@ -238,7 +239,7 @@ def main(arguments: Sequence[str]) -> int:
     tests = options.words or (SHORT if options.short else TESTS)
     if not options.short:
         os.environ.setdefault("NBDFORK_TABLES", MANY_TABLES)
-        os.environ.setdefault("NBDFORK_TWINS", MANY_TWINS)
+    os.environ.setdefault("NBDFORK_TWINS", FEW_TWINS if options.short else MANY_TWINS)
     words = ["--import-mode=importlib", "-k", NOT_FOR_SANITIZERS, "-n", JOBS, "--dist", "loadfile"]
     with tempfile.TemporaryDirectory(prefix="nbdfork-sanitize") as directory:
         sandbox = Sandbox(Path(directory))

@@ -112,7 +112,7 @@ def _request(
     is_large: bool,
 ) -> bytes:
     command = chance.choice([READ, READ, WRITE, WRITE, WRITE])
-    most = chance.choice([1, 64, 4096, 16384]) if chance.random() < 0.97 else SIZE
+    most = chance.choice([1, 64, 4096, 16384, 100_000]) if chance.random() < 0.97 else SIZE
     length = max(1, chance.randrange(most + 1) // minimum) * minimum
     if is_large and chance.random() < 0.8:
         command, length = WRITE, chance.randrange(LARGE, SIZE)

@@ -1,6 +1,7 @@
 """The extension module: what it is given is checked before it is used."""
 
 import os
+import random
 import socket
 import struct
 import threading
@@ -17,6 +18,7 @@ from tests.support.speedups import need_speedups
 SIZE = 65536
 ROOM = 8192
 READ, WRITE = 0, 1
+REPLY = struct.pack(">IIQ", 0x67446698, 0, 1)
 GOOD: dict[str, Any] = {
     "room": ROOM,
     "most_received": 4096,
@@ -115,11 +117,10 @@ def test_the_buffer_stays_where_it_is_as_long_as_it_is_used() -> None:
 def test_requests_are_consumed_and_answered(disk: int) -> None:
     stream = request(WRITE, 512, 3, b"abc") + request(READ, 512, 3)
     exchange = made(bytearray(stream), fd=disk)
-    start, end, *counts, moved, missed, error, unsent = run(exchange, len(stream))
+    start, end, *counts, moved, waited, missed, error, lost, unsent = run(exchange, len(stream))
     assert (start, end, counts) == (len(stream), len(stream), [2, 3, 3])
-    assert (moved, missed, error) == (0, 0, 0)
-    header = struct.pack(">IIQ", 0x67446698, 0, 1)
-    assert bytes(unsent) == header * 2 + b"abc"
+    assert (moved, waited, missed, error, lost) == (0, 0, 0, 0, 0)
+    assert bytes(unsent) == REPLY * 2 + b"abc"
 
 
 def test_one_that_is_not_there_in_whole_is_left(disk: int) -> None:
@@ -170,3 +171,30 @@ def test_it_runs_in_one_thread_only(disk: int) -> None:
         finally:
             exchange.stop()
             busy.join()
+
+
+def test_a_client_that_does_not_take_its_data_leaves_them_to_be_sent(disk: int) -> None:
+    """They are mapped, and read at last, because nobody else may touch what is mapped."""
+    data = random.Random(1).randbytes(SIZE)
+    os.pwrite(disk, data, 0)
+    stream = request(READ, 100, SIZE - 100)
+    exchange = made(bytearray(stream), fd=disk, room=SIZE + 64, most_read=SIZE)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        *_, moved, _, _, _, lost, unsent = run(exchange, len(stream), socket=ours.fileno())
+        assert not lost
+        assert unsent is not None
+        assert 0 < moved < SIZE
+        assert theirs.recv(SIZE) + bytes(unsent) == REPLY + data[100:]
+
+
+def test_time_ends_a_wait(disk: int) -> None:
+    exchange = made(bytearray(4096), fd=disk)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        *_, waited, missed, error, _, unsent = run(
+            exchange, 0, socket=ours.fileno(), time=20_000_000
+        )
+        assert 20_000_000 <= waited < 60_000_000_000
+        assert (missed, error, unsent) == (0, 0, None)
