@@ -33,7 +33,6 @@ PLUGINS: Mapping[str, str] = {
 FILTERS: Mapping[str, str] = {
     "ext2": "",
     "indexed-gzip": "--filter=gzip keeps such an index by itself",
-    "luks": "open the device with cryptsetup, and serve it with the file plugin",
 }
 """Filters, likewise."""
 

@@ -232,7 +232,7 @@ KINDS = [
 ]
 
 
-NEEDING_CONTENT = {"bitmap", "partition", "pause", "qcow2dec", "tar", "tls-fallback"}
+NEEDING_CONTENT = {"bitmap", "luks", "partition", "pause", "qcow2dec", "tar", "tls-fallback"}
 """Filters that need something on the disk, of the client or in a folder, and have tests for that.
 """
 

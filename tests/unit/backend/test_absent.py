@@ -36,7 +36,7 @@ def test_what_takes_its_place_is_there(kind: Kind) -> None:
     ("kind", "name", "message"),
     [
         (FILTER, "ext2", "there is no filter 'ext2'. nbdkit has it, nbdfork has not. The filters"),
-        (FILTER, "luks", "nbdfork has not; instead: open the device with cryptsetup"),
+        (FILTER, "indexed-gzip", "nbdfork has not; instead: --filter=gzip keeps such an index"),
         (PLUGIN, "gcs", "nbdfork has not; instead: the fsspec plugin"),
         (PLUGIN, "cow", "There is a filter of this name: --filter=cow."),
         (PLUGIN, "gzpi", "Did you mean 'gzip'?"),
