@@ -12,6 +12,7 @@ from tests.support.lying_web import Answer, Fields, LyingWeb, Request, in_turn
 from tests.support.memory import growth
 from tests.support.s3 import keys, opened
 from tests.support.served import serving
+from tests.support.told import check_told
 
 pytestmark = pytest.mark.usefixtures("no_keys_of_the_user")
 
@@ -32,7 +33,7 @@ CHANGED = "the object is no longer the one that the client connected to"
 EXPECTED_OF_READS: dict[str, tuple[int, str]] = {
     **dict.fromkeys(web_lies.LIES, (errno.EIO, NONSENSE)),
     **dict.fromkeys(web_lies.REDIRECTS, (errno.EIO, "the store says 302 Found")),
-    **dict.fromkeys(web_lies.SILENCES, (errno.ETIMEDOUT, "timed out after 3")),
+    **web_lies.TOLD_BY_LIBCURL,
     **dict.fromkeys(("another ETag", "no ETag", "an empty ETag"), (errno.EIO, CHANGED)),
     "206 in the reason only": (errno.EIO, "the store sends the whole object"),
     "a header that looks like a status line": (errno.ENOENT, "the store says 404 Not Found"),
@@ -44,16 +45,11 @@ EXPECTED_OF_READS: dict[str, tuple[int, str]] = {
     "a longer part": (errno.EIO, "said to be 4097 at 4096, not 4096 at 4096"),
     "a shorter part": (errno.EIO, "said to be 4095 at 4096, not 4096 at 4096"),
     "another size": (errno.EIO, "the object has 99999999 bytes, and not 1048576"),
-    "content that is short": (errno.EIO, "4086 bytes missing"),
     "content that is empty": (errno.EIO, "the store sent 0 bytes, said to be 4096 at 4096"),
     "content that is long": (errno.EIO, "the store sent 5000 bytes, said to be 4096 at 4096"),
-    "chunks that are none": (errno.EIO, "not a hex digit"),
-    "a chunk of 5,000 digits": (errno.EIO, "hex-length longer"),
     "endless content": (errno.EIO, "the store sent 0 bytes"),
     "endless chunks": (errno.EIO, "the store sent 0 bytes"),
     "an endless error": (errno.EACCES, "the store says 403 Forbidden"),
-    "endless headers": (errno.EIO, "Too large response headers"),
-    "endless interim replies": (errno.EIO, "Too large response headers"),
 }
 """What a read is told; a date that is different does not matter where there is an ETag."""
 del EXPECTED_OF_READS["another date"], EXPECTED_OF_READS["no date"]
@@ -98,10 +94,7 @@ def saying(status: int, body: bytes = b"", fields: Fields | None = None) -> Answ
 
 
 def check(error: OSError, number: int) -> None:
-    assert error.errno == number
-    assert str(error.strerror).startswith("s3://disks/disk")
-    assert str(error.strerror).isprintable()
-    assert len(str(error.strerror)) < 400
+    check_told(error, "s3://disks/disk", number)
 
 
 @pytest.mark.parametrize("lie", EXPECTED_OF_READS)

@@ -19,6 +19,7 @@ from tests.support.memory import growth
 from tests.support.served import serving
 from tests.support.ssh import plugin
 from tests.support.sshd import Sshd
+from tests.support.told import check_told
 
 NONSENSE = "the far end says nonsense: "
 LOST = "the connection is lost"
@@ -99,12 +100,7 @@ def opened(lie: str, liar: Path, timeout: str = "0.5") -> Export:
 
 
 def check(caught: OSError, number: int) -> None:
-    """Check what is said of a lie: it names the file, and is fit for a log."""
-    shown = str(caught.strerror)
-    assert caught.errno == number
-    assert shown.startswith("host.example:/a/disk: ")
-    assert len(shown) < 400
-    assert shown.isprintable()
+    check_told(caught, "host.example:/a/disk: ", number)
 
 
 def test_each_lie_is_listed() -> None:

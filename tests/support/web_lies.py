@@ -4,6 +4,7 @@ Each is an answer to a request for a part of a file, of which all is as it shoul
 its name says.  What a client is to make of each is for its tests to say.
 """
 
+import errno
 from collections.abc import Iterator
 from functools import partial
 
@@ -262,6 +263,16 @@ LIES: dict[str, Answer] = {
     **ENDLESS,
     **SILENCES,
 }
+
+TOLD_BY_LIBCURL: dict[str, tuple[int, str]] = {
+    "content that is short": (errno.EIO, "4086 bytes missing"),
+    "chunks that are none": (errno.EIO, "not a hex digit"),
+    "a chunk of 5,000 digits": (errno.EIO, "hex-length longer"),
+    "endless headers": (errno.EIO, "Too large response headers"),
+    "endless interim replies": (errno.EIO, "Too large response headers"),
+    **dict.fromkeys(SILENCES, (errno.ETIMEDOUT, "timed out after 3")),
+}
+"""What a read is told, errno and text, of lies that libcurl notices, whatever is built on it."""
 
 
 def cuts(reply: bytes) -> Iterator[Answer]:
