@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from nbdfork.uri import Endpoint
-from tests.support.harness import SECONDS, need, output, run
+from tests.support.harness import SECONDS, eventually, need, output, run
 from tests.support.paths import PACKAGING, PROGRAM
 
 
@@ -138,6 +138,18 @@ def test_restarting_a_service_that_is_not_running(service: Service) -> None:
     assert service("status") == 0
 
 
+def test_a_service_is_reloaded_in_its_place(service: Service) -> None:
+    assert service("reload") == 7
+    # As a user who can run the interpreter, wherever that is installed.
+    service.set(NBDFORK_ARGS=f"-r file '{service.directory}/my disk.img'", NBDFORK_USER="root")
+    assert service("start") == 0, service.said
+    server = service.server()
+    assert service("reload") == 0, service.said
+    eventually(lambda: "NBDFORK_HANDOVER" in server.environ())  # of the new program
+    eventually(lambda: service("status") == 0)
+    assert service.server() == server
+
+
 def test_a_service_that_died(service: Service) -> None:
     assert service("start") == 0, service.said
     server = service.server()
@@ -165,7 +177,7 @@ def test_a_pidfile_with_the_number_of_another_process(service: Service) -> None:
 
 
 def test_failures_have_the_statuses_of_lsb(service: Service) -> None:
-    assert service("reload") == 2
+    assert service("jump") == 2
     service.set(NBDFORK_ARGS="")
     assert service("start") == 6
     service.set(NBDFORK_ARGS="null", NBDFORK="/nonexistent")
