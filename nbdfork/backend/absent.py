@@ -31,7 +31,6 @@ PLUGINS: Mapping[str, str] = {
 """Plugins, and what takes their place; empty if nothing does."""
 
 FILTERS: Mapping[str, str] = {
-    "ext2": "",
     "indexed-gzip": "--filter=gzip keeps such an index by itself",
 }
 """Filters, likewise."""

@@ -28,14 +28,8 @@ This page is generated from the code and from a list of what nbdkit {version} ha
 name is known and does what its manual page says; all else says what to do instead.
 """
 
-ELSEWHERE = {
-    "cache": "the system's page cache does this for files; a filter is not there yet",
-    "ext2": "mount the file system and serve the file with the file plugin, or use guestfs",
-    "lzip": "unpack it, or pack it with xz, which --filter=xz reads",
-    "readahead": "the plugins for other servers have several requests under way by themselves",
-    "scan": "read the disk once with nbdcopy to fill a cache",
-}
-"""What takes the place of filters of which `absent` has nothing to say."""
+NOT_NEEDED = {("tar", "tar"): "yes: archives are read without a program"}
+"""Keys, by the filter, that are not here because nothing is to be said by them."""
 
 
 def facts() -> Any:
@@ -73,14 +67,17 @@ def _layers(kind: Kind, named: dict[str, list[str]]) -> Iterator[tuple[str, ...]
             continue
         plugin_class = load.find(name, kind).plugin_class
         ours = parameters_of(plugin_class)
+        needless = [key for key in keys if key not in ours and (name, key) in NOT_NEEDED]
+        keys = [key for key in keys if key not in needless]
         missing = [key for key in keys if key not in ours]
         shown = " ".join(f"`{key}`" + ("" if key in ours else " (no)") for key in keys)
-        yield f"`{name}`", "yes" if not missing else "", shown
+        answer = NOT_NEEDED[name, needless[0]] if needless else "yes"
+        yield f"`{name}`", answer if not missing else "", shown
 
 
 def _instead(kind: Kind, name: str) -> str:
     found = absent.PLUGINS if kind is PLUGIN else absent.FILTERS
-    return found.get(name) or ELSEWHERE.get(name, "")
+    return found.get(name, "")
 
 
 def _names(names: list[str], ours: set[str]) -> Iterator[tuple[str, ...]]:

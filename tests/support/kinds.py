@@ -232,7 +232,9 @@ KINDS = [
 ]
 
 
-NEEDING_CONTENT = {"bitmap", "luks", "partition", "pause", "qcow2dec", "tar", "tls-fallback"}
+NEEDING_CONTENT = {
+    *("bitmap", "ext2", "luks", "partition", "pause", "qcow2dec", "tar", "tls-fallback"),
+}
 """Filters that need something on the disk, of the client or in a folder, and have tests for that.
 """
 

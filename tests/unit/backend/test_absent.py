@@ -35,12 +35,12 @@ def test_what_takes_its_place_is_there(kind: Kind) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "message"),
     [
-        (FILTER, "ext2", "there is no filter 'ext2'. nbdkit has it, nbdfork has not. The filters"),
+        (FILTER, "indexed-gzip", "there is no filter 'indexed-gzip'. nbdkit has it"),
         (FILTER, "indexed-gzip", "nbdfork has not; instead: --filter=gzip keeps such an index"),
         (PLUGIN, "gcs", "nbdfork has not; instead: the fsspec plugin"),
         (PLUGIN, "cow", "There is a filter of this name: --filter=cow."),
         (PLUGIN, "gzpi", "Did you mean 'gzip'?"),
-        (PLUGIN, "ext2", "there is no plugin 'ext2'. The plugins are"),
+        (PLUGIN, "indexed-gzip", "there is no plugin 'indexed-gzip'. The plugins are"),
     ],
 )
 def test_a_name_that_others_have(kind: Kind, name: str, message: str) -> None:
