@@ -187,6 +187,9 @@ def supervisor(
         budget.default_limit() if terms.memory_budget is None else terms.memory_budget,
         terms.locked,
     )
+    if controlled is not None:
+        walls = {"memory_budget": service.memory_budget, "sandbox": service.sandbox.describe()}
+        controlled = controlled._replace(facts={**controlled.facts, **walls})
     return Supervisor(
         listeners,
         size,

@@ -31,6 +31,7 @@ def document(
         "time": time.time(),
         "server": dict(facts),
         **state,
+        "held_bytes": board.held(),
         "totals": {**_counted(counters), "latency": _latency(latency)},
         "workers": [_worker(entry) for _, entry in present if not (several and entry.peer)],
         "clients": [

@@ -69,6 +69,15 @@ def spoken(place: Path, data: bytes) -> bytes:
         return found
 
 
+@pytest.mark.parametrize(("sandbox", "shown"), [("off", "off"), ("auto", "no new privileges; ")])
+def test_what_bounds_workers_is_told(sandbox: str, shown: str, place: Path) -> None:
+    options = (f"--sandbox={sandbox}", "--memory-budget=64M", "--control", place)
+    with Server("-n", *options, "memory", "1M"):
+        found = status(place)["server"]
+        assert found["sandbox"].startswith(shown)
+        assert found["memory_budget"] == 64 << 20
+
+
 def test_what_clients_do_is_seen(server: Server, place: Path) -> None:
     with connected(server.uri) as client:
         client.pwrite(bytes(4096), 0)

@@ -24,7 +24,9 @@ def test_clients_and_workers() -> None:
     serving.set_export("disk")
     serving.count(3, 512, 0, 1, LATENCY_BOUNDS[0])
     idle.set(State.IDLE)
+    assert serving.hold(1 << 20)
     found = status.document(board, FACTS, STATE)
+    assert found["held_bytes"] == 1 << 20
     assert json.loads(json.dumps(found)) == found
     assert (found["version"], found["generation"], found["server"]) == (1, 1, FACTS)
     (client,) = found["clients"]
