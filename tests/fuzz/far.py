@@ -16,10 +16,12 @@ from nbdfork.plugins.sh import output
 from nbdfork.plugins.ssh.sftp import READ, Sftp
 
 from nbdfork.cli import UsageError, parse_arguments
+from nbdfork.configfile import read as read_config
 from nbdfork.filters import gzip, lz4, xz, zstd
 from nbdfork.filters._source import Learnt, Source
 from nbdfork.filters._unpack import UnpackFilter
-from nbdfork.plugin import Server
+from nbdfork.filters.partition import Partition
+from nbdfork.plugin import ConfigError, Server
 from tests.support.compressed import Below
 
 _MOST = 1024 * 1024
@@ -124,6 +126,37 @@ def lz4_data(data: bytes) -> None:
 def gzip_data(data: bytes) -> None:
     """Data are refused with EINVAL or EIO, or make a disk that reads or fails with EIO."""
     _unpack("gzip", data)
+
+
+def partition_table(data: bytes) -> None:
+    """A disk whose table may be anything is refused with EINVAL, or has a partition within it."""
+    number, sector = (data[0] % 8 + 1, (512, 4096)[data[0] >> 7]) if data else (1, 512)
+    below = Below(data[1:])
+    found = Partition(partition=number, partition_sectorsize=str(sector))
+    try:
+        export = found.wrap(below, "", True)
+    except OSError as error:
+        assert error.errno == errno.EINVAL, error
+        return
+    size = export.get_size()
+    assert 0 <= size <= below.get_size()
+    if size:
+        assert len(export.pread(1, size - 1)) == 1
+
+
+def config_file(data: bytes) -> None:
+    """A file is a config file, or refused with a message that names the file."""
+    if b"include" in data:
+        return  # nobody knows what would be read
+    fd = os.memfd_create("config")
+    try:
+        os.write(fd, data)
+        path = f"/proc/self/fd/{fd}"
+        read_config(path)
+    except ConfigError as error:
+        assert path in str(error)
+    finally:
+        os.close(fd)
 
 
 def http_reply(data: bytes) -> None:
