@@ -19,7 +19,7 @@ from tests.support.libnbd import connect, fails, libnbd
 from tests.support.rigs import RIGS, Rig
 from tests.support.torture import BLOCK, CLIENTS, SIZE, Client, drawn, wrong_zeroes
 
-KILLS = int(os.environ.get("NBDFORK_KILLS", "100")) // len(RIGS)
+KILLS = -(-int(os.environ.get("NBDFORK_KILLS", "100")) // len(RIGS))
 SEED = os.environ.get("NBDFORK_SEED", "1")
 
 

@@ -11,19 +11,22 @@ import os
 import random
 import resource
 import shutil
-import signal
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.support.far import Far
 from tests.support.faulty import Shim
 from tests.support.harness import NBDFORK, Server, eventually, is_alive, need, output, suspend
 from tests.support.libnbd import connected
+from tests.support.nginx import Nginx
 from tests.support.paths import SAMPLES
+from tests.support.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
+from tests.support.sh import DISK, script
 from tests.support.small import seen, small
 from tests.support.sshd import Sshd
 from tests.support.torture import BLOCK, SIZE, ZEROES, Model
@@ -379,30 +382,130 @@ sub pwrite {
 """
 
 
-class Script(Rig):
-    """Helpers that are killed."""
+class Perl(Rig):
+    """A script inside of the workers."""
 
     words = ("perl", "PLACE/script.pl", "disk=PLACE/disk")
-    lossy = True
 
     def prepare(self) -> None:
         need("perl")
         (self.place / "script.pl").write_text(_SCRIPT)
 
     def happenings(self) -> list[Callable[[], Iterator[None]]]:
+        return [self.kill_worker]  # there is one for all clients
+
+
+_RUBY = """
+NBDFORK_PROCESSES = true
+def config(key, value) = $path = value
+def open(readonly) = File.open($path, 'r+b')
+def get_size(h) = File.size($path)
+def pread(h, count, offset) = h.pread(count, offset)
+def pwrite(h, data, offset) = h.pwrite(data, offset)
+def flush(h) = h.fdatasync
+"""
+
+
+class Ruby(Rig):
+    """Helpers that are killed, those who guard them, and what they are forked from."""
+
+    words = ("ruby", "PLACE/script.rb", "disk=PLACE/disk")
+    lossy = True
+    ghosts = True  # a helper may finish what it does when its worker is gone already
+
+    def prepare(self) -> None:
+        need("ruby")
+        (self.place / "script.rb").write_text(_RUBY)
+
+    def happenings(self) -> list[Callable[[], Iterator[None]]]:
+        # None is stopped: as their model demands, all requests wait for one that is under way.
         return [self.kill_helper, self.kill_helper, self.kill_worker]
 
     def kill_helper(self) -> Iterator[None]:
-        processes = psutil.Process(self.server.pid).children(recursive=True)
-        helpers = [process for process in processes if process.ppid() != self.server.pid]
-        if helpers:
-            self.chance.choice(helpers).send_signal(signal.SIGKILL)
+        supervisor = psutil.Process(self.server.pid)
+        direct = supervisor.children()
+        others = [one for one in supervisor.children(recursive=True) if one not in direct]
+        with suppress(psutil.NoSuchProcess, IndexError):
+            self.chance.choice(others).kill()
         yield
+        yield
+
+
+class Sh(Rig):
+    """Scripts that are killed in the middle of a request."""
+
+    words = ("sh", "PLACE/script")
+    lossy = True
+    ghosts = True  # what a script has started may go on without it
+
+    def prepare(self) -> None:
+        need("dd")
+        methods = {key: DISK[key] for key in ("get_size", "pread", "pwrite", "can_write")}
+        disk = {key: text.replace("$tmpdir", str(self.place)) for key, text in methods.items()}
+        script(self.place, disk)
+
+    def happenings(self) -> list[Callable[[], Iterator[None]]]:
+        return [self.kill_script, self.kill_script, self.kill_worker]
+
+    def kill_script(self) -> Iterator[None]:
+        workers = psutil.Process(self.server.pid).children()
+        with suppress(psutil.NoSuchProcess, IndexError):
+            running = [one for worker in workers for one in worker.children(recursive=True)]
+            self.chance.choice(running).kill()
+        yield
+        yield
+
+
+class Web(Lasting):
+    """A web server that is killed, and is there again."""
+
+    lossy = True
+
+    def prepare(self) -> None:
+        pytest.importorskip("pycurl")
+        content = self.chance.randbytes(SIZE)
+        self.model = Model(self.ghosts, self.together, content)
+        self.far = self.stack.enter_context(Nginx())
+        self.far.file("torture", content)
+        self.words = ("curl", f"{self.far.url}/torture")
+
+    def happenings(self) -> list[Callable[[], Iterator[None]]]:
+        return [self.kill_far, self.kill_far, self.kill_worker, self.kill_supervisor]
+
+    def kill_far(self) -> Iterator[None]:
+        self.far.kill()
+        yield
+        self.far.start()
+        yield
+
+
+class Store(Lasting):
+    """The gateway of an object store is killed; each object has many blocks."""
+
+    lossy = True
+    ghosts = True
+    together = False
+
+    def prepare(self) -> None:
+        pytest.importorskip("pycurl")
+        self.far = self.stack.enter_context(S3Server())
+        keys = (f"access-key={ACCESS_KEY}", f"secret-key={SECRET_KEY}")
+        where = (f"endpoint-url={self.far.url}", f"bucket={BUCKET}", "torture")
+        self.words = ("s3", *where, *keys, f"size={SIZE}", "object-size=65536")
+
+    def happenings(self) -> list[Callable[[], Iterator[None]]]:
+        return [self.kill_far, self.kill_far, self.kill_supervisor]
+
+    def kill_far(self) -> Iterator[None]:
+        self.far.gateway.kill()
+        yield
+        self.far.gateway.start()
         yield
 
 
 RIGS: list[type[Rig]] = [
     *(File, CutFile, Filtered, Split, Cow, Memory, Data, Gzip, Xz, Pattern),
     *(SmallMemory, FullDisk, BrokenDisk),
-    *(Nbd, SharedNbd, Forgetful, Ssh, Script),
+    *(Nbd, SharedNbd, Forgetful, Ssh, Web, Store),
+    *(Perl, Ruby, Sh),
 ]
