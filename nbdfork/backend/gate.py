@@ -104,7 +104,7 @@ class Gate:
         self.contexts = tuple(export.contexts())
         facts.check_contexts(self.contexts)
         self._seeks_holes = seeks_holes and self.can_extents
-        self._known_data = (0, 0)  # start and end of a part that was data when last looked at
+        self.known_data = (0, 0)  # start and end of a part that was data when last looked at
         is_lenient = export.is_lenient()
         self.misaligned = 0 if is_lenient else self.block_size.minimum - 1
         self.max_payload = ANY_SIZE if is_lenient else self.block_size.maximum
@@ -181,7 +181,7 @@ class Gate:
         if not self.can_trim:
             raise Refused(errno.EINVAL, "this export cannot trim")
         if count:
-            self._known_data = (0, 0)
+            self.known_data = (0, 0)
             self._trim(count, offset, self.fua_flag if fua else 0)
             if fua:
                 self._finish_fua()
@@ -194,7 +194,7 @@ class Gate:
         self._check_write(count, offset, errno.ENOSPC)
         if not self.can_zero:
             raise Refused(errno.EINVAL, "this export cannot zero")
-        self._known_data = (0, 0)
+        self.known_data = (0, 0)
         flags = (MAY_TRIM if may_trim else 0) | (FAST_ZERO if fast else 0)
         try:
             if count:
@@ -243,7 +243,7 @@ class Gate:
 
         A hole may come as data: what was data when last looked at is not looked at again.
         """
-        start, end = self._known_data
+        start, end = self.known_data
         if (start <= offset and offset + count <= end) or not self._seeks_holes:
             return [(Extent(offset, count, 0), self.pread(count, offset))]
         if offset + count > self.size or (offset | count) & self.misaligned:
@@ -281,10 +281,10 @@ class Gate:
         """Remember that there is data from *start* to *end*, together with what is known next to
         it: in a file without holes, reads at random soon need not look any more.
         """
-        known_start, known_end = self._known_data
+        known_start, known_end = self.known_data
         if start <= known_end and known_start <= end:
             start, end = min(start, known_start), max(end, known_end)
-        self._known_data = (start, end)
+        self.known_data = (start, end)
 
     def resize(self, size: int) -> None:
         """Make the disk of *size* bytes, for this client at once, for others when they open it."""
@@ -297,7 +297,7 @@ class Gate:
         self._resize(size)
         self.size = size
         self.file = None
-        self._known_data = (0, 0)
+        self.known_data = (0, 0)
 
     def close(self) -> None:
         """The client has gone.  Errors are logged: nobody is left to be told."""

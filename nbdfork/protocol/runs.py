@@ -13,7 +13,7 @@ from contextlib import suppress
 from nbdfork import speedups
 from nbdfork.backend import FileRange
 from nbdfork.backend.errors import Refused
-from nbdfork.backend.gate import LARGE
+from nbdfork.backend.gate import ANY_SIZE, LARGE
 from nbdfork.protocol import wire
 from nbdfork.protocol.channel import (
     MOST_SKIPPED,
@@ -58,23 +58,26 @@ class RunChannel(Channel):
         file: FileRange,
         dialect: int,
         misaligned: int,
-        most_read: int,
-        most_written: int | None,
+        most: int,
+        least_sparse: int,
+        writable: bool,
     ) -> None:
-        """Begin to carry out requests for *file*; with None for *most_written*, no writes.
+        """Begin to carry out requests for *file*.
 
-        A longer READ or WRITE is left, and one that has any bit of *misaligned*.
+        A READ or WRITE of more than *most* bytes is left, and one that has any bit of *misaligned*;
+        a READ of *least_sparse* bytes if there may be holes.
         """
         is_socket = self._tls is None and isinstance(self._stream, socket.socket)
         self._socket = self._stream.fileno() if is_socket else -1
         self._exchange = speedups.Exchange(
-            self.buffer, REPLY_SIZE, RECEIVE_SIZE, dialect, file.fd, file.start, most_read,
-            most_written or 0, misaligned, most_written is not None,
+            self.buffer, REPLY_SIZE, RECEIVE_SIZE, dialect, file.fd, file.start, most, most,
+            misaligned, least_sparse, writable,
         )  # fmt: skip
 
-    def run(self, size: int) -> tuple[int, int, int]:
+    def run(self, size: int, data: tuple[int, int]) -> tuple[int, int, int]:
         """Carry out requests for a disk of *size* that were received, and some that come next.
 
+        It is known to have no holes from the first number of *data* to the second.
         Returns how many there were, and how many bytes they have read and written.  What cannot be
         sent or received is told by the next `flush` or `receive`.
         """
@@ -83,7 +86,7 @@ class RunChannel(Channel):
         goes_on = self._deadline is None and self._allowance is None and not self.exactly
         spins = self._spins and not self._skip and len(self._open) == 1
         result = self._exchange.run(
-            self.start, self.end, size, self._socket if goes_on else -1,
+            self.start, self.end, size, *data, self._socket if goes_on else -1,
             _SPIN_NANOSECONDS if spins else 0, SPIN_SIZE, self._moved, MOST_NANOSECONDS,
         )  # fmt: skip
         self.start, self.end, done, bytes_read, bytes_written = result[:5]
@@ -173,9 +176,9 @@ class RunTransmission(Transmission):
             gate.file,
             _DIALECTS.index(replies),
             gate.misaligned,
-            # Longer ones may leave out holes.
-            self._least_sparse - 1 if replies.has_chunks else self._small_payload,
-            self._small_payload if gate.can_write else None,
+            self._small_payload,
+            self._least_sparse if replies.has_chunks else ANY_SIZE,
+            gate.can_write,
         )
         self._channel: RunChannel = channel
         self._run = self._run_plain
@@ -187,7 +190,7 @@ class RunTransmission(Transmission):
         file = self._gate.file
         if file is None:  # the disk has been resized
             return 0
-        done, bytes_read, bytes_written = self._channel.run(file.size)
+        done, bytes_read, bytes_written = self._channel.run(file.size, self._gate.known_data)
         if done:
             self._channel.exactly = False
         self._bytes_read += bytes_read

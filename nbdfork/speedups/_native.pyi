@@ -10,7 +10,8 @@ class Exchange:
     They are received into *buffer*, which is pinned, up to *most_received* bytes at once; there are
     *room* bytes for replies.  *dialect*: 0 is simple, 1 structured, 2 extended.  The disk is at
     *start* of the file *fd*; what is longer than *most_read* and *most_written* bytes, or has one
-    of the bits of *misaligned*, is left.  Raises ValueError for numbers that are out of range.
+    of the bits of *misaligned*, is left; and a READ of *least_sparse* bytes, unless it is known
+    that there are data.  Raises ValueError for numbers that are out of range.
     """
 
     def __init__(
@@ -24,6 +25,7 @@ class Exchange:
         most_read: int,
         most_written: int,
         misaligned: int,
+        least_sparse: int,
         writable: bool,
         /,
     ) -> None: ...
@@ -32,6 +34,8 @@ class Exchange:
         start: int,
         end: int,
         size: int,
+        data: int,
+        data_end: int,
         socket: int,
         spin: int,
         spin_most: int,
@@ -41,9 +45,10 @@ class Exchange:
     ) -> tuple[int, int, int, int, int, int, int, int, int, bool, memoryview | None]:
         """Carry out what is at `buffer[start:end]`, and what comes next, as long as it is plain.
 
-        *size* is that of the disk.  If *socket* is not -1, it is answered and received there for at
-        most *time* nanoseconds; it is looked for requests for *spin* of them without going to sleep
-        if no more than *spin_most* bytes have *moved* since the last receive.
+        *size* is that of the disk, which has no holes from *data* to *data_end*.  If *socket* is
+        not -1, it is answered and received there for at most *time* nanoseconds; it is looked for
+        requests for *spin* of them without going to sleep if no more than *spin_most* bytes have
+        *moved* since the last receive.
 
         Returns what are start and end now; how many requests were carried out, and the bytes that
         they read and wrote; how many bytes have moved; the nanoseconds spent waiting for requests;

@@ -146,11 +146,20 @@ is_plain_range (const struct disk *disk, const struct request *request, uint64_t
          && ((request->offset | request->length) & disk->misaligned) == 0;
 }
 
+/* Return whether the range is so long that it is looked for holes in it, and may have some. */
+static int
+may_have_holes (const struct disk *disk, const struct request *request)
+{
+  return request->length >= disk->least_sparse
+         && (request->offset < disk->data || request->offset + request->length > disk->data_end);
+}
+
 static enum outcome
 carry_out_read (struct batch *batch, const struct request *request)
 {
   const struct disk *disk = &batch->disk;
-  if (request->flags != 0 || !is_plain_range (disk, request, disk->most_read))
+  if (request->flags != 0 || !is_plain_range (disk, request, disk->most_read)
+      || may_have_holes (disk, request))
     return LEFT;
   size_t header = data_header[batch->dialect], length = request->length;
   if (batch->room - batch->made < header + length)

@@ -39,6 +39,8 @@ struct disk {
   uint64_t misaligned; /* these bits of an offset and of a length must be 0 */
   uint64_t most_read;  /* longer ones are for somebody else */
   uint64_t most_written;
+  uint64_t least_sparse; /* so long READs are for somebody else, too, who leaves out holes, */
+  uint64_t data, data_end; /* but for a part of the disk that has none */
   int writable;
 };
 

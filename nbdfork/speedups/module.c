@@ -22,7 +22,7 @@ typedef struct {
 } Exchange;
 
 /* Exchange(buffer, room, most_received, dialect, fd, start, most_read, most_written, misaligned,
- * writable) */
+ * least_sparse, writable) */
 static int
 exchange_init (PyObject *object, PyObject *args, PyObject *keywords)
 {
@@ -32,13 +32,14 @@ exchange_init (PyObject *object, PyObject *args, PyObject *keywords)
   PyObject *buffer;
   Py_ssize_t room, most_received;
   int dialect;
-  unsigned long long start, most_read, most_written, misaligned;
+  unsigned long long start, most_read, most_written, misaligned, least_sparse;
   if (keywords != NULL && PyDict_Size (keywords) != 0) {
     PyErr_SetString (PyExc_TypeError, "there are no keyword arguments");
     return -1;
   }
-  if (!PyArg_ParseTuple (args, "OnniiKKKKp", &buffer, &room, &most_received, &dialect, &disk->fd,
-                         &start, &most_read, &most_written, &misaligned, &disk->writable))
+  if (!PyArg_ParseTuple (args, "OnniiKKKKKp", &buffer, &room, &most_received, &dialect, &disk->fd,
+                         &start, &most_read, &most_written, &misaligned, &least_sparse,
+                         &disk->writable))
     return -1;
   if (e->batch.replies != NULL) {
     PyErr_SetString (PyExc_RuntimeError, "it is made already");
@@ -67,6 +68,7 @@ exchange_init (PyObject *object, PyObject *args, PyObject *keywords)
   disk->most_read = most_read;
   disk->most_written = most_written;
   disk->misaligned = misaligned;
+  disk->least_sparse = least_sparse;
   return 0;
 }
 
@@ -100,7 +102,7 @@ check_run (Exchange *self, Py_ssize_t from, Py_ssize_t end, unsigned long long s
   return 0;
 }
 
-/* exchange.run(start, end, size, socket, spin, spin_most, moved, time)
+/* exchange.run(start, end, size, data, data_end, socket, spin, spin_most, moved, time)
  *   -> start, end, requests, bytes_read, bytes_written, moved, waited, missed, error, lost,
  *      unsent */
 static PyObject *
@@ -110,15 +112,17 @@ exchange_run (PyObject *object, PyObject *args)
   struct exchange *e = &self->exchange;
   struct batch *batch = &e->batch;
   Py_ssize_t from, end;
-  unsigned long long size, spin, spin_most, moved, time;
+  unsigned long long size, data, data_end, spin, spin_most, moved, time;
   int socket;
-  if (!PyArg_ParseTuple (args, "nnKiKKKK", &from, &end, &size, &socket, &spin, &spin_most, &moved,
-                         &time)
+  if (!PyArg_ParseTuple (args, "nnKKKiKKKK", &from, &end, &size, &data, &data_end, &socket, &spin,
+                         &spin_most, &moved, &time)
       || check_run (self, from, end, size) == -1)
     return NULL;
   batch->from = from;
   batch->end = end;
   batch->disk.size = size;
+  batch->disk.data = data;
+  batch->disk.data_end = data_end;
   batch->made = 0;
   batch->requests = batch->bytes_read = batch->bytes_written = 0;
   e->socket = socket;

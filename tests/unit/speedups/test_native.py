@@ -28,6 +28,7 @@ GOOD: dict[str, Any] = {
     "most_read": 4096,
     "most_written": 4096,
     "misaligned": 0,
+    "least_sparse": SIZE,
     "writable": True,
 }
 
@@ -50,7 +51,16 @@ def made(buffer: Any, **numbers: Any) -> speedups.Exchange:
 
 
 def run(exchange: speedups.Exchange, end: int, **others: int) -> Any:
-    usual = {"size": SIZE, "socket": -1, "spin": 0, "spin_most": 0, "moved": 0, "time": 0}
+    usual = {
+        "size": SIZE,
+        "data": 0,
+        "data_end": 0,
+        "socket": -1,
+        "spin": 0,
+        "spin_most": 0,
+        "moved": 0,
+        "time": 0,
+    }
     return exchange.run(others.pop("start", 0), end, *{**usual, **others}.values())
 
 
@@ -139,6 +149,15 @@ def test_a_disk_that_fails_leaves_its_request(disk: int) -> None:
     for fd in (-1, 1 << 20):
         exchange = made(bytearray(stream), fd=fd)
         assert run(exchange, len(stream))[:3] == (0, 56, 0)
+
+
+def test_a_long_read_is_left_unless_there_are_data(disk: int) -> None:
+    stream = request(READ, 8192, 4096)
+    exchange = made(bytearray(stream), fd=disk, least_sparse=4096)
+    for data, done in (((8192, 12288), 1), ((0, SIZE), 1), ((8193, SIZE), 0), ((0, 12287), 0)):
+        assert run(exchange, 28, data=data[0], data_end=data[1])[2] == done
+    exchange = made(bytearray(stream), fd=disk, least_sparse=4097)
+    assert run(exchange, 28)[2] == 1
 
 
 def test_replies_that_find_no_room_are_made_later(disk: int) -> None:
