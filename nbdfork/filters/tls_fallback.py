@@ -22,7 +22,7 @@ _MESSAGE = (
 class TlsFallback(Filter):
     """show clients without TLS a message"""
 
-    tlsreadme = Parameter(str, default=_MESSAGE, metavar="MESSAGE", help="what they read")
+    tlsreadme = Parameter(str, metavar="MESSAGE", help="what they read instead of a usual text")
 
     def needs(self) -> Needs:
         return Needs()
@@ -36,7 +36,8 @@ class TlsFallback(Filter):
                 "tls-fallback: the plugin serves one client at a time, so one without TLS could"
                 " keep out all others"
             )
-        text = self.tlsreadme.encode(errors="surrogateescape")
+        message = _MESSAGE if self.tlsreadme is None else self.tlsreadme
+        text = message.encode(errors="surrogateescape")
         self._content = text.ljust(-(-max(len(text), 1) // _SECTOR) * _SECTOR, b"\0")
 
     def list_exports(self, read_only: bool) -> Iterable[ExportInfo]:

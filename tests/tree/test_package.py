@@ -25,7 +25,7 @@ DEVELOPERS = {"site", "test", "unit"}
 UNPUBLISHED = (".ci/", ".gitattributes", ".gitignore", ".pre-commit-config.yaml")
 """Files of the repository alone."""
 
-_MADE = (".*", "build", "__pycache__", "*.egg-info", "*.so")
+_MADE = (".[!c]*", ".ci", ".clients", ".coverage*", "build", "__pycache__", "*.egg-info", "*.so")
 """What is not copied: setuptools would take stale files for those of the tree."""
 
 
