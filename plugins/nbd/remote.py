@@ -32,6 +32,9 @@ MOST_TIMES = 10
 silent."""
 
 
+_MOST_AT_ONCE = 32
+"""So many replies are taken before they are passed on."""
+
 _AWAY_SECONDS = 1.0
 """Who receives may do something else for so long; then the silence of the far end begins anew."""
 
@@ -315,7 +318,14 @@ class RemoteExport(Link):
         self._is_attended = False
         self._left = time.monotonic()
         if ready or self._lost is not None:
+            before = len(self.ended)
             self._take(ready)
+            # libnbd takes one reply in one go; those that have come as well are told together.
+            while before < len(self.ended) < _MOST_AT_ONCE and self._requests:
+                before = len(self.ended)
+                if self._lost is not None or self._fd not in (more := self._polled(0)):
+                    break
+                self._take(more)
             if self._given_up:
                 for request in list(self._requests):
                     if isinstance(request, Begun) and request.client in self._given_up:
@@ -326,15 +336,15 @@ class RemoteExport(Link):
 
     def _receive(self) -> None:
         """Wait until the socket is ready for what libnbd wants to do, and let it do that."""
-        if self._lost is None:
-            if self._direction != self._awaited:
-                self._awaited = self._direction
-                # This replaces what it was registered for before.
-                self._poller.register(self._fd, poll_events(self._nbd, self._awaited))
-            ready = dict(self._poller.poll())
-        else:
-            ready = {}
-        self._take(ready)
+        self._take(self._polled(None) if self._lost is None else {})
+
+    def _polled(self, timeout: float | None) -> dict[int, int]:
+        """Return what is ready after so many milliseconds at the most."""
+        if self._direction != self._awaited:
+            self._awaited = self._direction
+            # This replaces what it was registered for before.
+            self._poller.register(self._fd, poll_events(self._nbd, self._awaited))
+        return dict(self._poller.poll(timeout))
 
     def _take(self, ready: Mapping[int, int]) -> None:
         with self._lock:
