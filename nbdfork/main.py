@@ -49,6 +49,10 @@ from nbdfork.uri import Endpoint
 
 log = logging.getLogger(__name__)
 
+_DESCRIPTORS, _EACH = 512, 8
+"""So many descriptors a server with a config file may need, and so many more for each export: its
+plugin and filters have some, and at a reload there are two of each."""
+
 
 class _World(NamedTuple):
     """How the process found the world when it began.
@@ -138,6 +142,11 @@ def _fail(message: str) -> int:
     return 1
 
 
+def _allow_descriptors(options: Options) -> None:
+    if options.exports:
+        daemon.allow_descriptors(_DESCRIPTORS + _EACH * len(options.exports))
+
+
 def _listening(options: Options, world: _World) -> Listening:
     return Listening(
         options.address,
@@ -167,6 +176,7 @@ def _serve(options: Options, world: _World) -> int:
     notifier = Notifier(os.environ)
     identity = privileges.look_up(options.user, options.group)
     plan = translation.plan(options, identity)
+    _allow_descriptors(options)
     shelf = disks.shelf(options, confinement(plan))
     life = shelf.life
     _show_in_ps("supervisor", shelf, world)

@@ -6,6 +6,7 @@ pidfile is written, write the pidfile after it) is done by the caller.
 
 import errno
 import os
+import resource
 import stat
 import sys
 from collections.abc import Iterable
@@ -30,6 +31,13 @@ def is_open(fd: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def allow_descriptors(count: int) -> None:
+    """Let this process, and those that it forks, have *count* descriptors, if it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
 
 
 def open_standard_streams() -> set[int]:

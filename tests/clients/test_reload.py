@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import resource
 import signal
 import socket
 import subprocess
@@ -135,6 +136,22 @@ def test_a_wrong_file_changes_nothing_and_is_told(tmp_path: Path) -> None:
         assert server.generation() == 1
         assert {one.pid for one in before} <= {one.pid for one in server.workers()}
         with connected(server.at("ram")) as other:
+            assert other.pread(512, 0) == b"x" * 512
+
+
+def test_many_exports_need_many_descriptors(tmp_path: Path) -> None:
+    text = "".join(RAM.replace('"ram"', f'"{number}"') for number in range(300))
+    path = write(tmp_path, text)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        server = Reloadable(tmp_path, "--config", path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with server, connected(server.at("299")) as client:
+        client.pwrite(b"x" * 512, 0)
+        server.reload()
+        with connected(server.at("299")) as other:
             assert other.pread(512, 0) == b"x" * 512
 
 
