@@ -66,10 +66,19 @@ end
 local POWERS = {[""] = 0, b = 0, s = 9, k = 10, m = 20, g = 30, t = 40, p = 50, e = 60}
 
 function nbdkit.parse_size(text)
-    local digits, unit = text:match("^%s*%+?(%d+)(%a?)$")
+    local base, digits, unit = 16, text:match("^%s*%+?0[xX](%x+)(%a?)$")
+    if not digits then
+        digits, unit = text:match("^%s*%+?(%d+)(%a?)$")
+        base = digits and digits:find("^0") and 8 or 10
+    end
     local power = unit and POWERS[unit:lower()]
-    if not power then error("not a size: '" .. text .. "'", 2) end
-    local number = math.tointeger(tonumber(digits))
+    if not power or base == 8 and digits:find("[89]") then
+        error("not a size: '" .. text .. "'", 2)
+    end
+    digits = digits:gsub("^0+(.)", "%1")
+    -- More digits than these would not be noticed to be too many.
+    local fits = base == 10 or #digits <= (base == 8 and 20 or 15)
+    local number = fits and math.tointeger(tonumber(digits, base ~= 10 and base or nil))
     if not number or number > math.maxinteger >> power then
         error("too large a size: '" .. text .. "'", 2)
     end

@@ -27,7 +27,9 @@ sub export_name {
 sub parse_size {
     my ($text) = @_;
     my %power = ('' => 0, b => 0, k => 10, m => 20, g => 30, t => 40, p => 50, e => 60);
-    my ($number, $unit) = $text =~ /^\s*\+?(\d+)([a-z]?)$/ai or die "not a size: '$text'";
+    my ($number, $unit) = $text =~ /^\s*\+?(0x[0-9a-f]+|0[0-7]*|[1-9]\d*)([a-z]?)$/ai
+        or die "not a size: '$text'";
+    $number = oct $number if $number =~ /^0/;
     return $number * 512 if lc $unit eq 's';
     defined $power{lc $unit} or die "not a size: '$text'";
     my $size = $number * 2 ** $power{lc $unit};

@@ -39,9 +39,9 @@ module Nbdkit
   end
 
   def self.parse_size(text)
-    _, number, unit = *text.match(/\A\s*\+?(\d+)([a-z]?)\z/i)
+    _, number, unit = *text.match(/\A\s*\+?(0x\h+|0[0-7]*|[1-9]\d*)([a-z]?)\z/i)
     power = POWERS[unit&.downcase] or raise ArgumentError, "not a size: '#{text}'"
-    size = number.to_i << power
+    size = Integer(number) << power
     size < 2**63 or raise ArgumentError, "too large a size: '#{text}'"
     size
   end

@@ -31,11 +31,12 @@ namespace eval ::nbdkit {
 
     proc parse_size {text} {
         set powers {{} 0 b 0 s 9 k 10 m 20 g 30 t 40 p 50 e 60}
-        if {![regexp {^\s*\+?(\d+)([a-zA-Z]?)$} $text -> number unit]
+        if {![regexp {^\s*\+?(0[xX][[:xdigit:]]+|0[0-7]*|[1-9]\d*)([a-zA-Z]?)$} $text -> number unit]
                 || ![dict exists $powers [string tolower $unit]]} {
             error "not a size: '$text'"
         }
-        scan $number %lld number
+        regsub {^0(?=[0-7])} $number 0o number
+        set number [expr {$number + 0}]
         set size [expr {$number << [dict get $powers [string tolower $unit]]}]
         if {$size >= 1 << 63} { error "too large a size: '$text'" }
         return $size

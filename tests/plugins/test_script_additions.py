@@ -82,9 +82,19 @@ def test_further_callbacks_and_functions(language: Language, text: str, tmp_path
     plugin.finish()
 
 
-SIZES = {"0": 0, "512": 512, "010": 10, "1B": 1, "8s": 4096, "100M": 100 << 20, "7E": 7 << 60}
+SIZES = {
+    "0": 0,
+    "512": 512,
+    "010": 8,
+    "0x10": 16,
+    "0x1k": 1024,
+    "1B": 1,
+    "8s": 4096,
+    "100M": 100 << 20,
+    "7E": 7 << 60,
+}
 
-NO_SIZES = ["", "k", "1Q", "1.5k", "-1", "8E", "9" * 30, "1 k"]
+NO_SIZES = ["", "08", "0x", "k", "1Q", "1.5k", "-1", "8E", "9" * 30, "1 k"]
 
 
 @written(

@@ -57,8 +57,10 @@ let parse_size text =
   let length = String.length text in
   if length = 0 then fail ();
   let unit_size, digits =
+    let is_hex = length > 2 && text.[0] = '0' && Char.lowercase_ascii text.[1] = 'x' in
     match Char.lowercase_ascii text.[length - 1] with
     | '0' .. '9' -> (1L, length)
+    | 'a' .. 'f' when is_hex -> (1L, length)
     | 's' -> (512L, length - 1)
     | letter -> (
         match String.index_opt "bkmgtpe" letter with
@@ -66,9 +68,11 @@ let parse_size text =
         | None -> fail ())
   in
   let number = String.sub text 0 digits in
-  if number = "" || String.exists (fun c -> c < '0' || c > '9') number then fail ();
+  if number = "" || number.[0] < '0' || number.[0] > '9' then fail ();
+  let is_octal = String.length number > 1 && number.[0] = '0' && number.[1] <= '9' in
+  let number = if is_octal then "0o" ^ number else number in
   match Int64.of_string_opt number with
-  | Some n when n <= Int64.div Int64.max_int unit_size -> Int64.mul n unit_size
+  | Some n when n >= 0L && n <= Int64.div Int64.max_int unit_size -> Int64.mul n unit_size
   | _ -> fail ()
 
 let parse_bool text =
