@@ -146,6 +146,9 @@ class CacheExport(FilterExport):
     def can_fast_zero(self) -> bool:
         return True  # it tells at once that it is none
 
+    def can_flush(self) -> bool:
+        return self._mode == "unsafe" or self.next.can_flush()
+
     def can_fua(self) -> Support:
         return Support.NATIVE if self._mode == "unsafe" else self.next.can_fua()
 

@@ -114,7 +114,7 @@ def cached(below: All) -> All:
 
 
 def cached_unsafely(below: All) -> All:
-    return {**cached(below), "can_fua": "native"}
+    return {**cached(below), "can_fua": "native", "can_flush": True}
 
 
 def in_bytes(below: All) -> All:
