@@ -92,9 +92,12 @@ def test_its_server_runs_is_healthy_and_ends(
     need("nbdinfo")
     said = configuration(builder, container)
     check = said["Healthcheck"]["Test"][1:]
-    (tmp_path / "disk.img").write_bytes(bytes(65536))
-    let_all_reach(tmp_path)
-    volume = f"--volume={tmp_path}:/srv/nbd:ro"
+    disks = tmp_path / "disks"
+    disks.mkdir()
+    (disks / "disk.img").write_bytes(bytes(65536))
+    (disks / "disk.img").chmod(0o666)
+    let_all_reach(disks)
+    volume = f"--volume={disks}:/srv/nbd"
     assert run(*builder.running(container), *check).returncode != 0  # there is no server
     words = [*builder.running(container, volume), *said["Entrypoint"], *said["Cmd"]]
     script = f"ip link set lo up; exec {shlex.join(words)}"

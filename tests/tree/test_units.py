@@ -66,6 +66,11 @@ def test_one_of_several_servers_stays_in_the_foreground() -> None:
     assert parse_arguments([*words[1:-1], *default_file()]).foreground
 
 
+def test_a_reload_is_the_signal_for_it() -> None:
+    for name in SERVICES:
+        assert unit(name)["Service"]["ExecReload"] == "kill -HUP $MAINPID"
+
+
 def test_both_services_are_hardened_alike() -> None:
     services = [dict(unit(name)["Service"]) for name in SERVICES]
     for service in services:
