@@ -12,8 +12,8 @@ import os
 import socket
 import termios
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from struct import unpack
 from typing import TYPE_CHECKING, ClassVar
 
@@ -56,8 +56,7 @@ JOIN_SIZE = 32 * 1024
 MAX_PARTS = 1000
 """Queued replies are sent once they are this many buffers; sendmsg(2) takes at most 1024."""
 
-DISCARD_SIZE = 64 * 1024
-"""Unwanted bytes are read and dropped in pieces of this size."""
+DISCARD_SIZE = 64 * 1024  # unwanted bytes are read and dropped in pieces of this size
 
 RESERVE_SIZE = 1024 * 1024  # in such steps it is asked whether there may be more of a payload
 
@@ -301,10 +300,18 @@ class Channel:
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._stream.settimeout(self._idle_limit if seconds is None else seconds)
 
+    @contextmanager
+    def untimed(self) -> Iterator[None]:
+        """Do what takes its time, for which the client cannot answer: the deadline is put off."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            if self._deadline is not None:
+                self._deadline += time.monotonic() - began
+
     def set_idle_limit(self, seconds: float | None) -> None:
-        """Give up a client that sends nothing, or takes nothing of what it is sent, for *seconds*;
-        None is for ever.  While there is a deadline, that alone counts.
-        """
+        """Give up a client that sends or takes nothing for *seconds*, once there is no deadline."""
         self._idle_limit = seconds
         if self._deadline is None:
             self._stream.settimeout(seconds)
@@ -342,9 +349,9 @@ class Channel:
         return self._allowance is not None
 
     def stop(self) -> None:
-        """Receive only what the client has already sent, then report that it left.
+        """Receive only what was sent until now, then report that the client left.
 
-        Safe to call from a signal handler while another method of the channel is running.
+        Signal handlers may call it.
         """
         try:
             waiting = fcntl.ioctl(self._stream.fileno(), termios.FIONREAD, bytes(4))
@@ -354,28 +361,21 @@ class Channel:
             self._allowance = 0  # not connected any more, or closed in this very moment
 
     def cut(self) -> None:
-        """End the connection at once: nothing more is received, parsed or sent.
-
-        Safe to call from any thread.
-        """
+        """End the connection at once, from any thread: nothing more is received, parsed or sent."""
         self._allowance = 0
         self.end = self.start
         self.break_off()
 
     def break_off(self) -> None:
-        """Let whatever waits for the client, in this thread or another, wait no more.
-
-        What is sent afterwards raises `CutShort`.
-        """
+        """Let all threads that wait for the client go on; what is sent then raises `CutShort`."""
         with suppress(OSError):  # not connected any more
             self._stream.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Send what is queued and close, so that the client can still read all of it.
 
-        Closing a socket with unread bytes resets the connection and may destroy replies on
-        their way; so say "no more" first and read on until the client has closed, or for
-        `LINGER_SECONDS`.
+        Closing a socket with unread bytes resets the connection and may destroy replies on their
+        way: so say "no more", and read until the client has closed, or for `LINGER_SECONDS`.
         """
         try:
             self.flush()

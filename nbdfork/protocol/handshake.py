@@ -80,7 +80,8 @@ def oldstyle(channel: Channel, exports: Served, access: Access) -> Session:
         name = exports.default()
         access.check(name)
         access.take(name)
-        session = Session(exports.open(name))
+        with channel.untimed():
+            session = Session(exports.open(name))
     except NotAdmitted as error:
         raise Rejected(str(error)) from error
     except (OSError, UnknownExport) as error:
@@ -99,8 +100,7 @@ class Newstyle:
     """The fixed newstyle negotiation with one client."""
 
     def __init__(self, channel: Channel, exports: Served, offer: Offer, access: Access) -> None:
-        self._channel = channel
-        self._exports = exports
+        self._channel, self._exports = channel, exports
         self._offer = offer
         self._access = access
         self._fixed = self._no_zeroes = self._has_listed = False
@@ -113,8 +113,7 @@ class Newstyle:
         """Nothing is settled yet."""
         self._replies: type[SimpleReplies] = SimpleReplies
         self._selection = _Selection("", {})
-        self._asked = ""  # the name that the client has given, and the canonical one
-        self._name = ""
+        self._asked = self._name = ""  # the name that the client has given, and the canonical one
         self._catalogue = Catalogue(self._exports)
         self._gate: Gate | None = None  # of the last INFO: a GO must see the same facts
 
@@ -375,7 +374,8 @@ class Newstyle:
         self._access.take(canonical)
         if self._gate is None or canonical != self._name:
             self._close_gate()
-            self._gate = self._catalogue.open(canonical)
+            with self._channel.untimed():
+                self._gate = self._catalogue.open(canonical)
             if self._is_secure:
                 self._gate.forgo_views()
             self._name = canonical

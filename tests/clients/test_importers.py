@@ -1,7 +1,7 @@
-"""The command lines that importers of virtual machines build for nbdkit, as they are.
+"""The command lines that importers of virtual machines build for nbdkit.
 
-They were read off the documentation of kubevirt's containerized data importer, of virt-v2v and of
-virtnbdbackup; only the addresses differ.
+They have the shape of those of kubevirt's containerized data importer, of virt-v2v and of
+virtnbdbackup, with the options, filters and keys that these use.
 """
 
 import os

@@ -97,6 +97,13 @@ def test_the_first_request_is_a_part_of_the_oldstyle_handshake() -> None:
             assert len(receive(client, 16 + 512)) == 16 + 512
 
 
+@pytest.mark.parametrize("style", ["-n", "-o"])
+def test_a_disk_that_takes_its_time_to_open_does_not_cost_the_client_its_own(style: str) -> None:
+    words = [style, "--handshake-limit=1", "--filter=delay", "memory", "1M", "delay-open=1500ms"]
+    with Server(*words) as server, connected(server.uri) as client:
+        assert client.pread(512, 0) == bytes(512)
+
+
 def test_a_client_may_be_idle_unless_there_is_a_limit() -> None:
     with Server("-o", "--idle-limit", "1", "memory", "64M") as server:
         with oldstyle(server) as idle, oldstyle(server) as greedy:
