@@ -9,7 +9,7 @@ TARGET =
 SHELL_SCRIPTS = .ci/run contrib/bootstrap contrib/bench/scripts/dd.sh \
     contrib/packaging/nbdfork.init contrib/packaging/bash-completion/nbdfork
 
-.PHONY: check lint style types shell test unit html fuzz soak torture coverage sanitize \
+.PHONY: check lint style types shell test unit html fuzz soak upgrade torture coverage sanitize \
     sanitize-short twins plain clean
 
 check: lint test plain sanitize-short
@@ -45,6 +45,11 @@ html:
 soak:
 	SOAK_CLIENTS=1000 SOAK_CONNECTIONS=100000 $(PYTHON) -m pytest -v --timeout=0 \
 	    tests/faults/test_soak.py
+
+# What a test has in short: a server that is replaced again and again under its clients.
+upgrade:
+	UPGRADES=20 UPGRADE_CLIENTS=50 $(PYTHON) -m pytest -q -s --timeout=0 \
+	    tests/clients/test_upgrade.py -k under_load
 
 torture:
 	NBDFORK_KILLS=$(KILLS) $(PYTHON) -m pytest -q -s --timeout=0 \

@@ -28,8 +28,25 @@ _UNCHANGEABLE_TOO = ("control", "worker_uids", "log")
 
 
 def program() -> Program:
-    """Return how this program was started."""
-    return Program(sys.executable, list(sys.orig_argv), os.getcwd())
+    """Return how this program was started.
+
+    A script is started by its name again: that may be a link which leads to another version by
+    then, with an interpreter and packages of its own.
+    """
+    interpreter, *words = sys.orig_argv
+    if words and _interpreter_of(words[0]) == interpreter:
+        return Program(words[0], words, os.getcwd())
+    return Program(sys.executable, [interpreter, *words], os.getcwd())
+
+
+def _interpreter_of(path: str) -> str | None:
+    """Return what the first line of a script says that it is run by; None if it is no script."""
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(1000)
+    except OSError:
+        return None
+    return os.fsdecode(line[2:].strip()) if line.startswith(b"#!") else None
 
 
 def demands(options: Options) -> dict[str, Any]:

@@ -203,6 +203,8 @@ def _from_path(path: str, kind: Kind) -> Found:
 def _from_python(path: str, kind: Kind) -> Found:
     path = os.path.abspath(path)
     name = os.path.basename(path).removesuffix(".py")
+    if os.path.dirname(os.path.realpath(path)) == os.path.realpath(directory(kind)):
+        return _from_name(name.replace("_", "-"), kind)  # for it imports what is beside it
     spec = importlib.util.spec_from_file_location(f"nbdfork_{kind.word}_{name}", path)
     assert spec is not None
     assert spec.loader is not None

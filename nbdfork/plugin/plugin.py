@@ -154,7 +154,10 @@ class Plugin(Export):
         """
 
     def after_fork(self) -> None:
-        """Called in each worker before it serves its first client."""
+        """Called in each worker before it serves its first client.
+
+        One that was killed with a client always gets an heir, so state that it has left is seen.
+        """
 
     def preconnect(self, read_only: bool) -> None:
         """A client has connected, and nothing has been said yet.  OSError refuses it."""

@@ -75,6 +75,7 @@ class Generation:
         self._failure = ""  # of the last worker that failed before it served anyone
         self._sent_away: set[int] = set()  # those whose clients were
         self._departures: Departures[int] = Departures()  # by pid
+        self._heirs = 0  # of workers that were killed, to be forked
         self._given_up: set[int] = set()  # those whose clients have left, and that were killed
         self._told_of: set[int] = set()  # those of them that may not be killed
         self._ended_at = math.inf
@@ -123,14 +124,13 @@ class Generation:
         return OldGeneration(self.number, self._leash_end, workers)
 
     def adjust(self, others: int = 0) -> None:
-        """Fork or retire workers, so that there are as many as there should be, with *others* of
-        earlier generations.
-        """
+        """Fork or retire workers, so that they are enough with *others* of earlier generations."""
         if self._throttle.remaining(time.monotonic()):
             return
         spares = self.spares()
-        for _ in range(self._size.to_fork(len(spares), len(self._workers) + others)):
+        for _ in range(self._size.to_fork(len(spares), len(self._workers) + others, self._heirs)):
             self._fork()
+        self._heirs = 0
         self._retire(spares[: self._size.to_retire(len(spares))])
         self._watch_limit()
 
@@ -280,6 +280,7 @@ class Generation:
             log.warning("%s, %s", who, processes.how_it_ended(status))
         if has_served:
             self._throttle.served()
+            self._heirs += entry.state not in _ORDERLY
         elif status or entry.state not in _ORDERLY:
             pause = self._throttle.died_unused(time.monotonic())
             log.warning("a worker died unused; next fork in %.1f s", pause)
@@ -307,9 +308,7 @@ class Generation:
         self._departures.hear()
 
     def watch_for_hangs(self) -> None:
-        """Warn of the workers whose plugins hang, and kill them if so configured; kill those that
-        work for clients that have left.
-        """
+        """Warn of workers whose plugins hang, or kill them, and those whose clients have left."""
         for pid, since, sign in self._departures.look():
             if sign is Sign.HERE:
                 self._told_of.discard(pid)

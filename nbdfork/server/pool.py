@@ -23,9 +23,13 @@ class PoolSize(NamedTuple):
         """Return the size of a pool of one worker that stays."""
         return cls(max_clients=1, spare_workers=1, clients_per_worker=0)
 
-    def to_fork(self, spare: int, total: int) -> int:
-        """Return how many workers to fork, *spare* of the *total* having no client."""
-        return max(0, min(self.spare_workers - spare, self.max_clients - total))
+    def to_fork(self, spare: int, total: int, heirs: int = 0) -> int:
+        """Return how many workers to fork, *spare* of the *total* having no client.
+
+        *heirs* of them, if there is room, take the place of workers that were killed: so a plugin
+        learns, in `after_fork`, that its state may have been left as it should not be.
+        """
+        return max(0, min(max(self.spare_workers - spare, heirs), self.max_clients - total))
 
     def to_retire(self, spare: int) -> int:
         """Return how many workers without a client are too many.

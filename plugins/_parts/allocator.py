@@ -26,6 +26,12 @@ class Allocator(NamedTuple):
     locked: bool = False
     packed: bool = False
 
+    def __str__(self) -> str:
+        """As it is typed."""
+        if self.packed:
+            return "zstd"
+        return ("malloc" if self.whole else "sparse") + (",mlock=true" if self.locked else "")
+
     def make(self, size: int, keep: Callable[[mmap.mmap], None]) -> SharedBuffer:
         """Return *size* bytes of memory, those that there were before a reload.
 

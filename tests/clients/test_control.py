@@ -255,6 +255,8 @@ def test_top_follows_itself_where_there_is_no_terminal(server: Server, place: Pa
 
 def test_top_on_a_terminal_takes_keys(server: Server, place: Path) -> None:
     ours, theirs = pty.openpty()
+    poll = select.poll()
+    poll.register(ours, select.POLLIN)
     environment = {**os.environ, "COLUMNS": "100", "LINES": "20", "TERM": "xterm"}
     words = [*CTL, "--control", str(place), "top", "--interval", "0.1"]
     seen = ""
@@ -264,7 +266,7 @@ def test_top_on_a_terminal_takes_keys(server: Server, place: Path) -> None:
 
             def shows(text: str) -> bool:
                 nonlocal seen
-                while select.select([ours], [], [], 0)[0]:
+                while poll.poll(0):
                     seen += os.read(ours, 65536).decode()
                 return text in seen
 

@@ -180,7 +180,7 @@ def test_plugin_parameters_that_are_wrong() -> None:
         ("memory", "sizes=1"): "did you mean size=?",
         ("example1", "x=1"): "This plugin takes no parameters",
         ("example1", "x"): "'x' is not of the form key=value",
-        ("file",): "give either file=FILENAME or dir=DIRECTORY",
+        ("file",): "give one of file=FILENAME, dir=DIRECTORY, fd=NUMBER and dirfd=NUMBER",
         ("file", "/nonexistent"): "file: /nonexistent: No such file or directory",
         ("file", "/usr"): "/usr is a directory: use dir=",
         ("file", "/dev/null"): "neither a regular file nor a block device",

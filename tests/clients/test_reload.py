@@ -3,16 +3,12 @@
 import fcntl
 import os
 import pty
-import resource
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import termios
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -20,34 +16,7 @@ import pytest
 
 from tests.support.harness import NBDFORK, SECONDS, Server, eventually, run
 from tests.support.libnbd import connected, libnbd
-
-CTL = [sys.executable, "-m", "nbdfork.ctl"]
-
-
-class Reloadable(Server):
-    """A server with a control socket, by the config file in *place* or other *words*."""
-
-    def __init__(self, place: Path, *words: str | Path) -> None:
-        self.place = place
-        self.control = place / "control"
-        super().__init__("--control", self.control, *words)
-
-    def generation(self) -> int:
-        return self.log.count("reloaded: this is generation") + 1
-
-    def reload(self) -> None:
-        """Have it reloaded, and wait until the new program is there."""
-        done = run(*CTL, "--control", self.control, "reload")
-        assert (done.returncode, done.stderr) == (0, "")
-
-    def refusal(self) -> str:
-        """Have it reloaded, and return why it is not."""
-        done = run(*CTL, "--control", self.control, "reload")
-        assert done.returncode == 1
-        return done.stderr
-
-    def at(self, name: str) -> str:
-        return f"nbd+unix:///{name}?socket={self.socket}"
+from tests.support.reloadable import CTL, Reloadable
 
 
 def write(place: Path, text: str) -> Path:
@@ -142,13 +111,11 @@ def test_a_wrong_file_changes_nothing_and_is_told(tmp_path: Path) -> None:
 def test_many_exports_need_many_descriptors(tmp_path: Path) -> None:
     text = "".join(RAM.replace('"ram"', f'"{number}"') for number in range(300))
     path = write(tmp_path, text)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-    try:
-        server = Reloadable(tmp_path, "--config", path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    with server, connected(server.at("299")) as client:
+    few = ("sh", "-c", 'ulimit -S -n 256 && exec "$@"', "sh")
+    with (
+        Reloadable(tmp_path, "--config", path, within=few) as server,
+        connected(server.at("299")) as client,
+    ):
         client.pwrite(b"x" * 512, 0)
         server.reload()
         with connected(server.at("299")) as other:
@@ -324,61 +291,6 @@ def test_a_service_manager_is_told(tmp_path: Path) -> None:
             assert "RELOADING=1" in heard
             hears("READY=1")
             hears(f"MAINPID={server.pid}")
-
-
-# -- under load -------------------------------------------------------------------------------
-
-
-def _verify(uri: str, place: int, stop: threading.Event, failures: list[str]) -> None:
-    """Write to a part of the disk that is this client's own, and read it again."""
-    try:
-        with connected(uri) as client:
-            number = 0
-            while not stop.is_set():
-                number += 1
-                data = number.to_bytes(8, "big") * 512
-                client.pwrite(data, place * 4096)
-                if client.pread(4096, place * 4096) != data:
-                    raise AssertionError(f"client {place} reads what it has not written")
-    except Exception as error:
-        failures.append(f"client {place}: {error}")
-
-
-def _come_and_go(uri: str, stop: threading.Event, failures: list[str]) -> None:
-    try:
-        while not stop.is_set():
-            with connected(uri) as client:
-                client.pread(512, 0)
-    except Exception as error:
-        failures.append(f"a client that came: {error}")
-
-
-@contextmanager
-def load(uri: str) -> Iterator[list[str]]:
-    """Clients that stay and verify, and others that come and go; what fails is in the list."""
-    stop = threading.Event()
-    failures: list[str] = []
-    threads = [
-        threading.Thread(target=_verify, args=(uri, place, stop, failures)) for place in range(6)
-    ]
-    threads.append(threading.Thread(target=_come_and_go, args=(uri, stop, failures)))
-    for thread in threads:
-        thread.start()
-    try:
-        yield failures
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(SECONDS)
-
-
-def test_an_upgrade_under_load_costs_no_client_an_error(tmp_path: Path) -> None:
-    with Reloadable(tmp_path, "-n", "memory", "1M") as server, load(server.uri) as failures:
-        eventually(lambda: len(server.serving()) >= 6)
-        for _ in range(3):
-            server.reload()
-        assert server.generation() == 4
-        assert failures == []
 
 
 def test_a_hang_up_of_its_terminal_ends_a_server() -> None:

@@ -239,7 +239,8 @@ def test_what_cannot_go_together(certificates: Certificates) -> None:
     assert "--tls-certificates and -o cannot" in refused("-o", place)
     assert "--tls and -o cannot go together: --tls implies -n" in refused("-o", "--tls=require")
     assert "--tls-verify-peer and --tls=off cannot" in refused("--tls=off", "--tls-verify-peer")
-    assert "keys take the place of certificates" in refused("--tls-psk=/k", place)
+    words = ("--tls-psk=/k", "--tls-verify-peer")
+    assert "keys take the place of certificates" in refused(*words)
     assert "expected one of: off, on, require" in refused("--tls=yes")
 
 

@@ -103,6 +103,7 @@ def test_the_server_ends_if_its_last_client_is_killed() -> None:
     with Server("-n", "--filter=exitlast", "memory", "1M") as server:
         client = connect(server.uri)
         [worker] = eventually(server.serving)
+        eventually(lambda: len(server.workers()) == 5)  # no spare is missing
         worker.kill()
         assert server.process.wait(SECONDS) == 0
         del client

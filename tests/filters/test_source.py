@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ def test_only_the_first_client_waits_for_a_pass(
     export = kept(layer.unpack(second, "disk"))
     assert second.read < 20000
     assert all_of(export) == content
-    kept(layer.unpack(third, "disk"))  # it has changed
+    with suppress(OSError):  # it has changed, and its end is not there
+        kept(layer.unpack(third, "disk"))
     assert third.read > len(data) / 2
 
 

@@ -30,10 +30,9 @@ def test_others_are_refused(name: str, how: str) -> None:
 @pytest.mark.parametrize(("how", "taken"), [("sparse", 0), ("malloc", 1 << 20)])
 def test_memory_is_taken_at_once_or_not(how: str, taken: int) -> None:
     kept: list[mmap.mmap] = []
-    fd = allocator(how).make("test", 1 << 20, kept.append)
-    assert os.fstat(fd).st_blocks * 512 == taken
+    memory = allocator(how).make(1 << 20, kept.append)
+    assert os.fstat(memory.fd).st_blocks * 512 == taken
     assert not kept
-    os.close(fd)
 
 
 def locked() -> int:
@@ -46,5 +45,5 @@ def test_memory_can_be_locked() -> None:
     if os.geteuid() != 0 and resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] < 2 << 20:
         pytest.skip("so much memory cannot be locked by this user")
     before, kept = locked(), list[mmap.mmap]()
-    os.close(allocator("malloc,mlock=true").make("test", 1 << 20, kept.append))
+    allocator("malloc,mlock=true").make(1 << 20, kept.append)
     assert locked() - before == 1024

@@ -210,7 +210,7 @@ class Xz(Lasting):
 
 
 class Pattern(Lasting):
-    words = ("pattern", str(SIZE))
+    words = ("-r", "pattern", str(SIZE))
 
     def prepare(self) -> None:
         content = struct.pack(f">{SIZE // 8}Q", *range(0, SIZE, 8))

@@ -21,6 +21,16 @@ def test_forking_gives_the_spares_that_the_limit_allows(
         assert spare + forked == size.spare_workers or spare + busy + forked == size.max_clients
 
 
+@given(SIZES, st.integers(0, 400), st.integers(0, 400), st.integers(1, 9))
+def test_workers_that_were_killed_have_heirs_even_if_there_are_spares(
+    size: PoolSize, spare: int, busy: int, killed: int
+) -> None:
+    forked = size.to_fork(spare, spare + busy, killed)
+    assert forked == max(
+        0, min(max(killed, size.spare_workers - spare), size.max_clients - spare - busy)
+    )
+
+
 @given(SIZES, st.integers(0, 400))
 def test_retiring_never_leaves_too_few(size: PoolSize, spare: int) -> None:
     left = spare - size.to_retire(spare)
