@@ -17,7 +17,8 @@ from nbdfork.server.departures import GRACE_SECONDS, Departures, Sign
 from nbdfork.server.errors import StartupError
 from nbdfork.server.handover import OldGeneration, OldWorker
 from nbdfork.server.inheritance import STACK_SIGNAL, Inheritance
-from nbdfork.server.pool import SILENCE_SECONDS, PoolSize, Throttle
+from nbdfork.server.pool import PoolSize, Throttle
+from nbdfork.server.room import SILENCE_SECONDS, Room
 from nbdfork.server.scoreboard import Scoreboard
 from nbdfork.server.service import Service
 from nbdfork.server.slots import Entry, State
@@ -73,7 +74,7 @@ class Generation:
         self._retired: set[int] = set()  # those of them that were told to end
         self._has_started = False
         self._failure = ""  # of the last worker that failed before it served anyone
-        self._sent_away: set[int] = set()  # those whose clients were
+        self._room = Room()
         self._departures: Departures[int] = Departures()  # by pid
         self._heirs = 0  # of workers that were killed, to be forked
         self._given_up: set[int] = set()  # those whose clients have left, and that were killed
@@ -172,14 +173,12 @@ class Generation:
         return self._board.state(slots[0]) is State.SERVING
 
     def _make_room(self, serving: Iterable[int]) -> None:
-        """Send clients away that only take the place of others: they have come and said nothing."""
-        limit = time.time() - SILENCE_SECONDS
+        """Send clients away that only take the place of others."""
         for pid in serving:
             entry = self._board.entry(self._workers[pid][0])
-            if entry.is_silent and entry.since < limit and pid not in self._sent_away:
-                log.info("client %s is sent away: it is silent, and others wait", entry.client)
+            if reason := self._room.reason(pid, entry, time.time()):
+                log.info("client %s is sent away: %s, and others wait", entry.client, reason)
                 processes.send(pid, signal.SIGTERM)
-                self._sent_away.add(pid)
 
     # -- forking ------------------------------------------------------------------------
 
@@ -268,7 +267,7 @@ class Generation:
         """Free the slots of a reaped worker, and say so if its end was not in order."""
         slots = self._workers.pop(pid)
         self._retired.discard(pid)
-        self._sent_away.discard(pid)
+        self._room.forget(pid)
         self._departures.remove(pid)
         entry = self._board.entry(slots[0])
         who = f"worker {pid}, {self._occupation(slots)}"

@@ -39,10 +39,6 @@ class PoolSize(NamedTuple):
         return max(0, spare - 2 * self.spare_workers)
 
 
-SILENCE_SECONDS = 1.0
-"""How long a client that has sent no request is safe when all are taken and others wait."""
-
-
 class Throttle:
     """Hold back forking while workers die before they have served anyone.
 

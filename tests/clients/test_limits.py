@@ -97,6 +97,18 @@ def test_the_first_request_is_a_part_of_the_oldstyle_handshake() -> None:
             assert len(receive(client, 16 + 512)) == 16 + 512
 
 
+def test_a_client_that_has_ended_and_does_not_close_makes_room_for_others() -> None:
+    with Server("-o", "-v", "--max-clients=1", "memory", "1M") as server:
+        with oldstyle(server) as lingering:
+            lingering.sendall(request(0, 0, 512))
+            receive(lingering, 16 + 512)
+            lingering.sendall(request(2, 0, 0))
+            with oldstyle(server) as client:
+                client.sendall(request(0, 0, 512))
+                receive(client, 16 + 512)
+        assert "is sent away: it has ended, and does not close, and others wait" in server.log
+
+
 @pytest.mark.parametrize("style", ["-n", "-o"])
 def test_a_disk_that_takes_its_time_to_open_does_not_cost_the_client_its_own(style: str) -> None:
     words = [style, "--handshake-limit=1", "--filter=delay", "memory", "1M", "delay-open=1500ms"]

@@ -36,7 +36,7 @@ ORDER = {
         ["sandbox", "scoreboard", "sockets"],
         ["budget"],
         ["privileges", "daemon", "captive", "inheritance", "parent", "admission", "handover"],
-        ["caretaker", "control", "stdio", "entrance", "service", "watchdog"],
+        ["caretaker", "control", "stdio", "entrance", "room", "service", "watchdog"],
         ["threads"],
         ["worker"],
         ["generation"],
