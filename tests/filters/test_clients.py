@@ -78,8 +78,8 @@ def test_a_client_too_many_is_refused_as_by_nbdkit(tmp_path: Path) -> None:
 def test_a_killed_worker_gives_its_slot_back() -> None:
     with Server("-n", "--filter=limit", "memory", "1M") as server:
         client = connect(server.uri)
-        assert is_refused(server.uri)
         [worker] = eventually(server.serving)
+        assert is_refused(server.uri)
         worker.kill()
         eventually(lambda: not is_refused(server.uri))
         assert "limit=1: so many clients are served already" in server.log

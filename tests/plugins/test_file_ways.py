@@ -50,7 +50,7 @@ def test_the_files_of_a_directory_that_is_open_are_served(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("key", ["fd", "dirfd"])
 def test_a_number_that_nothing_is_open_as(key: str) -> None:
-    assert f"{key}=9999: nothing is open as this number" in refusal("file", f"{key}=9999")
+    assert f"{key}=999999: nothing is open as this number" in refusal("file", f"{key}=999999")
     assert "the others are the server's" in refusal("file", f"{key}=2")
 
 
