@@ -5,6 +5,7 @@ This hides content from those who do not look; it is no encryption.
 
 import hashlib
 import re
+from typing import Protocol
 
 from nbdfork.plugin import (
     Buffer,
@@ -54,15 +55,14 @@ class Xor(Filter):
         return XorExport(next, self._stream)
 
 
-class Stream:
+class Stream(Protocol):
     """Bytes without an end."""
 
     def read(self, count: int, offset: int) -> bytes:
         """Return *count* bytes from *offset*."""
-        raise NotImplementedError
 
 
-class Repeated(Stream):
+class Repeated:
     """*value*, again and again."""
 
     def __init__(self, value: bytes) -> None:
@@ -74,7 +74,7 @@ class Repeated(Stream):
         return (self._value * ((skipped + count) // length + 1))[skipped : skipped + count]
 
 
-class Random(Stream):
+class Random:
     """Bytes that look random; the same *seed*, the same bytes."""
 
     def __init__(self, seed: int) -> None:
