@@ -120,6 +120,13 @@ def configuration(manners: Manners) -> dict[str, str]:
     return {**dict(_configuration()), **manners.configuration}
 
 
+def _has_zstd() -> bool:
+    try:
+        return importlib.util.find_spec("backports.zstd") is not None
+    except ModuleNotFoundError:  # there is not even the package that it would be in
+        return importlib.util.find_spec("compression") is not None  # since Python 3.14
+
+
 def _configuration() -> Iterator[tuple[str, str]]:
     from nbdfork import credentials  # and all that it imports
 
@@ -156,7 +163,7 @@ def _configuration() -> Iterator[tuple[str, str]]:
     yield "soext", "so"
     yield "timeout_option", "yes"
     yield "vsock_option", "yes"
-    yield "zstd", "yes" if importlib.util.find_spec("backports.zstd") else "no"
+    yield "zstd", "yes" if _has_zstd() else "no"
 
 
 def _data_directory(prefix: str) -> str:
